@@ -1,0 +1,63 @@
+# spikec: `make` alone prints what there is. A recipe that needs Python needs .venv, which is made on first use.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+JOBS   ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help venv lava demo test test-long test-lava-all check format bench clean distclean
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+
+venv: $(READY) ## make .venv and install everything in it
+
+# Torch goes first and by itself: pip then takes the build the constraints name before anything else asks for "any torch".
+# Debian splits ensurepip from python3; there the virtual environment gets its pip from the pip outside.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "spikec needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1)." >&2; \
+	  echo "Name another one: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) 2>/dev/null || { rm -rf $(VENV); \
+	  $(PYTHON) -m venv --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,snntorch,examples]'
+	@touch $@
+
+# Lava is optional: where it cannot be had everything else still works, and the tests say why they skip.
+lava: $(READY)
+	@$(BIN)/spikec setup lava --if-missing || echo "lava: not installed (spikec setup lava)"
+
+demo: lava ## train-to-Loihi walk on real handwritten digits, all four engines, into build/digits/
+	$(BIN)/python examples/digits/demo.py
+
+test: lava ## the whole test suite
+	$(BIN)/python -m pytest -n $(JOBS) -m "not long"
+
+test-long: lava ## the same suite with the longer sweeps and more random graphs
+	SPIKEC_LONG=1 $(BIN)/python -m pytest -n $(JOBS)
+
+test-lava-all: lava ## every held-out digit on the Lava simulator
+	SPIKEC_LAVA_ALL=1 $(BIN)/python -m pytest -n $(JOBS) -m lava
+
+check: $(READY) ## ruff, mypy --strict and the layout rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python tools/layout.py
+	$(BIN)/python tools/source_tree.py --mypy
+
+format: $(READY) ## rewrite the Python files in the house style
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+bench: $(READY) ## measure speed and size
+	$(BIN)/python benchmarks/run.py
+
+clean: ## remove build/ and caches
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean ## the same, and .venv
+	rm -rf $(VENV)

@@ -1,0 +1,1 @@
+"""Backends: a graph to something that runs."""

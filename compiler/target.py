@@ -1,0 +1,157 @@
+"""Targets are data: limits, widths, native neurons and costs, read from `targets/*.toml` (design §6).
+
+Every number carries where it comes from and how sure it is; unknown keys are errors. A target names its backend and its
+pipeline of passes by string.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+from spikec.diagnostics import CompileError
+
+FOLDER: Final = Path(__file__).with_name("targets")
+STATUS: Final = ("measured", "published", "estimated", "chosen")
+
+
+@dataclass(frozen=True)
+class Number:
+    """A limit or cost: value, unit, status (measured, published, estimated, chosen by us) and source."""
+
+    value: int | float
+    unit: str
+    status: str
+    source: str
+
+
+@dataclass(frozen=True)
+class NativeNeuron:
+    """A neuron program that the target runs as it is.
+
+    `fixed` is the program in integers, exactly as the target computes it. `pattern` is the float program that users' programs are
+    matched against; a parameter in `neutral` may be absent from the user's program and then has that value. `rules` says how each
+    fixed parameter comes from the float ones (see `spikec.passes.quantize`). `late` names the parameters that shift when the
+    population starts late: the phase of a periodic reset. `implementation` is for the backend.
+    """
+
+    name: str
+    fixed: str
+    pattern: str
+    neutral: Mapping[str, float]
+    rules: Mapping[str, str]
+    late: Mapping[str, str]
+    implementation: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Everything the compiler knows of a target."""
+
+    name: str
+    description: str
+    backend: str
+    passes: tuple[str, ...]
+    level: str
+    numbers: Mapping[str, Number] = field(default_factory=dict)
+    operations: tuple[str, ...] = ()
+    neurons: tuple[NativeNeuron, ...] = ()
+
+    def number(self, name: str) -> float:
+        """A limit's value. KeyError if the target has no such limit: a bug in a pass."""
+        return self.numbers[name].value
+
+    def integer(self, name: str) -> int:
+        """A limit that is a whole number."""
+        return int(self.numbers[name].value)
+
+    def has(self, name: str) -> bool:
+        """Whether the target states such a limit."""
+        return name in self.numbers
+
+    @cached_property
+    def native(self) -> dict[str, NativeNeuron]:
+        """Native neurons by the name of their fixed program."""
+        from spikec.ir.text import parse_program
+
+        return {parse_program(item.fixed).name: item for item in self.neurons}
+
+
+_TOP: Final = {"name", "description", "backend", "passes", "level", "operations", "numbers", "neuron"}
+_NUMBER: Final = {"value", "unit", "status", "source"}
+_NEURON: Final = {"name", "fixed", "pattern", "neutral", "rules", "late", "implementation"}
+
+
+def target_names() -> list[str]:
+    """All targets that come with spikec."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def load_target(name: str) -> Target:
+    """A target by name, or from a path ending in `.toml`. Raises CompileError SPK004 or SPK012."""
+    path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
+    if "/" in name and not name.endswith(".toml") or not path.is_file():
+        raise CompileError(
+            "SPK004", f"unknown target '{name}'", fix=f"choose one of {', '.join(target_names())}, or a .toml file"
+        )
+    return parse_target(path.read_text(encoding="utf-8"), path.name)
+
+
+def parse_target(text: str, file: str) -> Target:
+    """A target from the text of its file. Raises CompileError SPK012 with what is wrong."""
+
+    def bad(message: str) -> CompileError:
+        return CompileError("SPK012", f"{file}: {message}")
+
+    def known(table: Mapping[str, Any], keys: set[str], where: str) -> None:
+        for key in table:
+            if key not in keys:
+                raise bad(f"unknown key '{key}' in {where}")
+
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise bad(str(error)) from None
+    known(data, _TOP, "the target")
+    for key in ("name", "description", "backend", "passes", "level"):
+        if key not in data:
+            raise bad(f"the key '{key}' is missing")
+    numbers = {}
+    for key, table in data.get("numbers", {}).items():
+        known(table, _NUMBER, f"numbers.{key}")
+        if not isinstance(table.get("value"), (int, float)) or isinstance(table.get("value"), bool):
+            raise bad(f"numbers.{key} has no value")
+        if table.get("status") not in STATUS or not table.get("source"):
+            raise bad(f"numbers.{key} needs a source and a status out of {', '.join(STATUS)}")
+        numbers[key] = Number(table["value"], table.get("unit", ""), table["status"], table["source"])
+    neurons = []
+    for table in data.get("neuron", []):
+        known(table, _NEURON, "neuron")
+        for key in ("name", "fixed", "pattern"):
+            if key not in table:
+                raise bad(f"a neuron lacks the key '{key}'")
+        neurons.append(
+            NativeNeuron(
+                table["name"],
+                table["fixed"],
+                table["pattern"],
+                table.get("neutral", {}),
+                table.get("rules", {}),
+                table.get("late", {}),
+                table.get("implementation", {}),
+            )
+        )
+    return Target(
+        data["name"],
+        data["description"],
+        data["backend"],
+        tuple(data["passes"]),
+        data["level"],
+        numbers,
+        tuple(data.get("operations", ())),
+        tuple(neurons),
+    )

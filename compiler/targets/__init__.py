@@ -1,0 +1,1 @@
+"""Target files: one TOML file a target."""

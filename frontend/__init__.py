@@ -1,0 +1,1 @@
+"""Frontends: trained models of other frameworks to float graphs."""

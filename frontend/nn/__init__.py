@@ -1,0 +1,1 @@
+"""Trainable spiking layers, public as `spikec.nn`."""
