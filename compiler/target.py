@@ -9,11 +9,11 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
 from spikec.diagnostics import CompileError
+from spikec.ir.neuron import Program
 
 FOLDER: Final = Path(__file__).with_name("targets")
 STATUS: Final = ("measured", "published", "estimated", "chosen")
@@ -33,18 +33,19 @@ class Number:
 class NativeNeuron:
     """A neuron program that the target runs as it is.
 
-    `fixed` is the program in integers, exactly as the target computes it. `pattern` is the float program that users' programs are
-    matched against; a parameter in `neutral` may be absent from the user's program and then has that value. `rules` says how each
-    fixed parameter comes from the float ones (see `spikec.passes.quantize`). `late` names the parameters that shift when the
-    population starts late: the phase of a periodic reset. `implementation` is for the backend.
+    `fixed` is the program in integers, exactly as the target computes it. `pattern` is the float program that users' programs
+    are matched against up to algebra. `rules` says how each fixed parameter comes from the pattern's (see
+    `spikec.passes.quantize`). `late` maps a parameter that shifts when the population starts late, the phase of a periodic
+    reset, to the parameter that is its period. `bias_synapse` names the bias parameters and the decay value at which a
+    bias may arrive as a synaptic sum instead. `implementation` is for the backend.
     """
 
     name: str
     fixed: str
     pattern: str
-    neutral: Mapping[str, float]
     rules: Mapping[str, str]
     late: Mapping[str, str]
+    bias_synapse: Mapping[str, Any]
     implementation: Mapping[str, Any]
 
 
@@ -73,17 +74,26 @@ class Target:
         """Whether the target states such a limit."""
         return name in self.numbers
 
-    @cached_property
-    def native(self) -> dict[str, NativeNeuron]:
-        """Native neurons by the name of their fixed program."""
+    def native(self, program: Program) -> NativeNeuron | None:
+        """The native neuron that a program in integers is; a program may emit states on top (probes)."""
         from spikec.ir.text import parse_program
 
-        return {parse_program(item.fixed).name: item for item in self.neurons}
+        for item in self.neurons:
+            own = parse_program(item.fixed)
+            same = (own.inputs, own.params, own.states, own.body) == (
+                program.inputs,
+                program.params,
+                program.states,
+                program.body,
+            )
+            if same and own.emits == program.emits[: len(own.emits)]:
+                return item
+        return None
 
 
 _TOP: Final = {"name", "description", "backend", "passes", "level", "operations", "numbers", "neuron"}
 _NUMBER: Final = {"value", "unit", "status", "source"}
-_NEURON: Final = {"name", "fixed", "pattern", "neutral", "rules", "late", "implementation"}
+_NEURON: Final = {"name", "fixed", "pattern", "rules", "late", "bias_synapse", "implementation"}
 
 
 def target_names() -> list[str]:
@@ -139,9 +149,9 @@ def parse_target(text: str, file: str) -> Target:
                 table["name"],
                 table["fixed"],
                 table["pattern"],
-                table.get("neutral", {}),
                 table.get("rules", {}),
                 table.get("late", {}),
+                table.get("bias_synapse", {}),
                 table.get("implementation", {}),
             )
         )

@@ -1,1 +1,1 @@
-"""Passes: graph to graph, one file a pass."""
+"""Passes: one a file, a frozen dataclass whose fields are its options. `spikec.pipeline.PASSES` is their table."""

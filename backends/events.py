@@ -1,0 +1,698 @@
+"""The NumPy engine: only active inputs are added up, and what no cycle forbids is done for all steps at once.
+
+The graph falls into its strongly connected components. A component of one node without a cycle runs over the whole
+time axis before the next begins (a dense layer is then one product for all steps and samples); a cycle runs step by step.
+At integer levels arithmetic is int32 where `spikec.ir.ranges` proves that it suffices, else int64, and products go through
+BLAS in floating point where every sum is exact. Results equal the interpreter's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from spikec.diagnostics import CompileError, Diagnostic
+from spikec.ir.graph import Graph
+from spikec.ir.interpret import Execution, Wire, float_truth, record_name, run_program
+from spikec.ir.neuron import COMPARISONS, LOGIC, STEP, Call, Expr, Num, Program, Var
+from spikec.ir.ops import (
+    Add,
+    Concat,
+    Constant,
+    Conv,
+    Dense,
+    Gather,
+    Input,
+    Neuron,
+    Node,
+    Pool,
+    Ref,
+    Reshape,
+    Scale,
+    Sparse,
+    spread,
+)
+from spikec.ir.ranges import INT64, Interval, ProgramRanges, Ranges, graph_ranges, of_array
+from spikec.ir.types import DTYPES, Array, is_float, narrowest
+
+if TYPE_CHECKING:
+    from spikec.backend import Golden, Progress
+    from spikec.target import Target
+
+#: Traces of a chunk of samples stay below this many bytes.
+_CHUNK_BYTES: Final = 1 << 28
+#: A gathered row costs about as much as so many rows of a BLAS product.
+_CROSSOVER: Final = 24
+#: A convolution of at most so many connections is also kept as a list of them.
+_MOST_CONNECTIONS: Final = 1 << 22
+_INT32: Final[Interval] = (-(1 << 31), (1 << 31) - 1)
+
+
+# ------------------------------------------------------------------------------------------------- weighted operations
+
+
+class _Matrix:
+    """A dense matrix (in, out): `x @ matrix` for x (rows, in)."""
+
+    def __init__(self, matrix: Array, dtype: Any, bound: int | None, spikes: bool) -> None:
+        self.spikes = spikes
+        self.dtype = dtype
+        self.rows = np.ascontiguousarray(matrix)
+        self.exact: Any = None  # the type in which BLAS is exact
+        if bound is None:
+            self.exact = dtype
+        elif bound < 1 << 24:
+            self.exact = np.float32
+        elif bound < 1 << 53:
+            self.exact = np.float64
+        self.blas = self.rows.astype(self.exact) if self.exact is not None else self.rows.astype(np.int64)
+
+    def apply(self, x: Array) -> Array:
+        """The product, by rows of the firing inputs or by BLAS, whichever is less work."""
+        count = int(np.count_nonzero(x))
+        if count == 0:
+            return np.zeros((len(x), self.rows.shape[1]), self.dtype)
+        if count * _CROSSOVER >= x.size or self.rows.size == 0:
+            kind = self.exact if self.exact is not None else np.int64
+            return (x.astype(kind, copy=False) @ self.blas).astype(self.dtype, copy=False)
+        row, column = np.nonzero(x)
+        parts = self.rows[column].astype(self.dtype, copy=False)
+        if not self.spikes:
+            parts = parts * x[row, column].astype(self.dtype, copy=False)[:, None]
+        if len(x) == 1:
+            return np.asarray(np.add.reduce(parts, axis=0, dtype=self.dtype))[None]
+        total = np.zeros((len(x), self.rows.shape[1]), self.dtype)
+        active, starts = np.unique(row, return_index=True)
+        total[active] = np.add.reduceat(parts, starts, axis=0, dtype=self.dtype)
+        return total
+
+
+class _Connections:
+    """Stored connections, sorted by source: for x (rows, in) gives (rows, out)."""
+
+    def __init__(self, source: Array, target: Array, weight: Array, fan_in: int, out: int, dtype: Any, bound: int | None) -> None:
+        order = np.argsort(source, kind="stable")
+        self.target = target[order].astype(np.int64)
+        self.weight = weight[order]
+        self.start = np.searchsorted(source[order], np.arange(fan_in + 1))
+        self.out = out
+        self.dtype = dtype
+        self.counting = bound is not None and bound < 1 << 53
+        self.double = self.weight.astype(np.float64) if self.counting else self.weight
+
+    def apply(self, x: Array) -> Array:
+        """Add up the connections of the active inputs only."""
+        row, column = np.nonzero(x)
+        first, length = self.start[column], self.start[column + 1] - self.start[column]
+        total = int(length.sum())
+        # The positions of all connections of all active inputs, one input after the other.
+        ends = np.cumsum(length)
+        where = np.arange(total) + np.repeat(first - (ends - length), length)
+        place = self.target[where] + np.repeat(row, length) * self.out
+        value = np.repeat(x[row, column], length)
+        if self.counting:
+            flat = np.bincount(place, self.double[where] * value, minlength=len(x) * self.out)
+            return flat.astype(self.dtype).reshape(len(x), self.out)
+        result = np.zeros(len(x) * self.out, self.dtype)
+        np.add.at(result, place, self.weight[where].astype(self.dtype, copy=False) * value)
+        return result.reshape(len(x), self.out)
+
+
+class _Windows:
+    """A convolution as one product per group over gathered windows, or as a list of connections when few inputs fire."""
+
+    def __init__(self, node: Conv, weight: Array, shape: tuple[int, ...], out: tuple[int, ...], dtype: Any, bound: int | None) -> None:
+        self.shape, self.out_shape, self.dtype = shape, out, dtype
+        self.groups = node.groups
+        channels, filters = shape[0], weight.shape[0]
+        self.places = _window_places(shape[1:], out[1:], weight.shape[2:], node.stride, node.padding, node.dilation)
+        exact: Any = dtype if bound is None else np.float32 if bound < 1 << 24 else np.float64 if bound < 1 << 53 else np.int64
+        self.exact = exact
+        per_in, per_out = channels // node.groups, filters // node.groups
+        self.kernels = [
+            weight[g * per_out : (g + 1) * per_out].reshape(per_out, -1).T.astype(exact) for g in range(node.groups)
+        ]
+        self.per_in = per_in
+        pixels, taps = self.places.shape
+        self.connections: _Connections | None = None
+        if pixels * taps * per_in * filters <= _MOST_CONNECTIONS:
+            self.connections = self._list(weight, bound)
+
+    def _list(self, weight: Array, bound: int | None) -> _Connections:
+        pixels, taps = self.places.shape
+        filters, per_in = weight.shape[:2]
+        size_in, size_out = int(np.prod(self.shape[1:])), pixels
+        o, i, p, k = np.ix_(np.arange(filters), np.arange(per_in), np.arange(pixels), np.arange(taps))
+        inside = np.broadcast_to(self.places[None, None] >= 0, (filters, per_in, pixels, taps))
+        group = o // (filters // self.groups)
+        source = np.broadcast_to((group * per_in + i) * size_in + self.places[p, k], inside.shape)[inside]
+        target = np.broadcast_to(o * size_out + p, inside.shape)[inside]
+        values = np.broadcast_to(weight.reshape(filters, per_in, 1, taps), inside.shape)[inside]
+        fan_in = self.shape[0] * size_in
+        return _Connections(source, target, values, fan_in, filters * size_out, self.dtype, bound)
+
+    def apply(self, x: Array) -> Array:
+        """x (rows, in * space) -> (rows, out * space')."""
+        rows = len(x)
+        if self.connections is not None and int(np.count_nonzero(x)) * _CROSSOVER < x.size:
+            return self.connections.apply(x)
+        pixels, taps = self.places.shape
+        channels = x.reshape(rows, self.shape[0], -1)
+        padded = np.concatenate([channels, np.zeros((rows, self.shape[0], 1), x.dtype)], axis=2).astype(self.exact, copy=False)
+        parts = []
+        for group, kernel in enumerate(self.kernels):
+            windows = padded[:, group * self.per_in : (group + 1) * self.per_in][:, :, self.places]
+            columns = windows.transpose(0, 2, 1, 3).reshape(rows * pixels, self.per_in * taps)
+            parts.append((columns @ kernel).reshape(rows, pixels, -1).transpose(0, 2, 1))
+        return np.concatenate(parts, axis=1).reshape(rows, -1).astype(self.dtype, copy=False)
+
+
+def _window_places(
+    space: tuple[int, ...],
+    out: tuple[int, ...],
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+) -> Array:
+    """(pixels out, taps): the flat input pixel that a tap reads, -1 outside."""
+    flat: Any = np.zeros((1, 1), np.int64)
+    valid: Any = np.ones((1, 1), np.bool_)
+    for n, m, k, s, p, d in zip(space, out, kernel, stride, padding, dilation, strict=True):
+        at = np.arange(m)[:, None] * s + np.arange(k)[None, :] * d - p
+        good = (at >= 0) & (at < n)
+        flat = (flat[:, None, :, None] * n + at[None, :, None, :]).reshape(flat.shape[0] * m, flat.shape[1] * k)
+        valid = (valid[:, None, :, None] & good[None, :, None, :]).reshape(flat.shape)
+    return np.where(valid, flat, -1)
+
+
+_Linear = _Matrix | _Connections | _Windows
+
+
+# ------------------------------------------------------------------------------------------------------------ programs
+
+
+def _shift_to_zero(x: Any, bits: int) -> Any:
+    return np.where(x < 0, -(-x >> bits), x >> bits) if isinstance(x, np.ndarray) else (-(-x >> bits) if x < 0 else x >> bits)
+
+
+def _choose(condition: Any, yes: Any, no: Any) -> Any:
+    if isinstance(condition, (bool, np.bool_)):
+        return yes if condition else no
+    return np.where(condition, yes, no)
+
+
+def _logical_not(x: Any) -> Any:
+    return not x if isinstance(x, (bool, np.bool_)) else ~x
+
+
+class _Source:
+    """A fixed-level program as the text of a Python function over NumPy arrays of one integer type."""
+
+    def __init__(self, program: Program, ranges: ProgramRanges, params: Mapping[str, Any]) -> None:
+        self.ranges = ranges
+        self.narrow = all(_fits(interval) for interval in (*ranges.values.values(), *ranges.states.values()))
+        self.dtype: Any = np.int32 if self.narrow else np.int64
+        self.kinds: dict[str, bool] = {}
+        lines = []
+        for index, statement in enumerate(program.body):
+            text, truth = self.expr(statement.expr, index)
+            if statement.name in program.state_names:
+                text, truth = (f"I({text})", False) if truth else (text, False)
+            self.kinds[statement.name] = truth
+            lines.append(f"    v_{statement.name} = {text}")
+        arguments = ", ".join(f"v_{n}" for n in (*program.inputs, *program.state_names, STEP))
+        emits = ", ".join(f"v_{emit.name}" for emit in program.emits)
+        states = ", ".join(f"v_{name}" for name in program.state_names)
+        text = "\n".join([f"def step({arguments}):", *lines, f"    return ({states}{',' if states else ''}), ({emits},)"])
+        names: dict[str, Any] = {
+            "np": np,
+            "I": self.number,
+            "rtz": _shift_to_zero,
+            "choose": _choose,
+            "negate": _logical_not,
+            **{f"v_{name}": value for name, value in params.items()},
+        }
+        exec(text, names)  # our own text: names are checked identifiers, literals are numbers
+        self.step: Callable[..., tuple[tuple[Any, ...], tuple[Any, ...]]] = names["step"]
+
+    def number(self, x: Any) -> Any:
+        """Truth values as numbers."""
+        return int(x) if isinstance(x, (bool, np.bool_)) else x.astype(self.dtype)
+
+    def expr(self, expr: Expr, index: int) -> tuple[str, bool]:
+        """Text and whether it is a truth value."""
+        if isinstance(expr, Num):
+            return f"({expr.value})", False
+        if isinstance(expr, Var):
+            return f"v_{expr.name}", self.kinds.get(expr.name, False)
+        assert isinstance(expr, Call)
+        parts = [self.expr(arg, index) for arg in expr.args]
+        if expr.op == "select":
+            truth = parts[1][1] and parts[2][1]
+            yes, no = (text if truth or not is_truth else f"I({text})" for text, is_truth in parts[1:])
+            return f"choose({parts[0][0]}, {yes}, {no})", truth
+        if expr.op in LOGIC:
+            if expr.op == "not":
+                return f"negate({parts[0][0]})", True
+            return f"({parts[0][0]} {'&' if expr.op == 'and' else '|'} {parts[1][0]})", True
+        a, *rest = (f"I({text})" if truth else text for text, truth in parts)
+        if expr.op in COMPARISONS:
+            return f"({a} {expr.op} {rest[0]})", True
+        if expr.op in ("+", "-", "*", "<<", ">>"):
+            return f"({a} {expr.op} {rest[0]})", False
+        if expr.op == "neg":
+            return f"(-{a})", False
+        if expr.op in ("wrap", "clip"):
+            return self.narrowing(expr, a, index), False
+        call = {"abs": "np.abs", "min": "np.minimum", "max": "np.maximum", "rem": "np.remainder", "rtz": "rtz"}[expr.op]
+        return f"{call}({', '.join([a, *rest])})", False
+
+    def narrowing(self, expr: Call, text: str, index: int) -> str:
+        bits = expr.args[1]
+        assert isinstance(bits, Num)
+        n = int(bits.value)
+        low, high = self.ranges.values.get((index, expr.args[0]), INT64)
+        half = 1 << (n - 1)
+        if -half < low and high < half:
+            return text
+        if expr.op == "clip":
+            return f"np.minimum(np.maximum({text}, {1 - half}), {half - 1})"
+        if self.narrow and n > 30:
+            text = f"np.asarray({text}, np.int64)"
+        return f"((({text} + {half}) & {(1 << n) - 1}) - {half})"
+
+
+def _fits(interval: Interval) -> bool:
+    # Two bits of room: the sums inside `wrap` and the negations inside `rtz` stay in range.
+    return _INT32[0] // 2 <= interval[0] and interval[1] <= _INT32[1] // 2
+
+
+# -------------------------------------------------------------------------------------------------------------- engine
+
+
+@dataclass
+class _Trace:
+    """The values of a wire: (length, batch, *shape); step t stands at t % length, and all steps are kept where length says so."""
+
+    data: Array
+
+    def at(self, t: int) -> Array:
+        data: Array = self.data[t % len(self.data)]
+        return data
+
+
+class _Engine:
+    """A graph made ready to run on any number of samples."""
+
+    def __init__(self, graph: Graph, observed: set[Wire]) -> None:
+        self.graph = graph
+        self.integer = graph.level != "float"
+        self.ranges: Ranges | None = graph_ranges(graph) if self.integer else None
+        self.components = list(_components(graph))
+        self.linear = {
+            node.name: list(self._linear(node)) for node in graph.nodes if isinstance(node, (Dense, Sparse, Conv))
+        }
+        self.sources = {node.name: self._source(node) for node in graph.neurons} if self.integer else {}
+        self.depth = self._depths(observed)
+
+    def _source(self, node: Neuron) -> _Source:
+        assert self.ranges is not None
+        shape = self.graph.shape_of(node.name)
+        ranges = self.ranges.neurons[node.name]
+        narrow = all(_fits(i) for i in (*ranges.values.values(), *ranges.states.values()))
+        params = {
+            name: int(a.item()) if a.size == 1 and a.ndim <= 1 else spread(a.astype(np.int32 if narrow else np.int64), shape)
+            for name, a in node.params.items()
+        }
+        return _Source(node.program, ranges, params)
+
+    def _dtype(self, wire: Wire) -> Any:
+        """Narrowest storage at integer levels."""
+        assert self.ranges is not None
+        low, high = self.ranges.wires[wire]
+        return DTYPES[narrowest(low, high) or "i64"]
+
+    def _linear(self, node: Dense | Sparse | Conv) -> Iterator[tuple[int, _Linear]]:
+        """One weighted sum for each delay that occurs."""
+        delays = [0] if node.delay is None else [int(d) for d in np.unique(node.delay)]
+        x = self.graph.type_of(node.inputs[0])
+        for delay in delays:
+            chosen = None if node.delay is None else node.delay == delay
+            if self.integer:
+                assert self.ranges is not None
+                low, high = self.ranges.wires[node.inputs[0].node, node.inputs[0].port]
+                init = node.inputs[0].init
+                if init is not None:
+                    low, high = min(low, of_array(init)[0]), max(high, of_array(init)[1])
+                magnitude = max(abs(low), abs(high), 1)
+                wide = np.abs(node.weight.astype(np.float64))
+                if isinstance(node, Sparse):
+                    most = float(np.bincount(node.rows, wide, minlength=1).max(initial=0.0))
+                else:
+                    most = float(wide.reshape(len(wide), -1).sum(axis=1).max(initial=0.0))
+                bound: int | None = int(most * magnitude * (1 + 2**-40)) + 1
+                dtype: Any = np.int32 if bound is not None and bound <= _INT32[1] // 2 else np.int64
+            else:
+                low, high = INT64
+                bound, dtype = None, np.result_type(DTYPES[x.dtype], node.weight)
+            if isinstance(node, Sparse):
+                pick = slice(None) if chosen is None else chosen
+                out = len(node.indptr) - 1
+                source, target = node.indices[pick], node.rows[pick]
+                yield delay, _Connections(source, target, node.weight[pick], node.fan_in, out, dtype, bound)
+                continue
+            weight = node.weight if chosen is None else np.where(chosen, node.weight, node.weight.dtype.type(0))
+            if isinstance(node, Dense):
+                yield delay, _Matrix(weight.T, dtype, bound, self.integer and low >= 0 and high <= 1)
+            else:
+                yield delay, _Windows(node, weight, x.shape, self.graph.shape_of(node.name), dtype, bound)
+
+    def _depths(self, observed: set[Wire]) -> dict[Wire, int]:
+        """How many past steps of a wire to keep; -1 for all of them."""
+        place = {node.name: index for index, (nodes, _) in enumerate(self.components) for node in nodes}
+        depth: dict[Wire, int] = {}
+        for index, (nodes, cyclic) in enumerate(self.components):
+            for node in nodes:
+                for port, _ in self.graph.types[node.name]:
+                    depth[node.name, port] = 0 if cyclic and (node.name, port) not in observed else -1
+            for node in nodes:
+                extra = max((delay for delay, _ in self.linear.get(node.name, ())), default=0)
+                for ref in node.inputs:
+                    wire = (ref.node, ref.port)
+                    if place[ref.node] != index:
+                        depth[wire] = -1
+        for nodes, _ in self.components:
+            for node in nodes:
+                extra = max((delay for delay, _ in self.linear.get(node.name, ())), default=0)
+                for ref in node.inputs:
+                    wire = (ref.node, ref.port)
+                    if depth[wire] >= 0:
+                        depth[wire] = max(depth[wire], ref.delay + extra)
+        return depth
+
+    def bytes_per_sample(self, steps: int) -> int:
+        """About how much memory the traces of one sample take."""
+        total = 0
+        for wire, depth in self.depth.items():
+            type_ = dict(self.graph.types[wire[0]])[wire[1]]
+            item = self._dtype(wire).itemsize if self.integer else DTYPES[type_.dtype].itemsize
+            total += type_.size * item * (steps if depth < 0 else depth + 1)
+        return total * 2
+
+    # One run over a chunk of samples. Everything below works on (batch, *shape), or on (steps * batch, *shape) at once.
+
+    def run(self, inputs: Mapping[str, Array], batch: int, length: int) -> tuple[dict[Wire, _Trace], dict[str, dict[str, Array]]]:
+        """Traces of all wires and final states; inputs are (batch, T, *shape)."""
+        steps = length + self.graph.max_lag
+        traces: dict[Wire, _Trace] = {}
+        final: dict[str, dict[str, Array]] = {}
+        for nodes, cyclic in self.components:
+            if not cyclic and not isinstance(nodes[0], Neuron):
+                (node,) = nodes
+                traces[node.name, ""] = _Trace(self._whole(node, inputs, traces, batch, length, steps))
+                continue
+            states = {node.name: self._initial(node, batch) for node in nodes if isinstance(node, Neuron)}
+            for t in range(steps):
+                for node in nodes:
+                    if isinstance(node, Neuron):
+                        self._neuron(node, states[node.name], traces, batch, t, steps)
+                        if t - node.lag == length - 1:
+                            final[node.name] = {k: v.copy() for k, v in states[node.name].items()}
+                    else:
+                        reads = self._reads(node, traces, batch, t)
+                        value = self._apply(node, reads, batch, t)
+                        self._store((node.name, ""), traces, value, batch, t, steps)
+        return traces, final
+
+    def _whole(self, node: Node, inputs: Mapping[str, Array], traces: dict[Wire, _Trace], batch: int, length: int, steps: int) -> Array:
+        """A node outside any cycle, for all steps: (steps, batch, *shape)."""
+        type_ = self.graph.types[node.name][0][1]
+        if isinstance(node, Input):
+            dtype = self._dtype((node.name, "")) if self.integer else DTYPES[type_.dtype]
+            data = np.zeros((steps, batch, *type_.shape), dtype)
+            data[:length] = np.moveaxis(np.asarray(inputs[node.name]), 1, 0)
+            return data
+        if isinstance(node, Constant):
+            data = np.zeros((steps, batch, *type_.shape), self._dtype((node.name, "")) if self.integer else node.value.dtype)
+            data[node.start :] = node.value
+            return data
+        reads = []
+        for ref, delay in self._operands(node):
+            whole = self._shifted(ref, traces, batch, steps, delay)
+            reads.append(whole.reshape(steps * batch, *whole.shape[2:]))
+        value = self._apply(node, reads, steps * batch, 0)
+        if self.integer:
+            value = value.astype(self._dtype((node.name, "")), copy=False)
+        return value.reshape(steps, batch, *value.shape[1:])
+
+    def _operands(self, node: Node) -> list[tuple[Ref, int]]:
+        """What a node reads: its operands, or its one operand once for each delay of its connections."""
+        if node.name in self.linear:
+            return [(node.inputs[0], delay) for delay, _ in self.linear[node.name]]
+        return [(ref, 0) for ref in node.inputs]
+
+    def _zero_type(self, ref: Ref) -> Any:
+        return self._dtype((ref.node, ref.port)) if self.integer else DTYPES[self.graph.type_of(ref).dtype]
+
+    def _shifted(self, ref: Ref, traces: dict[Wire, _Trace], batch: int, steps: int, extra: int) -> Array:
+        """A wire over all steps as a reference reads it, `extra` steps further back."""
+        data = traces[ref.node, ref.port].data
+        if ref.delay + extra == 0:
+            return data
+        dtype = data.dtype if ref.init is None else np.result_type(data.dtype, ref.init.dtype if self.integer else data.dtype)
+        result = np.zeros(data.shape, dtype)
+        back = min(ref.delay + extra, steps)
+        if ref.init is not None:
+            seen = ref.init[: max(min(ref.delay, steps - extra), 0)]
+            result[extra : extra + len(seen)] = seen[:, None]
+        result[back:] = data[: steps - back]
+        return result
+
+    def _reads(self, node: Node, traces: dict[Wire, _Trace], batch: int, t: int) -> list[Array]:
+        return [self._read(ref, traces, batch, t, extra) for ref, extra in self._operands(node)]
+
+    def _read(self, ref: Ref, traces: dict[Wire, _Trace], batch: int, t: int, extra: int = 0) -> Array:
+        when, back = t - extra, ref.delay + extra
+        if when >= ref.delay:
+            return traces[ref.node, ref.port].at(t - back)
+        shape = self.graph.type_of(ref).shape
+        dtype = self._zero_type(ref)
+        if ref.init is not None and when >= 0:
+            first = ref.init[when] if self.integer else ref.init[when].astype(dtype)
+            return np.broadcast_to(first, (batch, *shape))
+        return np.zeros((batch, *shape), dtype)
+
+    def _store(self, wire: Wire, traces: dict[Wire, _Trace], value: Any, batch: int, t: int, steps: int) -> None:
+        trace = traces.get(wire)
+        if trace is None:
+            type_ = dict(self.graph.types[wire[0]])[wire[1]]
+            dtype = self._dtype(wire) if self.integer else value.dtype
+            depth = self.depth[wire]
+            trace = traces[wire] = _Trace(np.zeros((steps if depth < 0 else depth + 1, batch, *type_.shape), dtype))
+        trace.data[t % len(trace.data)] = value
+
+    def _initial(self, node: Neuron, batch: int) -> dict[str, Array]:
+        shape = self.graph.shape_of(node.name)
+        if self.integer:
+            dtype: Any = self.sources[node.name].dtype
+        else:
+            floats = [DTYPES[t.dtype] for t in map(self.graph.type_of, node.inputs) if is_float(t.dtype)]
+            floats += [a.dtype for a in (*node.params.values(), *node.init.values()) if a.ndim]
+            dtype = np.result_type(*floats) if floats else np.float32
+        result = {}
+        for state in node.program.states:
+            value = spread(node.init[state.name], shape) if state.name in node.init else state.init
+            result[state.name] = np.broadcast_to(np.asarray(value, dtype), (batch, *shape)).copy()
+        return result
+
+    def _neuron(self, node: Neuron, states: dict[str, Array], traces: dict[Wire, _Trace], batch: int, t: int, steps: int) -> None:
+        ports = self.graph.types[node.name]
+        shape = (batch, *ports[0][1].shape)
+        emitted: tuple[Any, ...]
+        if t < node.start:
+            emitted = tuple(np.zeros(shape, DTYPES[type_.dtype]) for _, type_ in ports)
+        elif self.integer:
+            source = self.sources[node.name]
+            reads = (self._read(ref, traces, batch, t).astype(source.dtype, copy=False) for ref in node.inputs)
+            after, emitted = source.step(*reads, *states.values(), t)
+            for name, value in zip(node.program.state_names, after, strict=True):
+                states[name] = value if isinstance(value, np.ndarray) and value.shape == shape else np.broadcast_to(value, shape)
+                if states[name].dtype != source.dtype:
+                    states[name] = states[name].astype(source.dtype)
+        else:
+            values: dict[str, Any] = {
+                name: self._read(ref, traces, batch, t) for name, ref in zip(node.program.inputs, node.inputs, strict=True)
+            }
+            for name, array in node.params.items():
+                values[name] = array.item() if array.size == 1 and array.ndim <= 1 else spread(array, shape[1:])
+            values = run_program(node.program, values | states | {STEP: t}, float_truth)
+            for name in states:
+                states[name] = np.array(np.broadcast_to(values[name], shape))
+            emitted = tuple(
+                np.broadcast_to(float_truth(values[emit.name]), shape).astype(DTYPES[type_.dtype])
+                for emit, (_, type_) in zip(node.program.emits, ports, strict=True)
+            )
+        for (port, _), value in zip(ports, emitted, strict=True):
+            self._store((node.name, port), traces, value, batch, t, steps)
+
+    def _apply(self, node: Node, reads: list[Array], rows: int, t: int) -> Array:
+        """An operation without memory on (rows, *shape); weighted sums get one operand for each delay."""
+        shape = self.graph.shape_of(node.name)
+        if isinstance(node, (Dense, Sparse, Conv)):
+            total: Any = None
+            for (_, linear), x in zip(self.linear[node.name], reads, strict=True):
+                flat = x.reshape(-1, x.shape[-1]) if isinstance(node, Dense) else x.reshape(rows, -1)
+                part = linear.apply(flat)
+                total = part if total is None else total + part
+            total = total.reshape(rows, *shape)
+            if node.bias is None:
+                return np.asarray(total)
+            bias = node.bias
+            if self.integer:
+                low, high = of_array(bias)
+                bias = bias.astype(total.dtype if _fits((low, high)) else np.int64)
+            return np.asarray(total + (bias.reshape(-1, *(1,) * (len(shape) - 1)) if isinstance(node, Conv) else bias))
+        if isinstance(node, Constant):
+            value = node.value if t >= node.start else np.zeros_like(node.value)
+            return np.broadcast_to(value, (rows, *shape))
+        if self.integer:
+            low, high = self.ranges.wires[node.name, ""] if self.ranges else INT64
+            wide = _fits((low, high)) and all(r.dtype.itemsize <= 4 for r in reads)
+            kind: Any = np.int32 if wide else np.int64
+        if isinstance(node, Add):
+            sums = reads[0].astype(np.int64) if self.integer else reads[0]
+            for operand in reads[1:]:
+                sums = sums + operand
+            return sums
+        if isinstance(node, Concat):
+            return np.concatenate(reads, axis=node.axis + 1)
+        (x,) = reads
+        if isinstance(node, Reshape):
+            return x.reshape(rows, *shape)
+        if isinstance(node, Gather):
+            return np.asarray(x.reshape(rows, -1)[:, node.indices])
+        if isinstance(node, Pool):
+            return self._pool(node, x.astype(kind) if self.integer else x, shape)
+        assert isinstance(node, Scale)
+        result = x * self._scalar(node.factor, shape)
+        return np.asarray(result if node.offset is None else result + self._scalar(node.offset, shape))
+
+    def _scalar(self, array: Array, shape: tuple[int, ...]) -> Any:
+        if self.integer:
+            return spread(array.astype(np.int64), shape)
+        return array.item() if array.size == 1 and array.ndim <= 1 else spread(array, shape)
+
+    def _pool(self, node: Pool, x: Array, shape: tuple[int, ...]) -> Array:
+        """Window position by window position over all outputs at once."""
+        low: Any = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
+        fill = low if node.mode == "max" else 0
+        padded = np.pad(x, [(0, 0), (0, 0), *((p, p) for p in node.padding)], constant_values=fill)
+        result: Any = None
+        for offset in np.ndindex(*node.kernel):
+            cut = tuple(
+                slice(o, o + s * (n - 1) + 1, s) for o, s, n in zip(offset, node.stride, shape[1:], strict=True)
+            )
+            part = padded[(slice(None), slice(None), *cut)]
+            result = part.copy() if result is None else np.maximum(result, part) if node.mode == "max" else result + part
+        if node.mode == "average":
+            return np.asarray(result / x.dtype.type(np.prod(node.kernel)))
+        return np.asarray(result)
+
+
+def _components(graph: Graph) -> Iterator[tuple[list[Node], bool]]:
+    """Strongly connected components in an order of evaluation, and whether each is a cycle."""
+    import networkx as nx
+
+    position = {node.name: index for index, node in enumerate(graph.order)}
+    net: Any = nx.DiGraph()
+    net.add_nodes_from(position)
+    net.add_edges_from((ref.node, node.name) for node in graph.nodes for ref in node.inputs)
+    whole = nx.condensation(net)
+    for index in nx.topological_sort(whole):
+        names = sorted(whole.nodes[index]["members"], key=position.__getitem__)
+        cyclic = len(names) > 1 or net.has_edge(names[0], names[0])
+        yield [graph[name] for name in names], cyclic
+
+
+def run_events(
+    graph: Graph, inputs: Mapping[str, Array], *, record: Collection[str] = (), progress: Progress | None = None
+) -> Execution:
+    """As `interpret`, event-driven."""
+    first = next(iter(inputs.values()), None)
+    if first is None:
+        raise CompileError("SPK006", "a graph without inputs needs the number of steps")
+    batch, length = first.shape[0], first.shape[1]
+    wires = {record_name((node, port)): (node, port) for node, ports in graph.types.items() for port, _ in ports}
+    for name in record:
+        if name not in wires:
+            raise CompileError("SPK010", f"there is no wire '{name}' to record")
+    outputs = {name: (ref.node, ref.port) for name, ref in graph.outputs}
+    kept = {name: wires[name] for name in record}
+    wanted = {*outputs.values(), *kept.values()}
+    engine = _Engine(graph, wanted)
+    result: dict[Wire, Array] = {}
+    states: dict[str, dict[str, Array]] = {}
+    for node in graph.neurons:
+        start = engine._initial(node, batch)
+        states[node.name] = {k: v.astype(np.int64) if engine.integer else v for k, v in start.items()}
+    for wire in wanted:
+        type_ = dict(graph.types[wire[0]])[wire[1]]
+        dtype: Any = np.int64 if engine.integer else DTYPES[type_.dtype]
+        result[wire] = np.zeros((batch, length, *type_.shape), dtype)
+    if length == 0 or batch == 0:
+        return Execution({n: result[w] for n, w in outputs.items()}, {n: result[w] for n, w in kept.items()}, states)
+    size = max(1, min(batch, _CHUNK_BYTES // max(engine.bytes_per_sample(length + graph.max_lag), 1)))
+    for begin in range(0, batch, size):
+        chunk = {name: array[begin : begin + size] for name, array in inputs.items()}
+        count = min(size, batch - begin)
+        traces, final = engine.run(chunk, count, length)
+        for wire, array in result.items():
+            lag = graph[wire[0]].lag
+            data = np.moveaxis(traces[wire].data[lag : lag + length], 0, 1)
+            if data.dtype != array.dtype and not engine.integer:
+                array = result[wire] = array.astype(data.dtype)
+            array[begin : begin + count] = data
+        for name, values in final.items():
+            for key, value in values.items():
+                if value.dtype != states[name][key].dtype and not engine.integer:
+                    states[name][key] = states[name][key].astype(value.dtype)
+                states[name][key][begin : begin + count] = value
+        if progress is not None:
+            progress(begin + count, batch)
+    return Execution({n: result[w] for n, w in outputs.items()}, {n: result[w] for n, w in kept.items()}, states)
+
+
+class NumpyBackend:
+    """The event-driven NumPy engine; runs every graph at every level and needs no files of its own."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+
+    def available(self) -> str | None:
+        """Always."""
+        return None
+
+    def check(self, graph: Graph) -> Iterator[Diagnostic]:
+        """Nothing that the verifier accepts is refused."""
+        return iter(())
+
+    def emit(self, graph: Graph, folder: Path, golden: Golden | None = None) -> None:
+        """Writes nothing: the graph itself is what is run."""
+
+    def run(
+        self,
+        graph: Graph,
+        inputs: Mapping[str, Array],
+        *,
+        record: Collection[str] = (),
+        artefact: Path | None = None,
+        progress: Progress | None = None,
+        timeout: float | None = None,
+    ) -> Execution:
+        """Run the graph; chunks of samples report progress."""
+        return run_events(graph, inputs, record=record, progress=progress)

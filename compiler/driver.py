@@ -1,0 +1,407 @@
+"""From a model to a build: `spikec.compile`, and loading the user's own model file."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from spikec.backend import load_backend
+from spikec.build import Build, golden_inputs
+from spikec.counts import SYNAPTIC, synapses
+from spikec.diagnostics import CompileError, Loc
+from spikec.inputs import check_inputs
+from spikec.ir.graph import Graph
+from spikec.ir.text import read_graph, write_graph
+from spikec.ledger import Ledger
+from spikec.names import did_you_mean
+from spikec.pipeline import Stage, load_pass, run_passes
+from spikec.target import FOLDER, Target, load_target, parse_target
+from spikec.version import __version__
+
+if TYPE_CHECKING:
+    from torch import nn
+
+#: Told about every stage as soon as it is there.
+OnStage = Callable[[Stage], None]
+#: Formats that have a name in the interface and no reader in this version.
+_LATER: Final = {".nir": "NIR", ".onnx": "ONNX", ".net": "SLAYER"}
+#: Options of `compile` that only a traced model has.
+_TRACE_OPTIONS: Final = ("example_input", "weights", "time_axis", "batch_axis", "steps", "dt")
+
+
+@dataclass(frozen=True)
+class UserModel:
+    """A torch module out of the user's file, and the example input that the file gives, if it does."""
+
+    model: nn.Module
+    example_input: Any
+    file: str
+
+
+def compile(
+    model: Any,
+    example_input: Any = None,
+    *,
+    target: str = "loihi2",
+    calibrate: Any = None,
+    labels: Any = None,
+    bits: int | None = None,
+    strict: bool = False,
+    name: str | None = None,
+    time_axis: int | str | None = "auto",
+    batch_axis: int | str | None = "auto",
+    steps: int | None = None,
+    dt: float | None = None,
+    weights: str | Path | None = None,
+    dump_ir: str | Path | None = None,
+    on_stage: OnStage | None = None,
+    **options: Any,
+) -> Build:
+    """Compile a trained model for a target.
+
+    model: a torch module; "file.py:name", where name is a module, a module class that needs no arguments, or a function that
+    returns a module; a `.sir` file; a Graph.
+    example_input: what the model itself takes. Needed for a torch module; a "file.py:name" may instead define `example_input`, a
+    tensor or a function returning one. An array is made a tensor. time_axis, batch_axis, steps, dt (seconds per step), name: see
+    `spikec.trace`. weights: a state dict to load first.
+    target: the name of a target, or a `.toml` file. calibrate: input data (batch, T, *shape), or a mapping by input name; labels:
+    (batch,) integers. bits: bits of a weight; for a target that runs floats it asks for integers instead.
+    strict: refuse every approximation that was not asked for. dump_ir: a folder for the graph after every pass, which is written
+    even where a later pass fails. on_stage: called with every stage. options: options of the target's passes, by name.
+
+    Raises CompileError for everything that the user can mend, with all violations found.
+    """
+    chosen, text = find_target(target)
+    passes = [*chosen.passes]
+    if bits is not None and chosen.level == "float" and "to-fixed" not in passes:
+        passes.append("to-fixed")
+    known = {item.name for each in passes for item in fields(load_pass(each))}  # type: ignore[arg-type]  # dataclasses
+    given = {"target": chosen, "calibrate": None, "labels": None, "bits": bits, "strict": strict}
+    for key in options:
+        if key not in known - set(given):
+            raise CompileError(
+                "SPK001",
+                f"unknown option '{key}' for the target '{chosen.name}'",
+                fix=did_you_mean(key, sorted(known - set(given))) if known - set(given) else None,
+            )
+    if bits is not None and not (isinstance(bits, int) and 2 <= bits <= 16):
+        raise CompileError("SPK001", f"bits must be a whole number from 2 to 16, not {bits}")
+    trace_options = {
+        "example_input": example_input,
+        "weights": weights,
+        "time_axis": None if time_axis == "auto" else ("given", time_axis),
+        "batch_axis": None if batch_axis == "auto" else ("given", batch_axis),
+        "steps": steps,
+        "dt": dt,
+    }
+    asked = [key for key in _TRACE_OPTIONS if trace_options[key] is not None]
+    if isinstance(model, Graph):
+        graph = _plain_graph(model, name, asked, "a graph")
+    elif isinstance(model, (str, os.PathLike)) and Path(os.fspath(model)).suffix == ".sir":
+        graph = _plain_graph(read_graph(Path(model)), name, asked, os.fspath(model))
+    else:
+        axes = {"time_axis": time_axis, "batch_axis": batch_axis, "steps": steps, "dt": dt}
+        graph = _traced(model, example_input, weights, name, axes)
+
+    ledger = Ledger()
+    watch = _Dump(Path(dump_ir)) if dump_ir is not None else None
+
+    def seen(stage: Stage) -> None:
+        if watch:
+            watch(stage)
+        if on_stage:
+            on_stage(stage)
+
+    if calibrate is not None:
+        given["calibrate"] = calibrate = check_inputs(graph, calibrate)
+    if labels is not None:
+        given["labels"] = _labels(labels, calibrate)
+    stages = run_passes(graph, passes, {**given, **options}, ledger, seen)
+    if strict:
+        ledger.strict()
+    last = stages[-1].graph
+    if found := list(load_backend(chosen.backend, chosen).check(last)):
+        raise CompileError.many(found)
+    told = {key: value for key, value in {"bits": bits, "strict": strict, **options}.items() if _plain(value)}
+    return Build(stages, ledger, chosen, text, golden_inputs(last, calibrate), told)
+
+
+def trace(
+    model: Any,
+    example_input: Any = None,
+    *,
+    time_axis: int | str | None = "auto",
+    batch_axis: int | str | None = "auto",
+    steps: int | None = None,
+    name: str | None = None,
+    dt: float | None = None,
+    weights: str | Path | None = None,
+) -> Graph:
+    """The float graph of a torch module or of a "file.py:name", before any pass.
+
+    time_axis, batch_axis: which axes of the example input are time and batch; "auto" finds out and refuses to guess. time_axis=None
+    with steps=T is a constant frame fed at every step. dt: seconds per step, if the model means any. See `spikec.compile`.
+    """
+    return _traced(
+        model, example_input, weights, name, {"time_axis": time_axis, "batch_axis": batch_axis, "steps": steps, "dt": dt}
+    )
+
+
+def find_target(name: str) -> tuple[Target, str]:
+    """A target and the text of its file. Raises CompileError SPK004 or SPK012."""
+    load_target(name)  # says what is wrong with a name that is none
+    path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
+    text = path.read_text(encoding="utf-8")
+    return parse_target(text, path.name), text
+
+
+# ------------------------------------------------------------------------------------------------------------- models
+
+
+def _plain_graph(graph: Graph, name: str | None, asked: list[str], what: str) -> Graph:
+    if asked:
+        raise CompileError("SPK001", f"{asked[0]} belongs to a torch model; {what} is a graph already")
+    return graph if name is None else Graph(name, graph.level, graph.nodes, graph.outputs, graph.dt)
+
+
+def _plain(value: Any) -> bool:
+    return value is not None and value is not False and isinstance(value, (bool, int, float, str))
+
+
+def _labels(labels: Any, calibrate: Mapping[str, Any] | None) -> Any:
+    array = np.asarray(labels)
+    if calibrate is None:
+        raise CompileError("SPK001", "labels need calibration data to belong to")
+    samples = next((data.shape[0] for data in calibrate.values()), 0)
+    if array.shape != (samples,):
+        raise CompileError("SPK006", f"the labels have shape {array.shape}, not ({samples},), one a calibration sample")
+    if array.dtype.kind not in "iu":
+        raise CompileError("SPK007", f"the labels are {array.dtype}, not whole numbers")
+    return array
+
+
+def _torch() -> ModuleType:
+    try:
+        return import_module("torch")
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise CompileError(
+            "SPK009", "a torch model needs PyTorch, which is not installed", fix="pip install 'spikec[torch]'"
+        ) from None
+
+
+def _traced(
+    model: Any, example_input: Any, weights: str | Path | None, name: str | None, axes: Mapping[str, Any]
+) -> Graph:
+    if isinstance(model, (str, os.PathLike)):
+        with user_code(os.fspath(model)) as found:
+            example = example_input if example_input is not None else found.example_input
+            return _trace_module(found.model, example, weights, name, axes, found.file)
+    torch = _torch()
+    if not isinstance(model, torch.nn.Module):
+        raise CompileError(
+            "SPK003",
+            f"a model is a torch module, a Graph, 'file.py:name' or a .sir file, not {type(model).__name__}",
+            fix="instantiate it: Net()" if inspect.isclass(model) else None,
+        )
+    return _trace_module(model, example_input, weights, name, axes, None)
+
+
+def _trace_module(
+    model: Any,
+    example_input: Any,
+    weights: str | Path | None,
+    name: str | None,
+    axes: Mapping[str, Any],
+    file: str | None,
+) -> Graph:
+    torch = _torch()
+    from spikec.frontend import torch_trace
+
+    if example_input is None:
+        where = " or define example_input in the model's file" if file else ""
+        raise CompileError(
+            "SPK001",
+            "an example input is needed to trace the model",
+            fix=f"give example_input, as the model takes it{where} (command line: --example or --input-shape)",
+        )
+    if weights is not None:
+        model = torch_trace.load_weights(model, Path(weights))
+    if isinstance(example_input, np.ndarray):
+        example_input = torch.from_numpy(np.ascontiguousarray(example_input))
+        if not example_input.is_floating_point():
+            example_input = example_input.to(torch.get_default_dtype())
+    return torch_trace.trace(model, example_input, name=name, source_file=file, **axes)
+
+
+@contextmanager
+def user_code(spec: str) -> Iterator[UserModel]:
+    """Run the user's file and find the model in it; while this is open, the file's own imports work.
+
+    Afterwards sys.path and sys.modules are as before: neither the file nor what it imported from its own folder stays. Raises
+    CompileError SPK002 or SPK003, at the line of the user's file that failed.
+    """
+    text, colon, wanted = spec.rpartition(":")
+    if not colon or "/" in wanted or wanted.endswith((".py", *_LATER)):
+        text, wanted = spec, ""
+    path = Path(text)
+    if path.suffix in _LATER:
+        raise CompileError(
+            "SPK003",
+            f"{path}: reading {_LATER[path.suffix]} files ({path.suffix}) is not supported yet in spikec {__version__}",
+            fix="give the torch module it came from, as file.py:name, or a .sir file",
+        )
+    if path.suffix != ".py":
+        raise CompileError("SPK003", f"'{spec}' is not a model", fix="give file.py:name or a .sir file")
+    if not path.is_file():
+        raise CompileError("SPK002", f"{path}: no such file")
+    torch = _torch()
+    before, search = dict(sys.modules), list(sys.path)
+    folder = path.resolve().parent
+    sys.path.insert(0, str(folder))
+    try:
+        module = _execute(path)
+        model = _find(module, path, wanted, torch)
+        example = getattr(module, "example_input", None)
+        if callable(example) and not isinstance(example, torch.Tensor):
+            example = _call(example, path, "example_input()")
+        yield UserModel(model, example, path.name)
+    finally:
+        sys.path[:] = search
+        for key, loaded in list(sys.modules.items()):
+            if before.get(key) is not loaded and _inside(loaded, folder):
+                if key in before:
+                    sys.modules[key] = before[key]
+                else:
+                    del sys.modules[key]
+
+
+def _inside(module: ModuleType, folder: Path) -> bool:
+    """Whether a module came out of the user's folder, and not out of an environment that lies in it."""
+    file = getattr(module, "__file__", None)
+    if not file:
+        return False
+    path = Path(file).resolve()
+    return path.is_relative_to(folder) and "site-packages" not in path.parts
+
+
+def _execute(path: Path) -> ModuleType:
+    key = path.stem
+    if key in sys.modules or key in sys.stdlib_module_names or not key.isidentifier():
+        key = f"spikec_model_{key}"
+    spec = importlib.util.spec_from_file_location(key, path.resolve())
+    if spec is None or spec.loader is None:
+        raise CompileError("SPK003", f"{path}: cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[key] = module  # dataclasses and pickles look their module up there
+    loader = spec.loader
+    _guard(lambda: loader.exec_module(module), path, "importing the file")
+    return module
+
+
+def _guard(action: Callable[[], Any], path: Path, what: str) -> Any:
+    """Run the user's code; whatever it raises is told at the last line of the user's file that led there."""
+    try:
+        return action()
+    except CompileError:
+        raise
+    except SyntaxError as error:
+        loc = Loc(path.name, (error.lineno or 0) if error.filename == str(path.resolve()) else 0)
+        raise CompileError("SPK003", f"{what} failed: {error.msg}", loc=loc) from None
+    except (Exception, SystemExit) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(path.resolve())]
+        first = (str(error).splitlines() or [""])[0]
+        loc = Loc(path.name, (lines[-1] or 0) if lines else 0)
+        raise CompileError("SPK003", f"{what} failed: {type(error).__name__}: {first}", loc=loc) from error
+
+
+def _call(function: Callable[[], Any], path: Path, what: str) -> Any:
+    try:
+        inspect.signature(function).bind()
+    except TypeError as error:
+        line = getattr(getattr(function, "__code__", None), "co_firstlineno", 0)
+        raise CompileError(
+            "SPK003",
+            f"{what} needs arguments: {error}",
+            loc=Loc(path.name, line),
+            fix="write a function without arguments that returns the model, and name that",
+        ) from None
+    except ValueError:
+        pass  # no signature to look at
+    return _guard(function, path, what)
+
+
+def _find(module: ModuleType, path: Path, wanted: str, torch: ModuleType) -> nn.Module:
+    models = [
+        name
+        for name, value in vars(module).items()
+        if isinstance(value, torch.nn.Module)
+        or (inspect.isclass(value) and issubclass(value, torch.nn.Module) and value.__module__ == module.__name__)
+    ]
+    functions = [
+        name
+        for name, value in vars(module).items()
+        if inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")
+    ]
+    if not wanted:
+        raise CompileError(
+            "SPK003",
+            f"{path}: which model? A file is given with a name in it",
+            fix=f"give {path}:name, with one of {', '.join(models or functions) or 'its own names'}",
+        )
+    if not hasattr(module, wanted):
+        raise CompileError(
+            "SPK003", f"{path}: there is no '{wanted}' in it", fix=did_you_mean(wanted, [*models, *functions])
+        )
+    value = getattr(module, wanted)
+    if not isinstance(value, torch.nn.Module) and callable(value):
+        value = _call(value, path, f"{wanted}()")
+    if not isinstance(value, torch.nn.Module):
+        raise CompileError("SPK003", f"{path}: '{wanted}' gives {type(value).__name__}, not a torch module")
+    return value
+
+
+# -------------------------------------------------------------------------------------------------------------- dumps
+
+
+class _Dump:
+    """Writes every stage into a folder, and a table of what each pass took and left."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.lines = [f"{'pass':16} {'level':7} {'ms':>9} {'nodes':>6} {'neurons':>9} {'synapses':>10}"]
+        self.number = 0
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CompileError("SPK008", f"{folder}: cannot be written ({error.strerror})") from None
+
+    def __call__(self, stage: Stage) -> None:
+        graph = stage.graph
+        neurons = sum(graph.types[node.name][0][1].size for node in graph.neurons)
+        connections = sum(
+            synapses(node, graph.type_of(node.inputs[0]).shape) for node in graph.nodes if isinstance(node, SYNAPTIC)
+        )
+        self.lines.append(
+            f"{stage.name:16} {graph.level:7} {stage.seconds * 1e3:9.1f} {len(graph.nodes):6} {neurons:9} {connections:10}"
+        )
+        try:
+            write_graph(graph, self.folder / f"{self.number:02d}-{stage.name}.sir")
+            (self.folder / "passes.txt").write_text("\n".join(self.lines) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise CompileError("SPK008", f"{self.folder}: cannot be written ({error.strerror})") from None
+        self.number += 1

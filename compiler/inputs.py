@@ -1,0 +1,108 @@
+"""What may be fed to a graph: shapes, types and values of input data are checked once, at the door."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from spikec.diagnostics import CompileError
+from spikec.ir.graph import Graph
+from spikec.ir.ops import Input
+from spikec.ir.types import DTYPES, Array, is_float
+
+
+def as_array(name: str, data: Any) -> Array:
+    """Data as a NumPy array of numbers: arrays, tensors, nested lists. Raises CompileError SPK006 or SPK007."""
+    if hasattr(data, "detach"):  # a torch tensor, which refuses to become an array while it wants gradients
+        data = data.detach().cpu()
+    try:
+        array = np.asarray(data)
+    except ValueError:
+        raise CompileError("SPK006", f"the input '{name}' is not an array: its rows differ in length") from None
+    if array.dtype.kind not in "biuf":
+        raise CompileError("SPK007", f"the input '{name}' holds {array.dtype}, not numbers")
+    return array
+
+
+def by_name(graph: Graph, data: Any) -> dict[str, Any]:
+    """Data by input name: from a mapping, from a list in the order of the inputs, or from the one array of the one input.
+
+    Raises CompileError SPK010 for a name that the graph does not have, SPK006 for a missing or surplus input.
+    """
+    names = [node.name for node in graph.inputs]
+    if isinstance(data, Mapping):
+        for name in data:
+            if name not in names:
+                raise CompileError(
+                    "SPK010", f"there is no input '{name}'", fix=f"the inputs are {', '.join(names) or 'none'}"
+                )
+        for name in names:
+            if name not in data:
+                raise CompileError("SPK006", f"the input '{name}' is missing")
+        return {name: data[name] for name in names}
+    if len(names) == 1:
+        return {names[0]: data}
+    if isinstance(data, (list, tuple)) and len(data) == len(names):
+        return dict(zip(names, data, strict=True))
+    raise CompileError(
+        "SPK006", f"the graph has {len(names)} inputs", fix=f"give a mapping with the keys {', '.join(names)}"
+    )
+
+
+def check_inputs(graph: Graph, data: Any) -> dict[str, Array]:
+    """Data as the graph takes it: by input name, (batch, T, *shape), in the input's declared element type.
+
+    Everything else is refused: SPK006 for a wrong shape, SPK007 for a wrong type or value, with the first offending
+    index.
+    """
+    arrays: dict[str, Array] = {}
+    for node in graph.inputs:
+        arrays[node.name] = _check(node, as_array(node.name, by_name(graph, data)[node.name]))
+    sizes = {name: array.shape[:2] for name, array in arrays.items()}
+    if len(set(sizes.values())) > 1:
+        told = ", ".join(f"'{name}' {size}" for name, size in sizes.items())
+        raise CompileError("SPK006", f"the inputs differ in samples or steps: {told}")
+    return arrays
+
+
+def shape_text(shape: tuple[int, ...]) -> str:
+    """`(batch, T, 64)`: how data for such an input is laid out."""
+    return "(" + ", ".join(["batch", "T", *map(str, shape)]) + ")"
+
+
+def _check(node: Input, array: Array) -> Array:
+    shape = node.type.shape
+    wanted = shape_text(shape)
+    if array.ndim != len(shape) + 2 or array.shape[2:] != shape:
+        fix = None
+        if array.ndim == len(shape) + 1 and array.shape[1:] == shape:
+            fix = "one sample also needs its batch axis: x[None]"
+        raise CompileError(
+            "SPK006", f"the input '{node.name}' has shape {array.shape}, not {wanted}", loc=node.loc, fix=fix
+        )
+    if 0 in array.shape[:2]:
+        raise CompileError("SPK006", f"the input '{node.name}' of shape {array.shape} holds no samples or no steps")
+
+    def refuse(bad: Array, what: str) -> None:
+        if bad.any():
+            index = tuple(int(i) for i in np.argwhere(bad)[0])
+            count = f" ({int(bad.sum())} of {array.size})"
+            message = f"the input '{node.name}' holds {array[index]} at {list(index)}, {what}{count}"
+            raise CompileError("SPK007", message, loc=node.loc)
+
+    if array.dtype.kind == "f":
+        refuse(~np.isfinite(array), "which is not a finite number")
+    dtype = DTYPES[node.type.dtype]
+    if node.type.kind == "spike":
+        refuse((array != 0) & (array != 1), "but takes spikes, 0 or 1")
+    if not is_float(node.type.dtype):
+        if array.dtype.kind == "f":
+            refuse(array != np.rint(array), "but takes whole numbers")
+        low, high = (0, 1) if dtype == np.bool_ else (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
+        refuse((array < low) | (array > high), f"which {node.type.dtype} does not hold")
+    if node.bounds is not None:
+        low, high = node.bounds
+        refuse((array < low) | (array > high), f"beyond its bounds {low} to {high}")
+    return np.ascontiguousarray(array, dtype=dtype)

@@ -1,0 +1,90 @@
+"""Passes by name, and running them one after the other with the verifier in between."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from importlib import import_module
+from typing import Any, ClassVar, Final, Protocol
+
+from spikec.diagnostics import CompileError, PassBug
+from spikec.ir.graph import Graph
+from spikec.ir.rules import verify
+from spikec.ledger import Ledger
+
+#: Pass name -> "module:Class". Explicit: a pass that cannot be imported is an error and not a gap.
+PASSES: Final[dict[str, str]] = {
+    "canonicalise": "spikec.passes.canonicalise:Canonicalise",
+    "legalise": "spikec.passes.legalise:Legalise",
+    "quantize": "spikec.passes.quantize:Quantize",
+    "to-fixed": "spikec.passes.to_fixed:ToFixed",
+    "retime": "spikec.passes.retime:Retime",
+}
+
+
+class Pass(Protocol):
+    """A frozen dataclass whose fields are its options; it returns a new graph and records what it did."""
+
+    name: ClassVar[str]
+
+    def run(self, graph: Graph, ledger: Ledger) -> Graph:
+        """The graph after the pass."""
+        ...
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The graph after a pass, and the seconds it took. The first stage is the frontend's graph."""
+
+    name: str
+    graph: Graph
+    seconds: float
+
+
+def load_pass(name: str) -> type[Pass]:
+    """The class of a pass. Raises CompileError SPK005."""
+    if name not in PASSES:
+        raise CompileError("SPK005", f"unknown pass '{name}'", fix=f"choose among {', '.join(PASSES)}")
+    module, _, cls = PASSES[name].partition(":")
+    loaded: type[Pass] = getattr(import_module(module), cls)
+    return loaded
+
+
+def make_pass(name: str, options: Mapping[str, Any]) -> Pass:
+    """The pass with those of the options that it has."""
+    cls = load_pass(name)
+    own = {item.name for item in fields(cls)}  # type: ignore[arg-type]  # passes are dataclasses
+    return cls(**{key: value for key, value in options.items() if key in own and value is not None})
+
+
+def run_passes(
+    graph: Graph,
+    names: Iterable[str],
+    options: Mapping[str, Any],
+    ledger: Ledger,
+    on_stage: Callable[[Stage], None] | None = None,
+) -> list[Stage]:
+    """Run passes in order; every result is verified, and one that breaks a rule is a PassBug naming its pass.
+
+    options: what the passes' fields are filled from (target, calibrate, bits, ...). `on_stage` sees every stage as soon as it is
+    there, so that dumps survive a later error.
+    """
+    stages: list[Stage] = []
+
+    def add(stage: Stage) -> None:
+        stages.append(stage)
+        if on_stage:
+            on_stage(stage)
+
+    add(Stage("input", verify(graph), 0.0))
+    for name in names:
+        begin = time.perf_counter()
+        ledger.pass_name = name
+        result = make_pass(name, options).run(stages[-1].graph, ledger)
+        try:
+            verify(result)
+        except CompileError as error:
+            raise PassBug(f"pass '{name}' broke a rule of the IR: {error}") from error
+        add(Stage(name, result, time.perf_counter() - begin))
+    return stages

@@ -1,0 +1,88 @@
+"""What a run returns: outputs, recorded layers, final states, counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from spikec.counts import Counts, count
+from spikec.diagnostics import CompileError
+from spikec.ir.graph import Graph
+from spikec.ir.interpret import Execution, default_record
+from spikec.ir.types import Array
+from spikec.names import did_you_mean, find_wire
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One run. Arrays are aligned to the model's own steps: the lag of a retimed graph is already removed.
+
+    outputs: (batch, T, *shape) by output name. records: the same by node name (`node.port` for a further port). states: final
+    values (batch, *shape) by node and state. seconds: what the run took, wall clock, without checking the input.
+    """
+
+    backend: str
+    outputs: Mapping[str, Array]
+    records: Mapping[str, Array]
+    states: Mapping[str, Mapping[str, Array]]
+    seconds: float
+    graph: Graph = field(repr=False)
+    _inputs: Mapping[str, Array] = field(repr=False)
+    _full: Mapping[str, Array] = field(repr=False)
+    _skip: int = field(default=0, repr=False)
+
+    @classmethod
+    def of(
+        cls, graph: Graph, inputs: Mapping[str, Array], execution: Execution, backend: str, seconds: float, skip: int = 0
+    ) -> Result:
+        """From what a backend gave; the first `skip` steps only led up to this run."""
+        return cls(
+            backend,
+            {name: array[:, skip:] for name, array in execution.outputs.items()},
+            {name: array[:, skip:] for name, array in execution.records.items()},
+            execution.states,
+            seconds,
+            graph,
+            inputs,
+            execution.records,
+            skip,
+        )
+
+    @property
+    def steps(self) -> int:
+        """T, the steps of this run."""
+        return next((array.shape[1] for array in (*self.outputs.values(), *self.records.values())), 0)
+
+    def spikes(self, layer: str) -> Array:
+        """What a layer emitted, (batch, T, *shape): by node name, module path in the user's model, or output name.
+
+        Raises CompileError SPK010 if there is no such layer or it was not recorded.
+        """
+        if layer in self.records:
+            return self.records[layer]
+        wire = find_wire(self.graph, layer)
+        if wire in self.records:
+            return self.records[wire]
+        for name, ref in self.graph.outputs:
+            if wire == (f"{ref.node}.{ref.port}" if ref.port else ref.node):
+                return self.outputs[name]
+        raise CompileError("SPK010", f"the layer '{layer}' was not recorded", fix=f"run with record=['{layer}'] or 'all'")
+
+    def state(self, layer: str, name: str) -> Array:
+        """A state after the last step, (batch, *shape). Raises CompileError SPK010 if there is no such layer or state."""
+        node = find_wire(self.graph, layer).split(".")[0]
+        states = self.states.get(node, {})
+        if name not in states:
+            if not states:
+                raise CompileError("SPK010", f"the layer '{layer}' has no states")
+            raise CompileError("SPK010", f"the layer '{layer}' has no state '{name}'", fix=did_you_mean(name, states))
+        return states[name]
+
+    @cached_property
+    def counts(self) -> dict[str, Counts]:
+        """Spikes, synaptic operations, updates and messages by layer (`spikec.counts`); needs a run with record="all"."""
+        missing = [name for name in default_record(self.graph) if name not in self._full]
+        if missing:
+            raise CompileError("SPK010", f"the layer '{missing[0]}' was not recorded", fix="run with record='all'")
+        return count(self.graph, self._inputs, self._full, skip=self._skip)

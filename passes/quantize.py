@@ -1,0 +1,453 @@
+"""From trained floats to the target's integers: weights, thresholds, decays and biases (loihi2.md 8.3).
+
+All weights that reach a population, its threshold and its bias share one scale S, because the target shifts both the synaptic
+sum and the threshold by the same number of bits: W = step * round(S w / step), vth = round(S theta), bias = round(2^shift S b).
+S is a power of two where that makes everything exact; otherwise it is searched for on the calibration data, by the spikes that
+change, a little beyond the scale at which the largest weight is clipped; without data it is the largest that clips nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import numpy as np
+
+from spikec.diagnostics import CompileError, Diagnostic
+from spikec.ir.graph import Graph
+from spikec.ir.interpret import interpret
+from spikec.ir.neuron import Emit, Program
+from spikec.ir.ops import Add, Concat, Constant, Conv, Dense, Gather, Input, Neuron, Node, Ref, Reshape, Sparse
+from spikec.ir.rules import verify
+from spikec.ir.text import parse_program
+from spikec.ir.types import Array, TensorType
+from spikec.ledger import Ledger
+from spikec.target import NativeNeuron, Target
+
+WEIGHTED = (Dense, Sparse, Conv)
+#: Candidate scales, as multiples of the largest that clips no weight.
+CANDIDATES = (1.0, 0.98, 1.02, 0.95, 1.05, 0.92, 1.1, 0.88, 1.16, 0.84, 1.25, 0.8, 1.4, 1.6)
+LEGAL_BITS = (1, 2, 3, 4, 5, 6, 8)
+#: At most so many calibration samples are used for the search.
+SEARCH_SAMPLES = 96
+
+
+@dataclass
+class Group:
+    """Nodes that exchange values (not spikes) within a step and therefore share one scale."""
+
+    nodes: list[Node] = field(default_factory=list)
+
+    @property
+    def neurons(self) -> list[Neuron]:
+        return [node for node in self.nodes if isinstance(node, Neuron)]
+
+    @property
+    def weighted(self) -> list[Dense | Sparse | Conv]:
+        return [node for node in self.nodes if isinstance(node, WEIGHTED)]
+
+
+@dataclass(frozen=True)
+class Quantize:
+    """Float patterns to fixed native programs. Takes the float level (legalised), gives the fixed level; approximate.
+
+    bits: width of a weight, 8 by default and out of the target's legal set. calibrate: (samples, T, *shape) by input name.
+    labels: (samples,), to measure the accuracy by spike count of the first output.
+    """
+
+    target: Target
+    bits: int | None = None
+    calibrate: Mapping[str, Array] | None = None
+    labels: Array | None = None
+    name: ClassVar[str] = "quantize"
+
+    def run(self, graph: Graph, ledger: Ledger) -> Graph:
+        """A graph of integers. Raises CompileError SPK203 with everything that exceeds the target's range."""
+        if self.bits is not None and self.bits not in LEGAL_BITS:
+            raise CompileError(
+                "SPK001", f"{self.bits} bits: {self.target.name} has weights of {', '.join(map(str, LEGAL_BITS))} bits"
+            )
+        graph = self._biases(graph, ledger)
+        problems = [problem for node in graph.neurons for problem in self._legal(node)]
+        if problems:
+            raise CompileError.many(problems)
+        spikes = self._float_spikes(graph)
+        converted: dict[str, Node] = {}
+        for group in groups_of(graph):
+            scale = self._scale(group, graph, spikes)
+            for node in self._convert(group.nodes, scale, ledger):
+                converted[node.name] = node
+        nodes = [converted.get(node.name) or _other(node) for node in graph.nodes]
+        result = graph.with_nodes(nodes, level="fixed")
+        try:
+            verify(result)
+        except CompileError as error:
+            raise CompileError.many(
+                Diagnostic("SPK203", d.message, loc=d.loc, notes=d.notes, fix=d.fix) for d in error.diagnostics
+            ) from None
+        self._measure(graph, result, ledger)
+        return result
+
+    # Biases ----------------------------------------------------------------------------------------------------------
+
+    def _biases(self, graph: Graph, ledger: Ledger) -> Graph:
+        """Biases of layers become the neurons' bias where that is exact, else a synapse from an always-on source.
+
+        The neuron adds its bias to the membrane and not to the synaptic current, so the current must be memoryless.
+        """
+        replaced: dict[str, list[Node]] = {}
+        for group in groups_of(graph):
+            biased = [node for node in group.weighted if node.bias is not None]
+            if not biased:
+                continue
+            delayed = any(
+                ref.delay and graph.type_of(ref).kind == "value" for node in group.nodes for ref in node.inputs
+            )
+            memory = any(np.any(node.params.get("alpha", np.zeros(()))) for node in group.neurons)
+            native = all("bias" in node.params for node in group.neurons)
+            if not delayed and not memory and native:
+                for neuron in group.neurons:
+                    offset = _offset(graph, neuron.inputs[0])
+                    total = np.asarray(neuron.params["bias"]) + offset
+                    replaced[neuron.name] = [replace(neuron, params={**neuron.params, "bias": total})]
+                for node in biased:
+                    replaced[node.name] = [replace(node, bias=None)]
+                    ledger.record(node, "exact", "the bias moves into the neurons' bias register")
+                continue
+            for node in biased:
+                assert node.bias is not None
+                shape = graph.shape_of(node.name)
+                bias = _spread_bias(node, shape)
+                source = Constant(name=f"{node.name}_on", value=np.ones(1, np.float32), kind="spike", loc=node.loc)
+                synapse = Dense(
+                    name=f"{node.name}_bias",
+                    inputs=(Ref(source.name),),
+                    weight=bias.reshape(-1, 1),
+                    loc=node.loc,
+                )
+                parts: list[Node] = [source, synapse]
+                ref = Ref(synapse.name)
+                if len(shape) > 1:
+                    parts.append(Reshape(name=f"{synapse.name}_shape", inputs=(ref,), shape=shape, loc=node.loc))
+                    ref = Ref(parts[-1].name)
+                plain = replace(node, name=f"{node.name}_sum", bias=None)
+                total = Add(name=node.name, inputs=(Ref(plain.name), ref), loc=node.loc)
+                replaced[node.name] = [*parts, plain, total]
+                ledger.record(node, "exact", "the bias becomes a synapse from an always-on source")
+        nodes = [new for node in graph.nodes for new in replaced.get(node.name, [node])]
+        return verify(graph.with_nodes(nodes))
+
+    # Limits ----------------------------------------------------------------------------------------------------------
+
+    def _legal(self, node: Neuron) -> Iterable[Diagnostic]:
+        for name in ("alpha", "beta"):
+            value = node.params.get(name, np.zeros(()))
+            if np.any(value < 0) or np.any(value > 1):
+                worst = float(value.ravel()[np.argmax(np.abs(value - 0.5))])
+                yield Diagnostic(
+                    "SPK203",
+                    f"%{node.name}: the decay {worst:.6g} is outside 0 to 1, the target's range",
+                    loc=node.loc,
+                    fix="clamp it in the model",
+                )
+        theta = node.params.get("theta", np.ones(()))
+        if np.any(theta < 0):
+            yield Diagnostic(
+                "SPK203",
+                f"%{node.name}: the threshold {float(theta.min()):.6g} is negative; the target's is 0 or more",
+                loc=node.loc,
+                fix="shift membrane and threshold by a bias",
+            )
+
+    @property
+    def _step(self) -> int:
+        """Distance of two legal weights: dropped bits, one more because signs are mixed."""
+        return self.target.integer("weight_step") << (self.target.integer("weight_bits") - (self.bits or 8))
+
+    def _limits(self, group: Group) -> float:
+        """The largest scale that clips no weight and keeps threshold and bias in range."""
+        top, bottom = self.target.integer("weight_max") - self._step + 2, self.target.integer("weight_min")
+        limits = [math.inf]
+        for node in group.weighted:
+            high, low = float(node.weight.max(initial=0)), float(node.weight.min(initial=0))
+            if high > 0:
+                limits.append(top / high)
+            if low < 0:
+                limits.append(bottom / low)
+        return min(*limits, self._other_limits(group))
+
+    def _other_limits(self, group: Group) -> float:
+        limits = [math.inf]
+        shift = 1 << self.target.integer("membrane_shift")
+        bias_top = self.target.integer("bias_mantissa_max") << self.target.integer("bias_exponent_max")
+        for node in group.neurons:
+            theta = np.atleast_1d(node.params["theta"])
+            largest = float(np.max(theta[np.isfinite(theta)], initial=0))
+            if largest > 0:
+                limits.append(self.target.integer("threshold_max") / largest)
+            bias = float(np.max(np.abs(node.params["bias"])))
+            if bias > 0:
+                limits.append(bias_top / (shift * bias))
+        found = min(limits)
+        return found if math.isfinite(found) else 1.0
+
+    # Scale -----------------------------------------------------------------------------------------------------------
+
+    def _scale(self, group: Group, graph: Graph, spikes: Mapping[str, Array] | None) -> float:
+        largest = self._limits(group)
+        exact = self._exact_scale(group, largest)
+        if exact is not None:
+            return exact
+        if spikes is None or not group.neurons or not group.weighted:
+            return largest
+        best, fewest = largest, math.inf
+        for factor in CANDIDATES:
+            scale = min(largest * factor, self._other_limits(group))
+            changed = self._changed(group, graph, spikes, scale)
+            if changed < fewest:
+                best, fewest = scale, changed
+        return best
+
+    def _exact_scale(self, group: Group, largest: float) -> float | None:
+        """The largest power of two that represents weights, thresholds and biases without rounding."""
+        shift = 1 << self.target.integer("membrane_shift")
+        for power in range(math.floor(math.log2(largest)), math.floor(math.log2(largest)) - 24, -1):
+            scale = 2.0**power
+            multiples = [(node.weight, self._step) for node in group.weighted]
+            multiples += [(node.params["theta"], 1) for node in group.neurons]
+            multiples += [(node.params["bias"] * shift, 1) for node in group.neurons]
+            if all(_whole(array.astype(np.float64) * scale / unit) for array, unit in multiples):
+                return scale
+        return None
+
+    def _changed(self, group: Group, graph: Graph, spikes: Mapping[str, Array], scale: float) -> int:
+        """Spikes of the group's populations that change at a scale, when they get the float network's spikes."""
+        own = {node.name for node in group.nodes}
+        inputs: dict[str, Input] = {}
+        data: dict[str, Array] = {}
+        nodes = []
+        for node in self._convert(group.nodes, scale, Ledger()):
+            refs = []
+            for ref in node.inputs:
+                if ref.node in own and graph.type_of(ref).kind == "value":
+                    refs.append(ref)
+                    continue
+                name = f"from_{ref.node}_{ref.port}"
+                inputs[name] = Input(name=name, type=TensorType("spike", graph.type_of(ref).shape, "i8"))
+                data[name] = spikes[ref.node]
+                refs.append(replace(ref, node=name, port=""))
+            nodes.append(replace(node, inputs=tuple(refs)))
+        outputs = tuple((node.name, Ref(node.name)) for node in group.neurons)
+        alone = Graph("search", "fixed", (*inputs.values(), *nodes), outputs)
+        result = interpret(alone, data)
+        return sum(int(np.count_nonzero(result.outputs[n.name] != spikes[n.name])) for n in group.neurons)
+
+    def _float_spikes(self, graph: Graph) -> dict[str, Array] | None:
+        if self.calibrate is None:
+            return None
+        data = {name: array[:SEARCH_SAMPLES] for name, array in self.calibrate.items()}
+        wires = [node.name for node in graph.nodes if graph.types[node.name][0][1].kind == "spike"]
+        return interpret(graph, data, record=wires).records
+
+    # Conversion ------------------------------------------------------------------------------------------------------
+
+    def _convert(self, nodes: Iterable[Node], scale: float, ledger: Ledger) -> list[Node]:
+        return [
+            self._neuron(node, scale, ledger)
+            if isinstance(node, Neuron)
+            else self._weights(node, scale, ledger)
+            if isinstance(node, WEIGHTED)
+            else replace(node)
+            if isinstance(node, Add)
+            else node
+            for node in nodes
+        ]
+
+    def _weights(self, node: Dense | Sparse | Conv, scale: float, ledger: Ledger) -> Node:
+        step = self._step
+        top, bottom = self.target.integer("weight_max") - step + 2, self.target.integer("weight_min")
+        wanted = node.weight.astype(np.float64) * scale
+        rounded = step * np.rint(wanted / step)
+        weight = np.clip(rounded, bottom, top)
+        clipped = int(np.count_nonzero(weight != rounded))
+        error = np.abs(weight - wanted) / scale
+        if np.any(error):
+            what = f"weights to multiples of {step / scale:.6g}" + (f", {clipped} of them clipped" if clipped else "")
+            self._approximate(ledger, node, what, error)
+        else:
+            ledger.record(node, "exact", f"weights are multiples of {step / scale:.6g}")
+        return replace(node, weight=weight.astype(np.int16))
+
+    def _neuron(self, node: Neuron, scale: float, ledger: Ledger) -> Node:
+        native = self._native(node)
+        fixed = parse_program(native.fixed)
+        extra = node.program.emits[1:]
+        suffix = node.program.name.removeprefix(parse_program(native.pattern).name)
+        program = Program(
+            fixed.name + suffix,
+            fixed.inputs,
+            fixed.params,
+            fixed.states,
+            fixed.body,
+            (*fixed.emits, *(Emit(e.name, "value") for e in extra)),
+        )
+        params: dict[str, Array] = {}
+        for name in fixed.params:
+            rule, source = native.rules[name].split()
+            value = np.asarray(node.params[source], np.float64)
+            params[name] = self._rule(rule, value, scale, node, ledger)
+        membrane = scale * (1 << self.target.integer("membrane_shift"))
+        init = {k: np.rint(v.astype(np.float64) * membrane).astype(np.int32) for k, v in node.init.items()}
+        for emit in extra:
+            ledger.record(node, "convention", f"the output {emit.name} is in units of {1 / membrane:.6g}")
+        return replace(node, program=program, params=params, init=init, dtype="")
+
+    def _native(self, node: Neuron) -> NativeNeuron:
+        for native in self.target.neurons:
+            pattern = parse_program(native.pattern)
+            if (pattern.params, pattern.body) == (node.program.params, node.program.body):
+                return native
+        node.fail("SPK201", f"@{node.program.name} is not native to {self.target.name}; run legalise first")
+
+    def _rule(self, rule: str, value: Array, scale: float, node: Neuron, ledger: Ledger) -> Array:
+        one = 1 << self.target.integer("decay_bits")
+        shift = 1 << self.target.integer("membrane_shift")
+        if rule in ("decay", "decay_minus_one"):
+            whole = np.rint((1.0 - value) * one)
+            error = np.abs(whole / one - (1.0 - value))
+            if np.any(error):
+                self._approximate(ledger, node, f"decay to multiples of 1/{one}", error)
+            return (whole - (rule == "decay_minus_one")).astype(np.int32)
+        if rule == "threshold":
+            limit = self.target.integer("threshold_max")
+            whole = np.where(np.isfinite(value), np.rint(np.where(np.isfinite(value), value, 0) * scale), limit)
+            error = np.where(np.isfinite(value), np.abs(whole / scale - np.where(np.isfinite(value), value, 0)), 0)
+            if not np.all(np.isfinite(value)):
+                ledger.record(node, "approximation", "an infinite threshold becomes the largest", asked=self._asked)
+            if np.any(error):
+                self._approximate(ledger, node, f"threshold to multiples of {1 / scale:.6g}", error)
+            return whole.astype(np.int32)
+        if rule in ("bias", "bias_exponent"):
+            wanted = value * scale * shift
+            exponent = self._bias_exponent(wanted)
+            mantissa = np.rint(wanted / (1 << exponent))
+            if rule == "bias_exponent":
+                return np.asarray(exponent, np.int32)
+            error = np.abs(mantissa * (1 << exponent) - wanted) / (scale * shift)
+            if np.any(error):
+                self._approximate(ledger, node, f"bias to multiples of {(1 << exponent) / (scale * shift):.6g}", error)
+            return mantissa.astype(np.int32)
+        whole = np.rint(value)
+        if np.any(whole != value):
+            node.fail("SPK203", "the reset interval and offset must be whole numbers of steps")
+        # The target counts its steps from 1.
+        return (whole + (rule == "next_step")).astype(np.int32)
+
+    def _bias_exponent(self, wanted: Array) -> int:
+        largest = float(np.max(np.abs(wanted), initial=0))
+        exponent = 0
+        while np.rint(largest / (1 << exponent)) > self.target.integer("bias_mantissa_max"):
+            exponent += 1
+        return exponent
+
+    # Ledger ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def _asked(self) -> str:
+        return "" if self.bits is None else f"--bits {self.bits}"
+
+    def _approximate(self, ledger: Ledger, node: Node, what: str, error: Array) -> None:
+        ledger.record(
+            node,
+            "approximation",
+            what,
+            changed=int(np.count_nonzero(error)),
+            total=int(np.size(error)),
+            largest=float(np.max(error)),
+            asked=self._asked,
+        )
+
+    def _measure(self, before: Graph, after: Graph, ledger: Ledger) -> None:
+        """What the calibration data says: spikes that changed, layer by layer, and the accuracy."""
+        if self.calibrate is None:
+            return
+        layers = [node.name for node in before.neurons]
+        one = interpret(before, self.calibrate, record=layers)
+        two = interpret(after, self.calibrate, record=layers)
+        for name in layers:
+            a, b = one.records[name] != 0, two.records[name] != 0
+            figures = {
+                "spikes before": float(a.sum()),
+                "spikes after": float(b.sum()),
+                "spikes changed": float(np.count_nonzero(a != b)),
+            }
+            ledger.record(after[name], "convention", "measured on the calibration data", measured=figures)
+        if self.labels is not None:
+            output, ref = next((n, r) for n, r in before.outputs if before.type_of(r).kind == "spike")
+            scores = [accuracy(run.outputs[output], self.labels) for run in (one, two)]
+            figures = {"accuracy before": scores[0], "accuracy after": scores[1]}
+            ledger.record(after[ref.node], "convention", "accuracy on the calibration data", measured=figures)
+
+
+def accuracy(spikes: Array, labels: Array) -> float:
+    """Share of samples whose most active output neuron (the first of equals) is the label; spikes (samples, T, classes)."""
+    return float(np.mean(spikes.sum(axis=1).argmax(axis=1) == np.asarray(labels)))
+
+
+def groups_of(graph: Graph) -> list[Group]:
+    """Connected components over wires of values, in node order."""
+    parent: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while parent.setdefault(name, name) != name:
+            name = parent[name]
+        return name
+
+    members = []
+    for node in graph.nodes:
+        if isinstance(node, (*WEIGHTED, Neuron)) or graph.types[node.name][0][1].kind == "value":
+            members.append(node)
+            root(node.name)
+            for ref in node.inputs:
+                if graph.type_of(ref).kind == "value":
+                    parent[root(ref.node)] = root(node.name)
+    table: dict[str, Group] = {}
+    for node in members:
+        table.setdefault(root(node.name), Group()).nodes.append(node)
+    return list(table.values())
+
+
+def _spread_bias(node: Dense | Sparse | Conv, shape: tuple[int, ...]) -> Array:
+    assert node.bias is not None
+    bias = node.bias.reshape(-1, *(1,) * (len(shape) - 1)) if isinstance(node, Conv) else node.bias
+    return np.ascontiguousarray(np.broadcast_to(bias, shape))
+
+
+def _offset(graph: Graph, ref: Ref) -> Array:
+    """What a value wire carries when no spike arrives: the sum of the biases behind it."""
+    node, shape = graph[ref.node], graph.shape_of(ref.node)
+    if isinstance(node, WEIGHTED):
+        return _spread_bias(node, shape).astype(np.float64) if node.bias is not None else np.zeros(shape)
+    parts = [_offset(graph, operand) for operand in node.inputs]
+    rules: dict[type[Node], Callable[[], Array]] = {
+        Add: lambda: np.asarray(sum(parts)),
+        Reshape: lambda: parts[0].reshape(shape),
+        Gather: lambda: parts[0].ravel()[node.indices] if isinstance(node, Gather) else parts[0],
+        Concat: lambda: np.concatenate(parts, axis=node.axis if isinstance(node, Concat) else 0),
+    }
+    return rules[type(node)]()
+
+
+def _whole(array: Array) -> bool:
+    return bool(np.all(np.isfinite(array)) and np.all(array == np.rint(array)))
+
+
+def _other(node: Node) -> Node:
+    """Nodes outside all groups carry spikes only."""
+    if isinstance(node, Input):
+        return replace(node, type=TensorType("spike", node.type.shape, "i8"))
+    if isinstance(node, Constant):
+        return replace(node, value=node.value.astype(np.int32))
+    return node

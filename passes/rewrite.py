@@ -1,0 +1,50 @@
+"""What several passes need: replacing and removing nodes in an immutable graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from spikec.ir.graph import Graph
+from spikec.ir.ops import Node, Ref
+
+
+def redirect(nodes: Iterable[Node], targets: Mapping[tuple[str, str], Ref]) -> list[Node]:
+    """Every reference to a (node, port) in `targets` reads the given wire instead; delays add up."""
+
+    def moved(ref: Ref) -> Ref:
+        while (ref.node, ref.port) in targets:
+            new = targets[ref.node, ref.port]
+            ref = Ref(new.node, new.port, new.delay + ref.delay, ref.init if ref.delay else new.init)
+        return ref
+
+    result = []
+    for node in nodes:
+        inputs = tuple(moved(ref) for ref in node.inputs)
+        result.append(node if inputs == node.inputs else replace(node, inputs=inputs))
+    return result
+
+
+def redirect_outputs(
+    outputs: Iterable[tuple[str, Ref]], targets: Mapping[tuple[str, str], Ref]
+) -> list[tuple[str, Ref]]:
+    """The same for graph outputs, which read without delay: a target with a delay is not followed."""
+    result = []
+    for name, ref in outputs:
+        while (ref.node, ref.port) in targets and not targets[ref.node, ref.port].delay:
+            ref = targets[ref.node, ref.port]
+        result.append((name, ref))
+    return result
+
+
+def reachable(graph: Graph) -> set[str]:
+    """Names of the nodes that an output depends on, now or in a later step."""
+    table = graph.by_name
+    seen: set[str] = set()
+    stack = [ref.node for _, ref in graph.outputs]
+    while stack:
+        name = stack.pop()
+        if name not in seen:
+            seen.add(name)
+            stack.extend(ref.node for ref in table[name].inputs)
+    return seen
