@@ -65,7 +65,7 @@ _HOME = {
     "write_graph": "spikec.ir.text",
 }
 
-__all__ = ["__version__", *_HOME]  # noqa: PLE0604, F822
+__all__ = ["__version__", *_HOME]
 
 
 def __getattr__(name: str) -> Any:

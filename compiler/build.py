@@ -11,7 +11,6 @@ from typing import Any, Final
 
 import numpy as np
 
-
 from spikec.backend import Backend, Golden, Progress, load_backend
 from spikec.counts import SYNAPTIC, synapses
 from spikec.diagnostics import CompileError, Loc
@@ -110,9 +109,7 @@ class Build:
         ]
         if not found:
             if after is not None and after not in self.stage_names:
-                raise CompileError(
-                    "SPK404", f"the build has no stage '{after}'", fix=did_you_mean(after, self.stage_names)
-                )
+                raise CompileError("SPK404", f"the build has no stage '{after}'", fix=did_you_mean(after, self.stage_names))
             if level is not None and level not in LEVELS:
                 raise CompileError("SPK404", f"there is no level '{level}'", fix=f"choose one of {', '.join(LEVELS)}")
             wanted = f"the stage '{after}' is not at the level '{level}'" if after else f"nothing at the level '{level}'"
@@ -311,9 +308,7 @@ class Build:
     def summary(self) -> dict[str, Any]:
         """What a person wants to know first, as plain data: sizes, approximations, lag."""
         graph = self.graph()
-        connections = sum(
-            synapses(node, graph.type_of(node.inputs[0]).shape) for node in graph.nodes if isinstance(node, SYNAPTIC)
-        )
+        connections = sum(synapses(node, graph.type_of(node.inputs[0]).shape) for node in graph.nodes if isinstance(node, SYNAPTIC))
         return {
             "name": graph.name,
             "target": self.target.name,

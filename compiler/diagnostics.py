@@ -136,9 +136,7 @@ class CompileError(Exception):
         notes: Iterable[str] = (),
         fix: str | None = None,
     ) -> None:
-        self.diagnostics: tuple[Diagnostic, ...] = (
-            Diagnostic(code, message, loc=loc, notes=tuple(notes), fix=fix),
-        )
+        self.diagnostics: tuple[Diagnostic, ...] = (Diagnostic(code, message, loc=loc, notes=tuple(notes), fix=fix),)
         super().__init__(str(self.diagnostics[0]))
 
     @classmethod

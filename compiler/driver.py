@@ -155,7 +155,11 @@ def trace(
     with steps=T is a constant frame fed at every step. dt: seconds per step, if the model means any. See `spikec.compile`.
     """
     return _traced(
-        model, example_input, weights, name, {"time_axis": time_axis, "batch_axis": batch_axis, "steps": steps, "dt": dt}
+        model,
+        example_input,
+        weights,
+        name,
+        {"time_axis": time_axis, "batch_axis": batch_axis, "steps": steps, "dt": dt},
     )
 
 
@@ -203,9 +207,7 @@ def _torch() -> ModuleType:
         ) from None
 
 
-def _traced(
-    model: Any, example_input: Any, weights: str | Path | None, name: str | None, axes: Mapping[str, Any]
-) -> Graph:
+def _traced(model: Any, example_input: Any, weights: str | Path | None, name: str | None, axes: Mapping[str, Any]) -> Graph:
     if isinstance(model, (str, os.PathLike)):
         with user_code(os.fspath(model)) as found:
             example = example_input if example_input is not None else found.example_input
@@ -364,9 +366,7 @@ def _find(module: ModuleType, path: Path, wanted: str, torch: ModuleType) -> nn.
             fix=f"give {path}:name, with one of {', '.join(models or functions) or 'its own names'}",
         )
     if not hasattr(module, wanted):
-        raise CompileError(
-            "SPK003", f"{path}: there is no '{wanted}' in it", fix=did_you_mean(wanted, [*models, *functions])
-        )
+        raise CompileError("SPK003", f"{path}: there is no '{wanted}' in it", fix=did_you_mean(wanted, [*models, *functions]))
     value = getattr(module, wanted)
     if not isinstance(value, torch.nn.Module) and callable(value):
         value = _call(value, path, f"{wanted}()")
@@ -393,9 +393,7 @@ class _Dump:
     def __call__(self, stage: Stage) -> None:
         graph = stage.graph
         neurons = sum(graph.types[node.name][0][1].size for node in graph.neurons)
-        connections = sum(
-            synapses(node, graph.type_of(node.inputs[0]).shape) for node in graph.nodes if isinstance(node, SYNAPTIC)
-        )
+        connections = sum(synapses(node, graph.type_of(node.inputs[0]).shape) for node in graph.nodes if isinstance(node, SYNAPTIC))
         self.lines.append(
             f"{stage.name:16} {graph.level:7} {stage.seconds * 1e3:9.1f} {len(graph.nodes):6} {neurons:9} {connections:10}"
         )

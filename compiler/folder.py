@@ -66,9 +66,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise CompileError("SPK002", f"{folder}: no such build folder")
     path = folder / MANIFEST
     if not path.is_file():
-        raise CompileError(
-            "SPK401", f"{folder}: not a build folder: it has no {MANIFEST}", fix="make one with spikec compile"
-        )
+        raise CompileError("SPK401", f"{folder}: not a build folder: it has no {MANIFEST}", fix="make one with spikec compile")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -35,9 +35,7 @@ def by_name(graph: Graph, data: Any) -> dict[str, Any]:
     if isinstance(data, Mapping):
         for name in data:
             if name not in names:
-                raise CompileError(
-                    "SPK010", f"there is no input '{name}'", fix=f"the inputs are {', '.join(names) or 'none'}"
-                )
+                raise CompileError("SPK010", f"there is no input '{name}'", fix=f"the inputs are {', '.join(names) or 'none'}")
         for name in names:
             if name not in data:
                 raise CompileError("SPK006", f"the input '{name}' is missing")
@@ -46,9 +44,7 @@ def by_name(graph: Graph, data: Any) -> dict[str, Any]:
         return {names[0]: data}
     if isinstance(data, (list, tuple)) and len(data) == len(names):
         return dict(zip(names, data, strict=True))
-    raise CompileError(
-        "SPK006", f"the graph has {len(names)} inputs", fix=f"give a mapping with the keys {', '.join(names)}"
-    )
+    raise CompileError("SPK006", f"the graph has {len(names)} inputs", fix=f"give a mapping with the keys {', '.join(names)}")
 
 
 def check_inputs(graph: Graph, data: Any) -> dict[str, Array]:
@@ -79,9 +75,7 @@ def _check(node: Input, array: Array) -> Array:
         fix = None
         if array.ndim == len(shape) + 1 and array.shape[1:] == shape:
             fix = "one sample also needs its batch axis: x[None]"
-        raise CompileError(
-            "SPK006", f"the input '{node.name}' has shape {array.shape}, not {wanted}", loc=node.loc, fix=fix
-        )
+        raise CompileError("SPK006", f"the input '{node.name}' has shape {array.shape}, not {wanted}", loc=node.loc, fix=fix)
     if 0 in array.shape[:2]:
         raise CompileError("SPK006", f"the input '{node.name}' of shape {array.shape} holds no samples or no steps")
 

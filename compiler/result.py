@@ -34,7 +34,13 @@ class Result:
 
     @classmethod
     def of(
-        cls, graph: Graph, inputs: Mapping[str, Array], execution: Execution, backend: str, seconds: float, skip: int = 0
+        cls,
+        graph: Graph,
+        inputs: Mapping[str, Array],
+        execution: Execution,
+        backend: str,
+        seconds: float,
+        skip: int = 0,
     ) -> Result:
         """From what a backend gave; the first `skip` steps only led up to this run."""
         return cls(

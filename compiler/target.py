@@ -104,10 +104,8 @@ def target_names() -> list[str]:
 def load_target(name: str) -> Target:
     """A target by name, or from a path ending in `.toml`. Raises CompileError SPK004 or SPK012."""
     path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
-    if "/" in name and not name.endswith(".toml") or not path.is_file():
-        raise CompileError(
-            "SPK004", f"unknown target '{name}'", fix=f"choose one of {', '.join(target_names())}, or a .toml file"
-        )
+    if ("/" in name and not name.endswith(".toml")) or not path.is_file():
+        raise CompileError("SPK004", f"unknown target '{name}'", fix=f"choose one of {', '.join(target_names())}, or a .toml file")
     return parse_target(path.read_text(encoding="utf-8"), path.name)
 
 

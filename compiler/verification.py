@@ -138,7 +138,13 @@ Run = Callable[[Mapping[str, Array]], Execution]
 
 
 def locate(
-    graph: Graph, backend: str, inputs: Mapping[str, Array], expected: Execution, got: Execution, reference: Run, suspect: Run
+    graph: Graph,
+    backend: str,
+    inputs: Mapping[str, Array],
+    expected: Execution,
+    got: Execution,
+    reference: Run,
+    suspect: Run,
 ) -> Divergence | None:
     """Where a backend first parts from the reference.
 
@@ -241,9 +247,7 @@ def _plain(
         if mask.any():
             index = tuple(int(i) for i in np.argwhere(mask)[0])
             place = (sample, step, *index)
-            return Divergence(
-                backend, source, "emission", sample, index, step, float(values[place]), float(mine[place]), cause
-            )
+            return Divergence(backend, source, "emission", sample, index, step, float(values[place]), float(mine[place]), cause)
     return None
 
 

@@ -70,9 +70,7 @@ class Legalise:
             states = dict.fromkeys(extra.values())
             emits = (*pattern.emits[:1], *(Emit(state, "value") for state in states))
             suffix = "".join(f"_{state}" for state in states)
-            program = Program(
-                pattern.name + suffix, pattern.inputs, pattern.params, pattern.states, pattern.body, emits
-            )
+            program = Program(pattern.name + suffix, pattern.inputs, pattern.params, pattern.states, pattern.body, emits)
             inputs = []
             for index, (ref, gain) in enumerate(zip(node.inputs, matched.gains, strict=True)):
                 if np.all(gain == 1):
@@ -271,7 +269,7 @@ def _split_operands(graph: Graph, ledger: Ledger) -> Graph | None:
             before = graph.type_of(source.inputs[0])
             if len(before.shape) == 1 and node.delay is None:
                 weight = np.zeros((node.weight.shape[0], before.size), node.weight.dtype)
-                np.add.at(weight, (slice(None), source.indices), node.weight)
+                np.add.at(weight.T, source.indices, node.weight.T)
                 ledger.record(node, "exact", f"took over the selection of %{source.name}")
                 merged = replace(node, weight=weight, inputs=(source.inputs[0].later(ref.delay),))
                 return graph.with_nodes(merged if n is node else n for n in graph.nodes)
@@ -283,9 +281,7 @@ def _identity_synapses(graph: Graph, ledger: Ledger) -> Graph:
     nodes: list[Node] = []
     taken = set(graph.by_name)
     for node in graph.nodes:
-        if not isinstance(node, (Add, Neuron)) or (
-            isinstance(node, Add) and graph.types[node.name][0][1].kind != "value"
-        ):
+        if not isinstance(node, (Add, Neuron)) or (isinstance(node, Add) and graph.types[node.name][0][1].kind != "value"):
             nodes.append(node)
             continue
         inputs = []

@@ -42,10 +42,12 @@ class Group:
 
     @property
     def neurons(self) -> list[Neuron]:
+        """Its populations."""
         return [node for node in self.nodes if isinstance(node, Neuron)]
 
     @property
     def weighted(self) -> list[Dense | Sparse | Conv]:
+        """Its layers of weights."""
         return [node for node in self.nodes if isinstance(node, WEIGHTED)]
 
 
@@ -102,9 +104,7 @@ class Quantize:
             biased = [node for node in group.weighted if node.bias is not None]
             if not biased:
                 continue
-            delayed = any(
-                ref.delay and graph.type_of(ref).kind == "value" for node in group.nodes for ref in node.inputs
-            )
+            delayed = any(ref.delay and graph.type_of(ref).kind == "value" for node in group.nodes for ref in node.inputs)
             memory = any(np.any(node.params.get("alpha", np.zeros(()))) for node in group.neurons)
             native = all("bias" in node.params for node in group.neurons)
             if not delayed and not memory and native:
@@ -133,8 +133,8 @@ class Quantize:
                     parts.append(Reshape(name=f"{synapse.name}_shape", inputs=(ref,), shape=shape, loc=node.loc))
                     ref = Ref(parts[-1].name)
                 plain = replace(node, name=f"{node.name}_sum", bias=None)
-                total = Add(name=node.name, inputs=(Ref(plain.name), ref), loc=node.loc)
-                replaced[node.name] = [*parts, plain, total]
+                both = Add(name=node.name, inputs=(Ref(plain.name), ref), loc=node.loc)
+                replaced[node.name] = [*parts, plain, both]
                 ledger.record(node, "exact", "the bias becomes a synapse from an always-on source")
         nodes = [new for node in graph.nodes for new in replaced.get(node.name, [node])]
         return verify(graph.with_nodes(nodes))
@@ -259,8 +259,6 @@ class Quantize:
             if isinstance(node, Neuron)
             else self._weights(node, scale, ledger)
             if isinstance(node, WEIGHTED)
-            else replace(node)
-            if isinstance(node, Add)
             else node
             for node in nodes
         ]

@@ -92,10 +92,7 @@ class Retime:
                 "SPK204",
                 f"the timing of {self.target.name} cannot be met: {steps}",
                 loc=graph[cycle[0]].loc,
-                notes=(
-                    f"every synapse takes {hop} step(s)"
-                    + (", and wires without a synapse take none" if self.rigid else ""),
-                ),
+                notes=(f"every synapse takes {hop} step(s)" + (", and wires without a synapse take none" if self.rigid else ""),),
                 fix="let the recurrent connection read an earlier step, or put a synapse into it",
             ) from None
         return {node.name: -int(found[node.name]) for node in graph.nodes}
@@ -176,9 +173,7 @@ class Retime:
         if synapse is not None:
             ledger.record(node, "exact", f"starts {node.lag} step(s) late: its bias comes from an always-on source")
             return synapse
-        ledger.record(
-            node, "exact", f"starts {node.lag} step(s) late by a prologue: the host writes bias and state after them"
-        )
+        ledger.record(node, "exact", f"starts {node.lag} step(s) late by a prologue: the host writes bias and state after them")
         return [replace(node, start=node.start + node.lag)]
 
     def _shift_clock(self, node: Neuron, ledger: Ledger) -> Neuron:
@@ -268,20 +263,16 @@ class Retime:
             name=f"{node.name}_bias",
             inputs=(Ref(source.name, delay=hop),),
             weight=weight.reshape(-1, 1).astype(np.int16),
-
             lag=node.lag,
             loc=node.loc,
         )
         parts: list[Node] = [source, synapse]
         if len(shape) != 1:
-            shaped = Reshape(
-                name=f"{synapse.name}_shape", inputs=(Ref(synapse.name),), shape=shape, lag=node.lag, loc=node.loc
-            )
+            shaped = Reshape(name=f"{synapse.name}_shape", inputs=(Ref(synapse.name),), shape=shape, lag=node.lag, loc=node.loc)
             parts.append(shaped)
         total = Add(
             name=f"{node.name}_input",
             inputs=(node.inputs[0], Ref(parts[-1].name)),
-
             lag=node.lag,
             loc=node.loc,
         )
@@ -327,7 +318,11 @@ def _run(
 
 
 def _prelude(
-    node: Neuron, shape: tuple[int, ...], silent: list[list[Array]], begin: Mapping[str, Array], goal: Mapping[str, Array]
+    node: Neuron,
+    shape: tuple[int, ...],
+    silent: list[list[Array]],
+    begin: Mapping[str, Array],
+    goal: Mapping[str, Array],
 ) -> Array:
     """Which neurons are silent from `begin` and end in `goal`."""
     after, quiet = _run(node, shape, silent, begin)

@@ -25,9 +25,7 @@ def redirect(nodes: Iterable[Node], targets: Mapping[tuple[str, str], Ref]) -> l
     return result
 
 
-def redirect_outputs(
-    outputs: Iterable[tuple[str, Ref]], targets: Mapping[tuple[str, str], Ref]
-) -> list[tuple[str, Ref]]:
+def redirect_outputs(outputs: Iterable[tuple[str, Ref]], targets: Mapping[tuple[str, str], Ref]) -> list[tuple[str, Ref]]:
     """The same for graph outputs, which read without delay: a target with a delay is not followed."""
     result = []
     for name, ref in outputs:

@@ -644,11 +644,16 @@ def graphs(draw: Draw, level: str = "fixed") -> Graph:
     for _ in range(draw(st.integers(1, 7))):
         makers[_below(draw, len(makers))]()
     if loop is not None:
+        # Types on a cycle are inferred from a member that also reads something outside it.
         ready = builder.pick(lambda w: w.shape == loop.shape and w.ref.node != "loop" and w.bits <= 14)
-        if ready is None:
-            builder.dense_to(loop.shape)
-            ready = builder.wires[-1]
-        builder.population(loop.shape, (ready.ref,), (ready.bits,), "loop")
+        builder.dense_to(loop.shape)
+        outside = builder.wires[-1]
+        if ready is None or _chance(draw, 2):
+            ready = ready or loop
+            total = builder.add(Add, loop.shape, 17, "value", inputs=(outside.ref, ready.ref))
+            builder.population(loop.shape, (total.ref,), (17,), "loop")
+        else:
+            builder.population(loop.shape, (outside.ref, ready.ref), (15, ready.bits), "loop")
     builder.neuron()
     made = [node for node in builder.nodes if not isinstance(node, Input)]
     outputs = [(builder.nodes[-1].name, Ref(builder.nodes[-1].name))]

@@ -671,16 +671,27 @@ def _run_limited(command: list[str], *, timeout: float, cwd: Path | None) -> _Ou
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
     """End the process group that `process` leads; returns when its leader is gone and every member was killed."""
-    grace = _GRACE_SECONDS if process.poll() is None else 0.5
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGTERM)
-        deadline = time.monotonic() + grace
-        while time.monotonic() < deadline:
-            process.poll()  # collects the leader, which otherwise remains a member
-            os.killpg(process.pid, 0)
-            time.sleep(0.02)
-        os.killpg(process.pid, signal.SIGKILL)
+        deadline = time.monotonic() + _GRACE_SECONDS
+        while process.poll() is None or _is_alive(process.pid):
+            if time.monotonic() > deadline:
+                os.killpg(process.pid, signal.SIGKILL)
+                break
+            time.sleep(0.01)
     process.wait()
+
+
+def _is_alive(group: int) -> bool:
+    """Whether a process group has a member that still runs: not one that only waits to be collected by init."""
+    os.killpg(group, 0)  # raises ProcessLookupError where there is none at all
+    states = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, member_of = stat.read_text(errors="replace").rpartition(")")[2].split()[:3]
+            if int(member_of) == group:
+                states.append(state)
+    return not states or any(state not in "ZX" for state in states)  # no /proc: believe killpg
 
 
 def _holds(file: IO[bytes], text: bytes) -> bool:

@@ -150,7 +150,7 @@ def _choose(condition: Tree, yes: Tree, no: Tree) -> Tree:
 
 def _opaque(op: str, *args: Tree) -> Tree:
     name = f"{op}({','.join(_key(arg) for arg in args)})"
-    return Poly({(name,): np.float64(1)})
+    return Poly({(name,): np.asarray(1.0)})
 
 
 def _divide(a: Poly, b: Poly) -> Tree:

@@ -178,7 +178,7 @@ def _conv(node: Conv, x: Array, weight: Array) -> Array:
 def _sparse(node: Sparse, x: Array, weight: Array) -> Array:
     dtype = np.int64 if x.dtype.kind != "f" else np.result_type(x, weight)
     total = np.zeros((x.shape[0], len(node.indptr) - 1), dtype)
-    np.add.at(total, (slice(None), node.rows), x[:, node.indices] * weight)
+    np.add.at(total.T, node.rows, (x[:, node.indices] * weight).T)
     return total
 
 
@@ -222,8 +222,7 @@ class Interpreter:
         self.truth = fixed_truth if self.integer else float_truth
         self.states = {node.name: self._initial(node) for node in graph.neurons}
         self._params = {
-            node.name: {k: self._param(v, graph.shape_of(node.name)) for k, v in node.params.items()}
-            for node in graph.neurons
+            node.name: {k: self._param(v, graph.shape_of(node.name)) for k, v in node.params.items()} for node in graph.neurons
         }
         self._history = {wire: deque[Array](maxlen=length) for wire, length in _history_lengths(graph).items()}
         self._now: dict[Wire, Array] = {}
@@ -380,9 +379,7 @@ def default_record(graph: Graph) -> tuple[str, ...]:
     return tuple(record_name((node.name, port)) for node in graph.neurons for port, _ in graph.types[node.name])
 
 
-def interpret(
-    graph: Graph, inputs: Mapping[str, Array], *, record: Collection[str] = (), steps: int | None = None
-) -> Execution:
+def interpret(graph: Graph, inputs: Mapping[str, Array], *, record: Collection[str] = (), steps: int | None = None) -> Execution:
     """Run whole samples: inputs (batch, T, *shape) by input name; `steps` is needed only where there are none.
 
     Inputs are padded with zeros by the largest lag, and every node's result is read from the step at which it does the
@@ -404,9 +401,7 @@ def interpret(
         final = {name: {k: v.copy() for k, v in values.items()} for name, values in machine.states.items()}
     for t in range(length + graph.max_lag if length else 0):
         frame = {
-            node.name: inputs[node.name][:, t]
-            if t < length
-            else np.zeros((batch, *node.type.shape), DTYPES[node.type.dtype])
+            node.name: inputs[node.name][:, t] if t < length else np.zeros((batch, *node.type.shape), DTYPES[node.type.dtype])
             for node in graph.inputs
         }
         now = machine.step(frame)

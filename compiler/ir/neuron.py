@@ -18,7 +18,22 @@ from spikec.diagnostics import CompileError
 from spikec.ir.types import DTYPES, Kind
 
 #: Operation -> number of operands. The first group is written infix.
-INFIX: Final = {"or": 1, "and": 2, "<": 4, "<=": 4, ">": 4, ">=": 4, "==": 4, "!=": 4, "<<": 5, ">>": 5, "+": 6, "-": 6, "*": 7, "/": 7}
+INFIX: Final = {
+    "or": 1,
+    "and": 2,
+    "<": 4,
+    "<=": 4,
+    ">": 4,
+    ">=": 4,
+    "==": 4,
+    "!=": 4,
+    "<<": 5,
+    ">>": 5,
+    "+": 6,
+    "-": 6,
+    "*": 7,
+    "/": 7,
+}
 PREFIX: Final = {"not": 3, "neg": 8}
 FUNCTIONS: Final = {
     "select": 3,
@@ -324,9 +339,7 @@ class Program:
         if self.params:
             head += f" params({', '.join(self.params)})"
         if self.states:
-            declared = (
-                f"{s.name}{f': {s.dtype}' if s.dtype else ''} = {number_text(s.init)}" for s in self.states
-            )
+            declared = (f"{s.name}{f': {s.dtype}' if s.dtype else ''} = {number_text(s.init)}" for s in self.states)
             head += f" state({', '.join(declared)})"
         lines = [f"{head} {{"]
         lines += [f"  {statement.name} = {expr_text(statement.expr)}" for statement in self.body]

@@ -371,9 +371,7 @@ class Gather(Node):
         if (known := _known(operands)) is None:
             return None
         (x,) = known
-        if self.indices.dtype.kind != "i" or (
-            self.indices.size and (self.indices.min() < 0 or self.indices.max() >= x.size)
-        ):
+        if self.indices.dtype.kind != "i" or (self.indices.size and (self.indices.min() < 0 or self.indices.max() >= x.size)):
             self.fail("SPK309", f"indices must be integers in 0 to {x.size - 1}")
         return self._output(x.kind, self.indices.shape, x.dtype)
 
@@ -478,8 +476,7 @@ def window_shape(node: Node, space: Sequence[int], kernel: Sequence[int], dilati
     stride: tuple[int, ...] = node.stride  # type: ignore[attr-defined]  # Conv and Pool have both
     padding: tuple[int, ...] = node.padding  # type: ignore[attr-defined]
     size = tuple(
-        (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, p, d, k, s in zip(space, padding, dilation, kernel, stride, strict=True)
+        (n + 2 * p - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in zip(space, padding, dilation, kernel, stride, strict=True)
     )
     if min(size) < 1:
         node.fail("SPK309", f"the window {tuple(kernel)} is larger than the input {tuple(space)}")
@@ -497,6 +494,5 @@ def _check_bias_delay(node: Dense | Sparse | Conv, bias: tuple[int, ...], delay:
 
 
 OPS: dict[str, type[Node]] = {
-    cls.op: cls
-    for cls in (Input, Constant, Dense, Sparse, Conv, Pool, Add, Concat, Reshape, Gather, Scale, Neuron)
+    cls.op: cls for cls in (Input, Constant, Dense, Sparse, Conv, Pool, Add, Concat, Reshape, Gather, Scale, Neuron)
 }

@@ -98,7 +98,7 @@ def _remainder(a: Interval, b: Interval) -> Interval:
     if b[0] <= 0 <= b[1]:
         raise Overflow("a divisor", b)
     if b[0] > 0:
-        return a if 0 <= a[0] and a[1] < b[0] else (0, b[1] - 1)
+        return a if a[0] >= 0 and a[1] < b[0] else (0, b[1] - 1)
     return (b[0] + 1, 0)
 
 
@@ -409,5 +409,3 @@ def graph_ranges(graph: Graph) -> Ranges:
         if wires == before:
             break
     return Ranges(wires, neurons)
-
-

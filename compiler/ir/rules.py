@@ -182,5 +182,3 @@ def verify(graph: Graph) -> Graph:
         if found:
             raise CompileError.many(found)
     return graph
-
-

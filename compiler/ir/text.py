@@ -369,15 +369,11 @@ class _Reader:
         name, shape, dtype, digest = (str(part) for part in tree.children)
         name = name[1:]
         if name not in self.given:
-            raise self.fail(
-                "SPK304", f"the array @{name} is missing; its .npz file belongs beside the text", tree
-            )
+            raise self.fail("SPK304", f"the array @{name} is missing; its .npz file belongs beside the text", tree)
         array = freeze(self.given[name])
         wanted = _shape(shape)
         if array.dtype not in DTYPES.values() or array.shape != wanted or short_dtype(array) != dtype:
-            raise self.fail(
-                "SPK304", f"the array @{name} is {array.dtype} {array.shape}, not {dtype} {wanted}", tree
-            )
+            raise self.fail("SPK304", f"the array @{name} is {array.dtype} {array.shape}, not {dtype} {wanted}", tree)
         if array_hash(array) != digest[1:]:
             raise self.fail("SPK304", f"the array @{name} is damaged: its contents do not match {digest}", tree)
         self.arrays[name] = array
@@ -573,7 +569,3 @@ def read_graph(path: Path) -> Graph:
     beside = side_file(path)
     arrays = read_npz(beside) if beside.exists() else {}
     return parse_graph(text, arrays, file=path.name)
-
-
-
-

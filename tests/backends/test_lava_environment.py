@@ -380,8 +380,6 @@ def test_require_says_what_is_wrong_and_what_to_do(machine: Machine) -> None:
 def test_a_spoiled_environment_is_seen_and_made_again(
     machine: Machine, spoil: Callable[[Path], object], detail: str
 ) -> None:
-    if os.geteuid() == 0 and "chmod" in str(spoil.__code__.co_names):
-        pass  # root, too, needs an execute bit to execute
     made = machine.setup()
     spoil(made.folder)
     assert environment.locate() is None
@@ -540,13 +538,13 @@ def test_the_mended_class_is_hashable_and_a_second_time_changes_nothing(tmp_path
     path = tmp_path / "var_model.py"
     path.write_text(VAR_MODEL)
     with pytest.raises(ValueError, match="mutable default"):
-        exec(compile(VAR_MODEL, "var_model.py", "exec"), {"__name__": "var_model"})
+        exec(compile(VAR_MODEL, "var_model.py", "exec"), {"__name__": "builtins"})
     assert environment.mend_byte_encoder(path) is True
     mended = path.read_text()
     assert [a for a, b in zip(mended.splitlines(), VAR_MODEL.splitlines(), strict=True) if a != b] == [
         "@dataclass(unsafe_hash=True)  # by spikec: Python 3.11 refuses an unhashable dataclass as a default"
     ]
-    exec(compile(mended, "var_model.py", "exec"), {"__name__": "var_model"})
+    exec(compile(mended, "var_model.py", "exec"), {"__name__": "builtins"})
     assert environment.mend_byte_encoder(path) is False
     assert path.read_text() == mended
     assert [entry.name for entry in tmp_path.iterdir()] == ["var_model.py"]
@@ -700,7 +698,7 @@ def test_lava_gives_the_recorded_values(lava_env: environment.LavaEnvironment) -
 
 def test_the_self_check_can_fail(lava_env: environment.LavaEnvironment, tmp_path: Path) -> None:
     text = Path(selfcheck.__file__).read_text()
-    path = program(tmp_path, text.replace("vth=150", "vth=151"))
+    path = program(tmp_path, text.replace("vth=150", "vth=400"))
     assert path.read_text() != text
     with pytest.raises(CompileError, match="exit status 3"):
         lava_env.run(["-I", path], timeout=120)
@@ -713,7 +711,7 @@ def test_a_lava_network_that_hangs_is_ended_whole(lava_env: environment.LavaEnvi
     assert path.read_text() != text
     before = shared_memory()
     with pytest.raises(CompileError) as raised:
-        lava_env.run(["-I", path], timeout=5)
+        lava_env.run(["-I", path], timeout=3)
     assert raised.value.code in ("SPK512", "SPK513")
     assert shared_memory() <= before
     running = [
@@ -733,7 +731,7 @@ def read_or_empty(path: Path) -> bytes:
 # The rule of tests/conftest.py
 
 
-@pytest.mark.parametrize(("ci", "status", "line"), [("true", 1, "1 failed"), ("", 0, "1 skipped")])
+@pytest.mark.parametrize(("ci", "status", "line"), [("true", 1, "1 error"), ("", 0, "1 skipped")])
 def test_a_skipped_lava_test_fails_under_ci(tmp_path: Path, ci: str, status: int, line: str) -> None:
     (tmp_path / "conftest.py").write_text((TESTS / "conftest.py").read_text())
     (tmp_path / "test_it.py").write_text("def test_it(lava_env):\n    pass\ndef test_other():\n    pass\n")
@@ -743,5 +741,5 @@ def test_a_skipped_lava_test_fails_under_ci(tmp_path: Path, ci: str, status: int
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == status, done.stdout
-    assert f"{line}, 1 passed" in done.stdout
+    assert line in done.stdout.splitlines()[-1] and "1 passed" in done.stdout.splitlines()[-1]
     assert "lava: not installed (spikec setup lava)" in done.stdout
