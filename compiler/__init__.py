@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from spikec.diagnostics import PassBug as PassBug
     from spikec.driver import compile as compile
     from spikec.driver import trace as trace
+    from spikec.frontend.registry import register_neuron as register_neuron
     from spikec.ir.graph import Graph as Graph
     from spikec.ir.interpret import interpret as interpret
     from spikec.ir.text import parse_graph as parse_graph
@@ -60,6 +61,7 @@ _HOME = {
     "parse_graph": "spikec.ir.text",
     "parse_program": "spikec.ir.text",
     "read_graph": "spikec.ir.text",
+    "register_neuron": "spikec.frontend.registry",
     "target_names": "spikec.target",
     "trace": "spikec.driver",
     "write_graph": "spikec.ir.text",

@@ -21,9 +21,10 @@ from spikec.ir.interpret import Execution, default_record, interpret
 from spikec.ir.text import npz_bytes, print_graph, read_graph, read_npz, write_graph
 from spikec.ir.types import LEVELS, Array, is_float
 from spikec.ledger import Entry, Ledger
-from spikec.names import did_you_mean, find_wire
+from spikec.names import find_wire
 from spikec.pipeline import Stage
 from spikec.result import Result
+from spikec.spelling import did_you_mean
 from spikec.target import Target, parse_target
 from spikec.verification import Divergence, Row, Verification, compare, locate
 from spikec.version import __version__
@@ -355,7 +356,7 @@ def golden_inputs(graph: Graph, calibrate: Mapping[str, Array] | None) -> dict[s
     if calibrate is not None:
         return check_inputs(graph, {name: array[:GOLDEN_SAMPLES] for name, array in calibrate.items()})
     generator = np.random.Generator(np.random.PCG64(0))
-    data = {}
+    data: dict[str, Array] = {}
     for node in graph.inputs:
         shape = (GOLDEN_SAMPLES, GOLDEN_STEPS, *node.type.shape)
         if node.type.kind == "spike":

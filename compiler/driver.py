@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -25,8 +26,8 @@ from spikec.inputs import check_inputs
 from spikec.ir.graph import Graph
 from spikec.ir.text import read_graph, write_graph
 from spikec.ledger import Ledger
-from spikec.names import did_you_mean
 from spikec.pipeline import Stage, load_pass, run_passes
+from spikec.spelling import did_you_mean
 from spikec.target import FOLDER, Target, load_target, parse_target
 from spikec.version import __version__
 
@@ -37,8 +38,9 @@ if TYPE_CHECKING:
 OnStage = Callable[[Stage], None]
 #: Formats that have a name in the interface and no reader in this version.
 _LATER: Final = {".nir": "NIR", ".onnx": "ONNX", ".net": "SLAYER"}
-#: Options of `compile` that only a traced model has.
-_TRACE_OPTIONS: Final = ("example_input", "weights", "time_axis", "batch_axis", "steps", "dt")
+#: Options whose default is "auto"; None means something else there.
+_AUTO: Final = ("time_axis", "batch_axis")
+_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]*")
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def compile(
     if bits is not None and chosen.level == "float" and "to-fixed" not in passes:
         passes.append("to-fixed")
     known = {item.name for each in passes for item in fields(load_pass(each))}  # type: ignore[arg-type]  # dataclasses
-    given = {"target": chosen, "calibrate": None, "labels": None, "bits": bits, "strict": strict}
+    given: dict[str, Any] = {"target": chosen, "calibrate": None, "labels": None, "bits": bits, "strict": strict}
     for key in options:
         if key not in known - set(given):
             raise CompileError(
@@ -96,23 +98,19 @@ def compile(
                 f"unknown option '{key}' for the target '{chosen.name}'",
                 fix=did_you_mean(key, sorted(known - set(given))) if known - set(given) else None,
             )
-    if bits is not None and not (isinstance(bits, int) and 2 <= bits <= 16):
-        raise CompileError("SPK001", f"bits must be a whole number from 2 to 16, not {bits}")
-    trace_options = {
-        "example_input": example_input,
-        "weights": weights,
-        "time_axis": None if time_axis == "auto" else ("given", time_axis),
-        "batch_axis": None if batch_axis == "auto" else ("given", batch_axis),
-        "steps": steps,
-        "dt": dt,
-    }
-    asked = [key for key in _TRACE_OPTIONS if trace_options[key] is not None]
+    if bits is not None and not (isinstance(bits, int) and bits >= 1):
+        raise CompileError("SPK001", f"bits must be a whole number of at least 1, not {bits}")
+    if name is not None and not _NAME.fullmatch(name):
+        raise CompileError("SPK001", f"a graph's name consists of letters, digits, _ and ., not '{name}'")
+    axes = {"time_axis": time_axis, "batch_axis": batch_axis, "steps": steps, "dt": dt}
+    plain = {"example_input": example_input, "weights": weights, **axes}
+    asked = [key for key, value in plain.items() if value is not None and not (key in _AUTO and value == "auto")]
+    asked += [key for key in _AUTO if plain[key] is None]
     if isinstance(model, Graph):
         graph = _plain_graph(model, name, asked, "a graph")
     elif isinstance(model, (str, os.PathLike)) and Path(os.fspath(model)).suffix == ".sir":
         graph = _plain_graph(read_graph(Path(model)), name, asked, os.fspath(model))
     else:
-        axes = {"time_axis": time_axis, "batch_axis": batch_axis, "steps": steps, "dt": dt}
         graph = _traced(model, example_input, weights, name, axes)
 
     ledger = Ledger()
@@ -243,9 +241,8 @@ def _trace_module(
     if weights is not None:
         model = torch_trace.load_weights(model, Path(weights))
     if isinstance(example_input, np.ndarray):
-        example_input = torch.from_numpy(np.ascontiguousarray(example_input))
-        if not example_input.is_floating_point():
-            example_input = example_input.to(torch.get_default_dtype())
+        real = [p.dtype for p in model.parameters() if p.is_floating_point()]
+        example_input = torch.as_tensor(example_input).to(real[0] if real else torch.get_default_dtype())
     return torch_trace.trace(model, example_input, name=name, source_file=file, **axes)
 
 

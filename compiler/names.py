@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
-
 from spikec.diagnostics import CompileError
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import record_name
 from spikec.ir.ops import Neuron
-
-
-def did_you_mean(name: str, choices: Iterable[str], what: str = "choose one of") -> str:
-    """A fix-it: the nearest choice if there is one, else all of them."""
-    known = list(choices)
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean '{near[0]}'?" if near else f"{what} {', '.join(known)}"
+from spikec.spelling import did_you_mean
 
 
 def find_wire(graph: Graph, name: str) -> str:

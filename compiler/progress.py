@@ -25,6 +25,7 @@ class Bar:
         self.drawn = 0
 
     def __call__(self, done: int, total: int) -> None:
+        """Draw, unless it is too early or too soon again."""
         now = time.monotonic()
         if not self.watching or now - self.begin < PATIENCE or now - self.last < INTERVAL:
             return

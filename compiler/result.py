@@ -11,7 +11,8 @@ from spikec.diagnostics import CompileError
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import Execution, default_record
 from spikec.ir.types import Array
-from spikec.names import did_you_mean, find_wire
+from spikec.names import find_wire
+from spikec.spelling import did_you_mean
 
 
 @dataclass(frozen=True, eq=False)

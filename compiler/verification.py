@@ -174,8 +174,11 @@ def locate(
             right = middle
     layer, variable, mask = wrong_after(wrong)[0]
     index = tuple(int(i) for i in np.argwhere(mask)[0])
+    fires = any(
+        also[index] for name, port, also in wrong_after(wrong) if name == layer and port not in _states(graph, layer)
+    )
     want, have = (_value(execution, layer, variable)[index] for execution in seen[wrong])
-    cause = _cause(graph, layer, variable, wrong - 1, float(want), float(have), expected, got)
+    cause = _cause(graph, layer, variable, wrong - 1, float(want), float(have), expected, got, fires)
     return Divergence(backend, layer, variable, sample, index[1:], wrong - 1, float(want), float(have), cause)
 
 
@@ -227,6 +230,11 @@ def _wrong_at_end(graph: Graph, expected: Execution, got: Execution) -> list[tup
     return found
 
 
+def _states(graph: Graph, layer: str) -> tuple[str, ...]:
+    node = graph[layer]
+    return node.program.state_names if isinstance(node, Neuron) else ()
+
+
 def _value(execution: Execution, layer: str, variable: str) -> Array:
     if variable.startswith("output "):
         return execution.outputs[variable.removeprefix("output ")][:, -1]
@@ -252,18 +260,30 @@ def _plain(
 
 
 def _cause(
-    graph: Graph, layer: str, variable: str, step: int, want: float, have: float, expected: Execution, got: Execution
+    graph: Graph,
+    layer: str,
+    variable: str,
+    step: int,
+    want: float,
+    have: float,
+    expected: Execution,
+    got: Execution,
+    fires: bool,
 ) -> str:
-    """A guess from the shape of the difference, in the order of how telling it is."""
+    """A guess from the shape of the difference, in the order of how telling it is; `fires`: the emission differs as well."""
     if layer in expected.records and (shift := _shifted(expected.records[layer], got.records[layer])):
         way = "late" if shift > 0 else "early"
         return f"the whole layer is {abs(shift)} step(s) {way}: the latency or lag of an edge"
     if graph.level == "float" and abs(want - have) <= FLOAT_TOLERANCE * max(abs(want), 1.0):
         return "floating-point sums taken in another order"
-    node = graph[layer]
-    is_state = isinstance(node, Neuron) and variable in node.program.state_names
-    if isinstance(node, Neuron) and not is_state:
+    is_state = variable in _states(graph, layer)
+    if isinstance(graph[layer], Neuron) and not is_state:
         return "all states agree and the emission does not: the comparison with the threshold (> or >=) or what is emitted"
+    if is_state and fires and 0 in (want, have):  # one of the two has just been reset
+        return (
+            "one fires and the other does not, after states that agreed: the threshold or how it is compared (> or >=), or what "
+            f"was added to '{variable}' in this step"
+        )
     if step == 0:
         return "wrong after the very first step: the initial state, the bias, or a weight"
     gap = abs(want - have)

@@ -9,8 +9,8 @@ change, a little beyond the scale at which the largest weight is clipped; withou
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -19,36 +19,19 @@ from spikec.diagnostics import CompileError, Diagnostic
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import interpret
 from spikec.ir.neuron import Emit, Program
-from spikec.ir.ops import Add, Concat, Constant, Conv, Dense, Gather, Input, Neuron, Node, Ref, Reshape, Sparse
+from spikec.ir.ops import Add, Constant, Conv, Dense, Input, Neuron, Node, Ref, Reshape, Sparse
 from spikec.ir.rules import verify
 from spikec.ir.text import parse_program
 from spikec.ir.types import Array, TensorType
 from spikec.ledger import Ledger
+from spikec.passes.groups import WEIGHTED, Group, groups_of, measure, silent_value, spread_bias
 from spikec.target import NativeNeuron, Target
 
-WEIGHTED = (Dense, Sparse, Conv)
 #: Candidate scales, as multiples of the largest that clips no weight.
 CANDIDATES = (1.0, 0.98, 1.02, 0.95, 1.05, 0.92, 1.1, 0.88, 1.16, 0.84, 1.25, 0.8, 1.4, 1.6)
 LEGAL_BITS = (1, 2, 3, 4, 5, 6, 8)
 #: At most so many calibration samples are used for the search.
 SEARCH_SAMPLES = 96
-
-
-@dataclass
-class Group:
-    """Nodes that exchange values (not spikes) within a step and therefore share one scale."""
-
-    nodes: list[Node] = field(default_factory=list)
-
-    @property
-    def neurons(self) -> list[Neuron]:
-        """Its populations."""
-        return [node for node in self.nodes if isinstance(node, Neuron)]
-
-    @property
-    def weighted(self) -> list[Dense | Sparse | Conv]:
-        """Its layers of weights."""
-        return [node for node in self.nodes if isinstance(node, WEIGHTED)]
 
 
 @dataclass(frozen=True)
@@ -89,7 +72,7 @@ class Quantize:
             raise CompileError.many(
                 Diagnostic("SPK203", d.message, loc=d.loc, notes=d.notes, fix=d.fix) for d in error.diagnostics
             ) from None
-        self._measure(graph, result, ledger)
+        measure(graph, result, self.calibrate, self.labels, ledger)
         return result
 
     # Biases ----------------------------------------------------------------------------------------------------------
@@ -109,7 +92,7 @@ class Quantize:
             native = all("bias" in node.params for node in group.neurons)
             if not delayed and not memory and native:
                 for neuron in group.neurons:
-                    offset = _offset(graph, neuron.inputs[0])
+                    offset = silent_value(graph, neuron.inputs[0])
                     total = np.asarray(neuron.params["bias"]) + offset
                     replaced[neuron.name] = [replace(neuron, params={**neuron.params, "bias": total})]
                 for node in biased:
@@ -119,7 +102,7 @@ class Quantize:
             for node in biased:
                 assert node.bias is not None
                 shape = graph.shape_of(node.name)
-                bias = _spread_bias(node, shape)
+                bias = spread_bias(node, shape)
                 source = Constant(name=f"{node.name}_on", value=np.ones(1, np.float32), kind="spike", loc=node.loc)
                 synapse = Dense(
                     name=f"{node.name}_bias",
@@ -366,76 +349,6 @@ class Quantize:
             largest=float(np.max(error)),
             asked=self._asked,
         )
-
-    def _measure(self, before: Graph, after: Graph, ledger: Ledger) -> None:
-        """What the calibration data says: spikes that changed, layer by layer, and the accuracy."""
-        if self.calibrate is None:
-            return
-        layers = [node.name for node in before.neurons]
-        one = interpret(before, self.calibrate, record=layers)
-        two = interpret(after, self.calibrate, record=layers)
-        for name in layers:
-            a, b = one.records[name] != 0, two.records[name] != 0
-            figures = {
-                "spikes before": float(a.sum()),
-                "spikes after": float(b.sum()),
-                "spikes changed": float(np.count_nonzero(a != b)),
-            }
-            ledger.record(after[name], "convention", "measured on the calibration data", measured=figures)
-        if self.labels is not None:
-            output, ref = next((n, r) for n, r in before.outputs if before.type_of(r).kind == "spike")
-            scores = [accuracy(run.outputs[output], self.labels) for run in (one, two)]
-            figures = {"accuracy before": scores[0], "accuracy after": scores[1]}
-            ledger.record(after[ref.node], "convention", "accuracy on the calibration data", measured=figures)
-
-
-def accuracy(spikes: Array, labels: Array) -> float:
-    """Share of samples whose most active output neuron (the first of equals) is the label; spikes (samples, T, classes)."""
-    return float(np.mean(spikes.sum(axis=1).argmax(axis=1) == np.asarray(labels)))
-
-
-def groups_of(graph: Graph) -> list[Group]:
-    """Connected components over wires of values, in node order."""
-    parent: dict[str, str] = {}
-
-    def root(name: str) -> str:
-        while parent.setdefault(name, name) != name:
-            name = parent[name]
-        return name
-
-    members = []
-    for node in graph.nodes:
-        if isinstance(node, (*WEIGHTED, Neuron)) or graph.types[node.name][0][1].kind == "value":
-            members.append(node)
-            root(node.name)
-            for ref in node.inputs:
-                if graph.type_of(ref).kind == "value":
-                    parent[root(ref.node)] = root(node.name)
-    table: dict[str, Group] = {}
-    for node in members:
-        table.setdefault(root(node.name), Group()).nodes.append(node)
-    return list(table.values())
-
-
-def _spread_bias(node: Dense | Sparse | Conv, shape: tuple[int, ...]) -> Array:
-    assert node.bias is not None
-    bias = node.bias.reshape(-1, *(1,) * (len(shape) - 1)) if isinstance(node, Conv) else node.bias
-    return np.ascontiguousarray(np.broadcast_to(bias, shape))
-
-
-def _offset(graph: Graph, ref: Ref) -> Array:
-    """What a value wire carries when no spike arrives: the sum of the biases behind it."""
-    node, shape = graph[ref.node], graph.shape_of(ref.node)
-    if isinstance(node, WEIGHTED):
-        return _spread_bias(node, shape).astype(np.float64) if node.bias is not None else np.zeros(shape)
-    parts = [_offset(graph, operand) for operand in node.inputs]
-    rules: dict[type[Node], Callable[[], Array]] = {
-        Add: lambda: np.asarray(sum(parts)),
-        Reshape: lambda: parts[0].reshape(shape),
-        Gather: lambda: parts[0].ravel()[node.indices] if isinstance(node, Gather) else parts[0],
-        Concat: lambda: np.concatenate(parts, axis=node.axis if isinstance(node, Concat) else 0),
-    }
-    return rules[type(node)]()
 
 
 def _whole(array: Array) -> bool:

@@ -1,8 +1,8 @@
 """The interpreter that runs Lava: found or made under the user's cache folder, proved, and run under a time limit.
 
 lava-nc 0.10.0 declares Python 3.10 only and is archived upstream, so it lives in a virtual environment of its own.
-`setup` makes that with a Python 3.10 that really runs, or else with Python 3.11, where one dataclass of Lava has to be
-made hashable first. The environment counts only once its marker file stands in it: the marker is written last, after a
+`setup` makes that with a Python 3.10 that really runs, or else with 3.11 or 3.12, where one dataclass of Lava has to
+be made hashable first. The environment counts only once its marker file stands in it: the marker is written last, after a
 small network has run there and gave the recorded spikes, so a half-made environment is never used.
 """
 
@@ -36,7 +36,7 @@ PINS = {
     "scikit-learn": "1.7.2",
 }
 NATIVE_PYTHON = (3, 10)
-MENDED_PYTHON = (3, 11)
+MENDED_PYTHONS = ((3, 11), (3, 12))  # later ones have no build of the NumPy that Lava needs
 NOT_INSTALLED = "lava: not installed (spikec setup lava)"
 
 _MARKER = "spikec-lava.json"
@@ -77,8 +77,7 @@ print(json.dumps(found))
 
 _BYTE_ENCODER = "@dataclass\nclass ByteEncoder:\n"
 _BYTE_ENCODER_MENDED = (
-    "@dataclass(unsafe_hash=True)  # by spikec: Python 3.11 refuses an unhashable dataclass as a default\n"
-    "class ByteEncoder:\n"
+    "@dataclass(unsafe_hash=True)  # by spikec: Python 3.11 refuses an unhashable dataclass as a default\nclass ByteEncoder:\n"
 )
 
 
@@ -102,7 +101,7 @@ class Interpreter:
 
 @dataclass(frozen=True)
 class LavaEnvironment:
-    """A complete environment. `version` is Lava's, `patched` whether Lava's source was mended for Python 3.11."""
+    """A complete environment. `version` is Lava's, `patched` whether Lava's source was mended for a newer Python."""
 
     folder: Path
     python: Path
@@ -156,7 +155,7 @@ def environment_dir(minor: tuple[int, int] = NATIVE_PYTHON) -> Path:
 def status() -> Status:
     """What is installed, by reading the marker files only: no subprocess, under a millisecond."""
     detail = "not installed"
-    for minor in (NATIVE_PYTHON, MENDED_PYTHON):
+    for minor in (NATIVE_PYTHON, *MENDED_PYTHONS):
         found = _examine(environment_dir(minor))
         if found.environment is not None:
             return found
@@ -197,7 +196,7 @@ def check() -> Check:
 
 
 def find_python() -> Interpreter:
-    """A Python that can host Lava, tried by running it: 3.10 wherever one is found, else 3.11.
+    """A Python that can host Lava, tried by running it: 3.10 wherever one is found, else 3.11, else 3.12.
 
     `SPIKEC_LAVA_PYTHON` decides alone where it is set. Raises CompileError SPK510, which lists what was tried and why
     it would not do.
@@ -205,7 +204,7 @@ def find_python() -> Interpreter:
     chosen = os.environ.get("SPIKEC_LAVA_PYTHON")
     if chosen:
         path = Path(shutil.which(chosen) or chosen).expanduser()
-        answer = _probe(path, "SPIKEC_LAVA_PYTHON", (NATIVE_PYTHON, MENDED_PYTHON))
+        answer = _probe(path, "SPIKEC_LAVA_PYTHON", (NATIVE_PYTHON, *MENDED_PYTHONS))
         if isinstance(answer, Interpreter):
             return answer
         raise CompileError(
@@ -214,7 +213,7 @@ def find_python() -> Interpreter:
             fix="Set SPIKEC_LAVA_PYTHON to a CPython 3.10 with the venv module, or unset it.",
         )
     rejected: list[str] = []
-    for minor in (NATIVE_PYTHON, MENDED_PYTHON):
+    for minor in (NATIVE_PYTHON, *MENDED_PYTHONS):
         for path, where in _candidates(minor):
             answer = _probe(path, where, (minor,))
             if isinstance(answer, Interpreter):
@@ -222,8 +221,8 @@ def find_python() -> Interpreter:
             rejected.append(f"{path} ({where}) {answer}.")
     raise CompileError(
         "SPK510",
-        "no Python for Lava: it needs Python 3.10, or 3.11 with one class of Lava mended",
-        notes=rejected or ("No python3.10 or python3.11 was found on PATH or in the usual version folders.",),
+        "no Python for Lava: it needs Python 3.10, or 3.11 or 3.12 with one class of Lava mended",
+        notes=rejected or ("No python3.10, python3.11 or python3.12 was found on PATH or in the usual version folders.",),
         fix="Install Python 3.10, or set SPIKEC_LAVA_PYTHON=/path/to/python3.10.",
     )
 
@@ -259,7 +258,7 @@ def setup(*, report: Callable[[str], None], force: bool = False) -> LavaEnvironm
 
 
 def mend_byte_encoder(var_model: Path) -> bool:
-    """Make Lava's dataclass `ByteEncoder` hashable, so that Python 3.11 takes it as a default; True if changed.
+    """Make Lava's dataclass `ByteEncoder` hashable, so that Python 3.11 and newer take it as a default; True if changed.
 
     `var_model` is lava/magma/compiler/var_model.py. Changes one decorator; does nothing where that is done already,
     and raises CompileError SPK510, the file untouched, where the text is not the expected one.
@@ -347,9 +346,7 @@ def _ask_uv(dotted: str) -> Iterator[tuple[Path, str]]:
     if uv is None:
         return
     try:
-        answer = subprocess.run(
-            [uv, "python", "find", dotted], capture_output=True, text=True, timeout=_PROBE_SECONDS, check=False
-        )
+        answer = subprocess.run([uv, "python", "find", dotted], capture_output=True, text=True, timeout=_PROBE_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return
     if answer.returncode == 0 and answer.stdout.strip():
@@ -424,14 +421,14 @@ def _make(interpreter: Interpreter, folder: Path, report: Callable[[str], None])
             report(f"lava: installing lava-nc {LAVA_VERSION} into {folder}")
             pins = [f"{name}=={version}" for name, version in PINS.items()]
             _pip(python, [*pins], sink, log)
-            # Python 3.11 is outside the range that Lava declares, and the pins are all that it depends on.
+            # A newer Python is outside the range that Lava declares, and the pins are all that it depends on.
             _pip(python, ["--no-deps", "--ignore-requires-python", f"lava-nc=={LAVA_VERSION}"], sink, log)
             patched = interpreter.minor != NATIVE_PYTHON
             if patched:
                 var_model = _site_packages(folder) / "lava" / "magma" / "compiler" / "var_model.py"
                 mend_byte_encoder(var_model)
                 report(
-                    "lava: Lava was written for Python 3.10: made its dataclass ByteEncoder hashable for Python 3.11 "
+                    "lava: Lava was written for Python 3.10: made its dataclass ByteEncoder hashable for a newer one "
                     f"({var_model.name}, in this environment only)"
                 )
         report("lava: running a network of two LIF populations against recorded values")

@@ -57,7 +57,7 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setenv("SPIKEC_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(environment, "_version_folders", lambda minor: iter(()))
-    monkeypatch.setattr(environment, "MENDED_PYTHON", (3, 99))
+    monkeypatch.setattr(environment, "MENDED_PYTHONS", ())
     (tmp_path / "bin").mkdir()
     return tmp_path / "bin"
 
@@ -101,9 +101,7 @@ def test_the_newest_of_the_version_folders_is_taken(bare: Path, monkeypatch: pyt
         ("PYENV_ROOT", "special/versions/3.10.4/bin", "pyenv"),
     ],
 )
-def test_other_version_folders(
-    bare: Path, monkeypatch: pytest.MonkeyPatch, variable: str | None, folder: str, where: str
-) -> None:
+def test_other_version_folders(bare: Path, monkeypatch: pytest.MonkeyPatch, variable: str | None, folder: str, where: str) -> None:
     root = bare.parent
     monkeypatch.undo()
     for name in ("SPIKEC_LAVA_PYTHON", "PYENV_ROOT", "XDG_DATA_HOME", "CONDA_PREFIX", "UV_PYTHON_INSTALL_DIR"):
@@ -129,10 +127,12 @@ def test_a_uv_that_finds_nothing(bare: Path) -> None:
         environment.find_python()
 
 
-def test_python_3_11_comes_after_every_3_10(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment, "MENDED_PYTHON", (3, 11))
-    monkeypatch.setattr(environment.sys, "version_info", (3, 12, 1))
+def test_newer_pythons_come_after_every_3_10(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "MENDED_PYTHONS", ((3, 11), (3, 12)))
+    monkeypatch.setattr(environment.sys, "version_info", (3, 13, 1))
     script(bare / "python3.10", SHIM)
+    newest = answering(bare / "python3.12", version=[3, 12, 3])
+    assert environment.find_python().path == newest
     newer = answering(bare / "python3.11", version=[3, 11, 2])
     assert environment.find_python().path == newer
     older = answering(bare / "python3.10")
@@ -141,7 +141,7 @@ def test_python_3_11_comes_after_every_3_10(bare: Path, monkeypatch: pytest.Monk
 
 def test_the_running_python_serves_as_3_11(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     running = answering(bare.parent / "venv" / "python", version=[3, 11, 7])
-    monkeypatch.setattr(environment, "MENDED_PYTHON", (3, 11))
+    monkeypatch.setattr(environment, "MENDED_PYTHONS", ((3, 11), (3, 12)))
     monkeypatch.setattr(environment.sys, "version_info", (3, 11, 7))
     monkeypatch.setattr(environment.sys, "executable", str(running))
     found = environment.find_python()
@@ -168,9 +168,7 @@ def test_the_running_python_serves_as_3_11(bare: Path, monkeypatch: pytest.Monke
         (f"echo '{json.dumps(GOOD | {'venv': False})}'\n", "has no venv module."),
     ],
 )
-def test_what_will_not_do_is_named_with_its_reason(
-    bare: Path, monkeypatch: pytest.MonkeyPatch, body: str, reason: str
-) -> None:
+def test_what_will_not_do_is_named_with_its_reason(bare: Path, monkeypatch: pytest.MonkeyPatch, body: str, reason: str) -> None:
     monkeypatch.setattr(environment, "_PROBE_SECONDS", 0.3 if "sleep" in body else 20)
     if "sleep" in body:
         monkeypatch.setenv("PATH", f"{bare}:/usr/bin:/bin")
@@ -180,7 +178,7 @@ def test_what_will_not_do_is_named_with_its_reason(
         environment.find_python()
     (diagnostic,) = raised.value.diagnostics
     assert diagnostic.code == "SPK510"
-    assert diagnostic.message == "no Python for Lava: it needs Python 3.10, or 3.11 with one class of Lava mended"
+    assert diagnostic.message == "no Python for Lava: it needs Python 3.10, or 3.11 or 3.12 with one class of Lava mended"
     assert diagnostic.notes[0] == f"{path} (on PATH) {reason}"
     assert diagnostic.fix == "Install Python 3.10, or set SPIKEC_LAVA_PYTHON=/path/to/python3.10."
 
@@ -207,7 +205,7 @@ def test_without_ensurepip_a_pip_from_outside_will_do(bare: Path, monkeypatch: p
 def test_nothing_at_all(bare: Path) -> None:
     with pytest.raises(CompileError) as raised:
         environment.find_python()
-    assert "note: No python3.10 or python3.11 was found on PATH or in the usual version folders." in str(raised.value)
+    assert "note: No python3.10, python3.11 or python3.12 was found on PATH or in the usual version folders." in str(raised.value)
 
 
 def test_the_variable_decides_alone(bare: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -370,16 +368,12 @@ def test_require_says_what_is_wrong_and_what_to_do(machine: Machine) -> None:
         (lambda f: (f / "spikec-lava.json").write_bytes(b"\xff\xfe"), "{folder}/spikec-lava.json is damaged"),
         (lambda f: (f / "spikec-lava.json").unlink(), "{folder} is half-made"),
         (
-            lambda f: (f / "spikec-lava.json").write_text(
-                (f / "spikec-lava.json").read_text().replace("1.26.4", "1.26.3")
-            ),
+            lambda f: (f / "spikec-lava.json").write_text((f / "spikec-lava.json").read_text().replace("1.26.4", "1.26.3")),
             "{folder} was made by another version of spikec",
         ),
     ],
 )
-def test_a_spoiled_environment_is_seen_and_made_again(
-    machine: Machine, spoil: Callable[[Path], object], detail: str
-) -> None:
+def test_a_spoiled_environment_is_seen_and_made_again(machine: Machine, spoil: Callable[[Path], object], detail: str) -> None:
     made = machine.setup()
     spoil(made.folder)
     assert environment.locate() is None
@@ -447,21 +441,19 @@ def test_an_environment_that_fails_its_proof_is_removed(
 
 
 def test_python_3_11_is_mended_and_said_so(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment, "MENDED_PYTHON", (3, 11))
+    monkeypatch.setattr(environment, "MENDED_PYTHONS", ((3, 11), (3, 12)))
     monkeypatch.setenv("SPIKEC_LAVA_PYTHON", str(machine.path))
     machine.make(version=(3, 11, 7))
     made = machine.setup()
     assert made.folder == environment.environment_dir((3, 11))
     assert made.patched and str(made) == "lava-nc 0.10.0 on Python 3.11.7, ByteEncoder mended"
     assert environment.locate() == made
-    assert any("made its dataclass ByteEncoder hashable for Python 3.11" in line for line in machine.lines)
+    assert any("made its dataclass ByteEncoder hashable for a newer one" in line for line in machine.lines)
     text = (made.folder / "lib/python3.11/site-packages/lava/magma/compiler/var_model.py").read_text()
     assert "@dataclass(unsafe_hash=True)" in text
 
 
-def test_without_ensurepip_pip_comes_from_outside(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_without_ensurepip_pip_comes_from_outside(machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     outside = script(tmp_path / "outside", f'echo "outside $*" >> {machine.log}\n')
     monkeypatch.setattr(environment.sys, "executable", str(outside))
     monkeypatch.setattr(environment, "_has_pip", lambda python: str(python) == str(outside))

@@ -1,0 +1,87 @@
+/* spk_dense.h - a dense layer, one event at a time: an event of input i adds row i of the weights (in, out) to the
+ * accumulators. Included once for each layer.
+ *
+ * SPK_NAME    name of the function
+ * SPK_ACC     type of an accumulator; the compiler of the network has proven that no partial sum leaves it
+ * SPK_WEIGHT  type of a weight
+ * SPK_INDEX   type of an event
+ * SPK_IN      inputs; SPK_OUT outputs; an event e means input e % SPK_IN of the group e / SPK_IN of outputs
+ * SPK_ONE     1 if there is only one such group
+ * SPK_X       type of an event's value, SPK_PRODUCT a type that holds value * weight; undefined where every value is 1
+ * SPK_DELAY   type of the delays (in, out); undefined where there are none. Then the accumulators are a ring, and
+ *             slot[d] is where the accumulators of d steps later begin
+ *
+ * Four rows at a time while there are as many: the accumulators are then read and written once for four events. */
+#if defined(SPK_X)
+#define SPK_TERM(w) ((SPK_ACC)((SPK_PRODUCT)(w) * value))
+#else
+#define SPK_TERM(w) ((SPK_ACC)(w))
+#endif
+
+#if defined(SPK_DELAY)
+static void SPK_NAME(SPK_ACC *SPK_RESTRICT ring, const uint32_t *SPK_RESTRICT slot, const SPK_WEIGHT *SPK_RESTRICT weight,
+                     const SPK_DELAY *SPK_RESTRICT delay, const SPK_INDEX *SPK_RESTRICT event, uint32_t count
+#if defined(SPK_X)
+                     , const SPK_X *SPK_RESTRICT x
+#endif
+) {
+  uint32_t e;
+  for (e = 0; e < count; e++) {
+    const uint32_t row = SPK_ONE ? event[e] : event[e] % SPK_IN;
+    const uint32_t group = SPK_ONE ? 0 : event[e] / SPK_IN * SPK_OUT;
+    const SPK_WEIGHT *w = weight + (size_t)row * SPK_OUT;
+    const SPK_DELAY *d = delay + (size_t)row * SPK_OUT;
+    uint32_t o;
+#if defined(SPK_X)
+    const SPK_PRODUCT value = (SPK_PRODUCT)x[event[e]];
+#endif
+    for (o = 0; o < SPK_OUT; o++) {
+      SPK_ACC *a = ring + slot[d[o]] + group + o;
+      *a = (SPK_ACC)(*a + SPK_TERM(w[o]));
+    }
+  }
+}
+#else
+static void SPK_NAME(SPK_ACC *SPK_RESTRICT acc, const SPK_WEIGHT *SPK_RESTRICT weight, const SPK_INDEX *SPK_RESTRICT event,
+                     uint32_t count
+#if defined(SPK_X)
+                     , const SPK_X *SPK_RESTRICT x
+#endif
+) {
+  uint32_t e = 0;
+  uint32_t o;
+#if !defined(SPK_X)
+  if (SPK_ONE) {
+    for (; e + 4u <= count; e += 4u) {
+      const SPK_WEIGHT *SPK_RESTRICT w0 = weight + (size_t)event[e] * SPK_OUT;
+      const SPK_WEIGHT *SPK_RESTRICT w1 = weight + (size_t)event[e + 1u] * SPK_OUT;
+      const SPK_WEIGHT *SPK_RESTRICT w2 = weight + (size_t)event[e + 2u] * SPK_OUT;
+      const SPK_WEIGHT *SPK_RESTRICT w3 = weight + (size_t)event[e + 3u] * SPK_OUT;
+      for (o = 0; o < SPK_OUT; o++) {
+        acc[o] = (SPK_ACC)(acc[o] + (SPK_ACC)((SPK_ACC)((SPK_ACC)w0[o] + (SPK_ACC)w1[o]) + (SPK_ACC)((SPK_ACC)w2[o] + (SPK_ACC)w3[o])));
+      }
+    }
+  }
+#endif
+  for (; e < count; e++) {
+    const uint32_t row = SPK_ONE ? event[e] : event[e] % SPK_IN;
+    const SPK_WEIGHT *SPK_RESTRICT w = weight + (size_t)row * SPK_OUT;
+    SPK_ACC *SPK_RESTRICT a = acc + (SPK_ONE ? 0 : event[e] / SPK_IN * SPK_OUT);
+#if defined(SPK_X)
+    const SPK_PRODUCT value = (SPK_PRODUCT)x[event[e]];
+#endif
+    for (o = 0; o < SPK_OUT; o++) { a[o] = (SPK_ACC)(a[o] + SPK_TERM(w[o])); }
+  }
+}
+#endif
+#undef SPK_NAME
+#undef SPK_ACC
+#undef SPK_WEIGHT
+#undef SPK_INDEX
+#undef SPK_IN
+#undef SPK_OUT
+#undef SPK_ONE
+#undef SPK_X
+#undef SPK_PRODUCT
+#undef SPK_DELAY
+#undef SPK_TERM

@@ -1,0 +1,35 @@
+/* spk_events.h - from an array of values to the list of those that are not zero. Included once for each use.
+ *
+ * SPK_NAME   name of the function
+ * SPK_X      type of the values
+ * SPK_INDEX  type of an event: the number of an element
+ * SPK_SIZE   number of values
+ *
+ * uint32_t SPK_NAME(const SPK_X *x, SPK_INDEX *event): writes the element numbers in rising order and returns how many
+ * there are. `event` has room for SPK_SIZE; the store before the test is what makes it free of branches. */
+static uint32_t SPK_NAME(const SPK_X *SPK_RESTRICT x, SPK_INDEX *SPK_RESTRICT event) {
+  uint32_t count = 0;
+  uint32_t i = 0;
+  if (sizeof(SPK_X) == 1) {
+    /* Most words of eight flags are zero. */
+    for (; i + 8u <= SPK_SIZE; i += 8u) {
+      uint64_t word;
+      uint32_t j;
+      memcpy(&word, x + i, 8);
+      if (word == 0) { continue; }
+      for (j = i; j < i + 8u; j++) {
+        event[count] = (SPK_INDEX)j;
+        count += x[j] != 0;
+      }
+    }
+  }
+  for (; i < SPK_SIZE; i++) {
+    event[count] = (SPK_INDEX)i;
+    count += x[i] != 0;
+  }
+  return count;
+}
+#undef SPK_NAME
+#undef SPK_X
+#undef SPK_INDEX
+#undef SPK_SIZE

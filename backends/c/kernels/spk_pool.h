@@ -1,0 +1,59 @@
+/* spk_pool.h - sum, average or maximum over windows of each channel. Included once for each pool; one axis of space is
+ * height 1.
+ *
+ * SPK_NAME   name of the function
+ * SPK_X      type of the values read, SPK_Y of those written; SPK_Y holds every partial sum
+ * SPK_MAX    1: the maximum (of what lies inside), 0: the sum
+ * SPK_SCALE  the average divides by this; undefined otherwise
+ * SPK_C, SPK_H, SPK_W, SPK_HO, SPK_WO, SPK_KH, SPK_KW, SPK_SH, SPK_SW, SPK_PH, SPK_PW   sizes, as in spk_conv.h
+ * SPK_IN_LAST, SPK_OUT_LAST   1: channels are the last axis, 0: the first */
+static void SPK_NAME(const SPK_X *SPK_RESTRICT x, SPK_Y *SPK_RESTRICT y) {
+  uint32_t c;
+  int32_t oy, ox, iy, ix;
+  for (c = 0; c < SPK_C; c++) {
+    for (oy = 0; oy < SPK_HO; oy++) {
+      for (ox = 0; ox < SPK_WO; ox++) {
+        const int32_t y0 = oy * SPK_SH - SPK_PH, x0 = ox * SPK_SW - SPK_PW;
+        const size_t to = (size_t)(oy * SPK_WO + ox);
+        SPK_Y total = 0;
+#if SPK_MAX
+        int found = 0;
+#endif
+        for (iy = y0 < 0 ? 0 : y0; iy < y0 + SPK_KH && iy < SPK_H; iy++) {
+          for (ix = x0 < 0 ? 0 : x0; ix < x0 + SPK_KW && ix < SPK_W; ix++) {
+            const size_t from = (size_t)(iy * SPK_W + ix);
+            const SPK_Y value = (SPK_Y)x[SPK_IN_LAST ? from * SPK_C + c : (size_t)c * (SPK_H * SPK_W) + from];
+#if SPK_MAX
+            if (!found || value > total || value != value) { total = value; }
+            found = 1;
+#else
+            total = (SPK_Y)(total + value);
+#endif
+          }
+        }
+#if defined(SPK_SCALE)
+        total = total / SPK_SCALE;
+#endif
+        y[SPK_OUT_LAST ? to * SPK_C + c : (size_t)c * (SPK_HO * SPK_WO) + to] = total;
+      }
+    }
+  }
+}
+#undef SPK_NAME
+#undef SPK_X
+#undef SPK_Y
+#undef SPK_MAX
+#undef SPK_SCALE
+#undef SPK_C
+#undef SPK_H
+#undef SPK_W
+#undef SPK_HO
+#undef SPK_WO
+#undef SPK_KH
+#undef SPK_KW
+#undef SPK_SH
+#undef SPK_SW
+#undef SPK_PH
+#undef SPK_PW
+#undef SPK_IN_LAST
+#undef SPK_OUT_LAST

@@ -1,0 +1,589 @@
+"""The command line. Everything it can do, Python can: each command is a few lines over the Python interface.
+
+Exit status: 0 done, 1 the user's mistake or a difference found, 70 a bug of spikec, 130 interrupted. Nothing that takes long to
+import is imported before a command needs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from spikec.diagnostics import CompileError
+from spikec.spelling import did_you_mean
+from spikec.version import __version__
+
+if TYPE_CHECKING:
+    from spikec.ir.graph import Graph
+    from spikec.ir.types import Array
+    from spikec.pipeline import Stage
+    from spikec.result import Result
+    from spikec.target import Target
+
+#: Where our own bugs are reported from: what was being compiled when it happened.
+_last_stage: list[Stage] = []
+BUG: Final = 70
+INTERRUPTED: Final = 130
+BROKEN_PIPE: Final = 141
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are CompileErrors like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage and exiting with status 2."""
+        fix = f"{self.prog} --help"
+        options = [option for action in self._actions for option in action.option_strings]
+        if message.startswith("argument COMMAND: invalid choice: "):
+            word = message.split("'")[1]
+            choices = next(a.choices for a in self._actions if isinstance(a, argparse._SubParsersAction))
+            raise CompileError("SPK001", f"unknown command '{word}'", fix=did_you_mean(word, choices))
+        # A mistyped option is the reason why the one that was meant is missing.
+        strange = [word.split("=")[0] for word in _words if word.startswith("--") and word.split("=")[0] not in options]
+        if strange and "required" in message:
+            message = f"unknown option '{strange[0]}'"
+            fix = did_you_mean(strange[0], [option for option in options if option.startswith("--")])
+        raise CompileError("SPK001", message, fix=fix)
+
+
+#: The command line that is being parsed.
+_words: list[str] = []
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="spikec",
+        description="Compile a trained spiking network to neuromorphic or edge hardware, and prove that it still computes "
+        "the same spikes.",
+        epilog="MODEL is file.py:name (a torch module, a class, or a function returning one) or a .sir file. DATA is a .npz "
+        "or .npy file, with :key where a .npz holds several arrays; its axes are (batch, T, ...).",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"spikec {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", parser_class=_Parser)
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
+        made.set_defaults(run=run)
+        made.add_argument("--json", action="store_true", help="print JSON on standard output, errors included")
+        return made
+
+    add = command("compile", _compile, "compile MODEL into the build folder BUILD").add_argument
+    add("model", metavar="MODEL", help="file.py:name or a .sir file")
+    add("-o", "--output", metavar="BUILD", required=True, help="the build folder; an earlier build there is replaced")
+    add("--target", default="loihi2", help="a target's name (see spikec targets) or a .toml file; default loihi2")
+    add("--calibrate", metavar="DATA", help="inputs that quantization is calibrated on; labels in key y are used too")
+    add("--bits", type=int, metavar="N", help="bits of a weight; asks a target that runs floats for integers")
+    add("--strict", action="store_true", help="refuse every approximation that was not asked for")
+    add("--weights", metavar="FILE", help="load this state dict (.pt) into the model first")
+    add("--example", metavar="DATA", help="an input as the model itself takes it, to trace the model with")
+    add("--input-shape", metavar="N,N,...", help="trace with random spikes of this shape instead of --example")
+    add("--time-axis", metavar="AXIS", help="which axis of the example is time: a number, or none (with --steps)")
+    add("--batch-axis", metavar="AXIS", help="which axis of the example is the batch: a number, or none")
+    add("--steps", type=int, metavar="T", help="steps to run a model that gets the same frame at every step")
+    add("--dt", metavar="TIME", help="what a step lasts: 1ms, 100us; where the model means real time")
+    add("--name", help="the name of the graph; default: from the model")
+    add("--option", action="append", metavar="KEY=VALUE", help="an option of one of the target's passes; repeatable")
+    add("--dump-ir", metavar="DIR", help="write the graph after every pass, even if a later one fails")
+    add("--print-after", action="append", metavar="PASS", help="print the graph after this pass; repeatable")
+
+    add = command("run", _run, "run BUILD on input data").add_argument
+    add("build", metavar="BUILD", help="a build folder")
+    add("--input", metavar="DATA", required=True, help="the data; key x, the input's name, or the only array")
+    add("--backend", help="reference (the default), numpy, c or lava")
+    add("--record", metavar="LAYERS", help="layers to keep, separated by commas, or all")
+    add("--level", help="float runs the network as trained instead of the last stage")
+    add("--output", metavar="FILE", help="write outputs, recorded layers and final states to this .npz")
+    add("--timeout", type=float, metavar="S", help="seconds that a backend's process may take")
+
+    add = command("verify", _verify, "compare engines, spike for spike, with the reference; exit 1 if any differs").add_argument
+    add("build", metavar="BUILD", help="a build folder")
+    add("--input", metavar="DATA", help="the data; default: the golden samples in the build")
+    add("--backends", metavar="NAMES", help="separated by commas; default: all that are there")
+    add("--timeout", type=float, metavar="S", help="seconds that a backend's process may take")
+
+    add = command("show", _show, "print the IR of a build or of a .sir file").add_argument
+    add("build", metavar="BUILD|FILE", help="a build folder or a .sir file")
+    add("--after", metavar="PASS", help="the graph after this pass; default: the last")
+    add("--level", help="the last graph of this level: float, fixed, placed")
+    add("--full", action="store_true", help="write every array out")
+
+    add = command("targets", _targets, "list the targets, or every number of one").add_argument
+    add("name", metavar="NAME", nargs="?", help="a target, for all it states")
+
+    command("doctor", _doctor, "say what is present, what is missing, and the command that mends it")
+
+    setup = command("setup", _setup, "install an optional tool in an environment of its own")
+    setup.add_argument("tool", metavar="TOOL", help="lava")
+    setup.add_argument("--if-missing", action="store_true", help="say nothing and do nothing if it is there")
+    setup.add_argument("--force", action="store_true", help="make it anew even if it is there")
+    return parser
+
+
+# ------------------------------------------------------------------------------------------------------------ commands
+
+
+def _compile(options: argparse.Namespace) -> int:
+    from spikec import driver
+    from spikec.folder import check_place
+    from spikec.pipeline import load_pass
+
+    target, _ = driver.find_target(options.target)
+    for name in options.print_after or ():
+        if name != "input":
+            load_pass(name)
+        if name not in ("input", "to-fixed", *target.passes):
+            raise CompileError("SPK005", f"the target '{target.name}' does not run the pass '{name}'")
+    place = Path(options.output)
+    check_place(place)
+    calibrate, labels = _calibration(options.calibrate) if options.calibrate else (None, None)
+    more: dict[str, Any] = {}
+    for key in ("time_axis", "batch_axis"):
+        if getattr(options, key) is not None:
+            more[key] = _axis(key, getattr(options, key))
+    for pair in options.option or ():
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise CompileError("SPK001", f"--option {pair}: write KEY=VALUE")
+        more[key.replace("-", "_")] = _scalar(value)
+
+    def seen(stage: Stage) -> None:
+        from spikec.ir.text import print_graph
+
+        _last_stage[:] = [stage]
+        if stage.name in (options.print_after or ()):
+            print(print_graph(stage.graph)[0])
+
+    build = driver.compile(
+        options.model,
+        _example(options),
+        target=options.target,
+        calibrate=calibrate,
+        labels=labels,
+        bits=options.bits,
+        strict=options.strict,
+        name=options.name,
+        steps=options.steps,
+        dt=_duration(options.dt),
+        weights=options.weights,
+        dump_ir=options.dump_ir,
+        on_stage=seen,
+        **more,
+    )
+    build.save(place)
+    summary = build.summary()
+    if options.json:
+        _print_json({**summary, "output": str(place)})
+        return 0
+    print(f"{summary['name']} for {summary['target']} ({summary['level']}): {' -> '.join(['input', *summary['passes']])}")
+    _table(
+        [["layer", "neurons", "neuron"]] + [[row["name"], row["neurons"], f"@{row['program']}"] for row in summary["populations"]]
+    )
+    print(f"{summary['neurons']} neurons, {summary['synapses']} synapses, lag {summary['lag']} steps")
+    for title in ("approximations", "conventions"):
+        if summary[title]:
+            print(f"{title}:")
+            for line in summary[title]:
+                print(f"  {line}")
+    if not summary["approximations"]:
+        print("no approximations: every spike is that of the model")
+    print(f"written to {place}")
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    from spikec.build import load
+    from spikec.progress import Bar
+
+    build = load(options.build)
+    graph = build.graph(level=options.level)
+    x = _data(options.input, graph)
+    output = Path(options.output) if options.output else None
+    if output is not None and (output.is_dir() or not output.absolute().parent.is_dir()):
+        raise CompileError("SPK008", f"{output}: cannot be written: not a file in an existing folder")
+    record: str | list[str] | None = options.record if options.record in (None, "all") else _names(options.record)
+    with Bar("running") as bar:
+        result = build.run(x, options.backend, record, level=options.level, timeout=options.timeout, progress=bar)
+    if output is not None:
+        _save_arrays(output, _result_arrays(result))
+    if options.json:
+        _print_json(_result_json(result))
+        return 0
+    batch = next(iter(result.outputs.values())).shape[0]
+    print(f"{result.backend}: {batch} samples of {result.steps} steps in {result.seconds:.3g} s")
+    rows: list[list[Any]] = [["output or layer", "shape", "non-zero", "a sample", "sum"]]
+    for name, array in (*result.outputs.items(), *result.records.items()):
+        shape = "x".join(map(str, array.shape[2:])) or "1"
+        count = int((array != 0).sum())
+        rows.append([name, shape, count, f"{count / batch:.4g}", f"{array.sum():.6g}"])
+    _table(rows)
+    if record == "all":
+        print()
+        _table(
+            [["layer", "spikes", "synaptic operations", "updates", "messages"]]
+            + [[n, c.spikes, c.synaptic_operations, c.updates, c.messages] for n, c in result.counts.items()]
+        )
+    if output is not None:
+        print(f"written to {output}")
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from spikec.build import load
+    from spikec.progress import Bar
+
+    build = load(options.build)
+    x = _data(options.input, build.graph()) if options.input else None
+    backends = _names(options.backends) if options.backends else None
+    with Bar("verifying") as bar:
+        found = build.verify(x, backends, timeout=options.timeout, progress=bar)
+    if options.json:
+        _print_json(found.as_json())
+    else:
+        print(found.text())
+    return 0 if found.ok else 1
+
+
+def _show(options: argparse.Namespace) -> int:
+    path = Path(options.build)
+    if path.is_dir():
+        from spikec.build import load
+
+        text = load(path).ir(options.after, options.level, options.full)
+    else:
+        from spikec.ir.rules import verify
+        from spikec.ir.text import print_graph, read_graph
+
+        if options.after or options.level:
+            raise CompileError("SPK001", f"{path} is one graph: --after and --level need a build folder")
+        if not path.exists():
+            raise CompileError("SPK002", f"{path}: no such file or build folder")
+        text = print_graph(verify(read_graph(path)), full=options.full)[0]
+    if options.json:
+        _print_json({"ir": text})
+    else:
+        print(text, end="")
+    return 0
+
+
+def _targets(options: argparse.Namespace) -> int:
+    from spikec.target import load_target, target_names
+
+    if options.name:
+        target = load_target(options.name)
+        if options.json:
+            _print_json(_target_json(target))
+        else:
+            _print_target(target)
+        return 0
+    found = [load_target(name) for name in target_names()]
+    if options.json:
+        _print_json([{"name": t.name, "backend": t.backend, "description": t.description} for t in found])
+        return 0
+    _table([["target", "backend", "numbers", "description"]] + [[t.name, t.backend, t.level, t.description] for t in found])
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from spikec.backends.lava import environment
+    from spikec.doctor import checks, exit_status, render
+
+    found = checks(environment.check())
+    if options.json:
+        _print_json([asdict(check) for check in found])
+    else:
+        print(render(found))
+    return exit_status(found)
+
+
+def _setup(options: argparse.Namespace) -> int:
+    if options.tool != "lava":
+        raise CompileError("SPK001", f"unknown tool '{options.tool}'", fix="spikec setup lava")
+    if options.force and options.if_missing:
+        raise CompileError("SPK001", "--force and --if-missing exclude each other")
+    from spikec.backends.lava import environment
+
+    if options.if_missing and environment.locate() is not None:
+        return 0
+    made = environment.setup(report=lambda line: print(line, file=sys.stderr, flush=True), force=options.force)
+    if options.json:
+        _print_json({"lava": str(made)})
+    return 0
+
+
+# ------------------------------------------------------------------------------------------------------- reading options
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _axis(key: str, text: str) -> int | None:
+    if text == "none":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        option = "--" + key.replace("_", "-")
+        raise CompileError("SPK001", f"{option} is a number or none, not '{text}'") from None
+
+
+def _scalar(text: str) -> bool | int | float | str:
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _duration(text: str | None) -> float | None:
+    if text is None:
+        return None
+    from spikec.ir.text import parse_duration
+
+    return parse_duration(text)
+
+
+def _arrays(text: str) -> tuple[Path, dict[str, Array]]:
+    """The arrays of a DATA argument; with :key only that one, and a .npy is an array called x."""
+    import numpy as np
+
+    path, key = Path(text), ""
+    if not path.exists() and ":" in text:
+        head, _, key = text.rpartition(":")
+        path = Path(head)
+    if not path.is_file():
+        raise CompileError("SPK002", f"{path}: no such file")
+    if path.suffix == ".npy":
+        try:
+            found = {"x": np.load(path, allow_pickle=False)}
+        except (OSError, ValueError, EOFError) as error:
+            raise CompileError("SPK007", f"{path}: not a readable .npy file ({error})") from None
+    else:
+        from spikec.ir.text import read_npz
+
+        try:
+            found = read_npz(path)
+        except CompileError as error:
+            raise CompileError("SPK007", error.diagnostics[0].message) from None
+    if key:
+        if key not in found:
+            raise CompileError("SPK007", f"{path}: there is no array '{key}' in it", fix=did_you_mean(key, found))
+        return path, {key: found[key]}
+    return path, found
+
+
+def _choose(path: Path, found: dict[str, Array], names: Sequence[str]) -> Any:
+    """What a DATA argument gives to a graph with inputs of these names."""
+    arrays = {key: array for key, array in found.items() if key != "y" or "y" in names} or found
+    if names and all(name in arrays for name in names):
+        return {name: arrays[name] for name in names}
+    if len(names) == 1:
+        if "x" in arrays:
+            return arrays["x"]
+        if len(arrays) == 1:
+            return next(iter(arrays.values()))
+    held = ", ".join(arrays) or "nothing"
+    wanted = " and ".join(f"'{name}'" for name in names)
+    raise CompileError("SPK007", f"{path} holds {held}; the graph takes {wanted}", fix=f"write {path}:KEY or rename the array")
+
+
+def _data(text: str, graph: Graph) -> Any:
+    path, found = _arrays(text)
+    return _choose(path, found, [node.name for node in graph.inputs])
+
+
+def _calibration(text: str) -> tuple[Any, Any]:
+    """Calibration data and, under y, labels. The graph is not there yet: several inputs go by name."""
+    _, found = _arrays(text)
+    labels = found.pop("y", None) if len(found) > 1 else None
+    if "x" in found:
+        return found["x"], labels
+    return (next(iter(found.values())) if len(found) == 1 else found), labels
+
+
+def _example(options: argparse.Namespace) -> Any:
+    import numpy as np
+
+    if options.example and options.input_shape:
+        raise CompileError("SPK001", "--example and --input-shape exclude each other")
+    if options.example:
+        path, found = _arrays(options.example)
+        return _choose(path, found, ["x"])
+    if options.input_shape:
+        try:
+            shape = tuple(int(part) for part in options.input_shape.replace("x", ",").split(","))
+        except ValueError:
+            shape = ()
+        if not shape or min(shape) < 1:
+            raise CompileError("SPK001", f"--input-shape is a list such as 1,20,64, not '{options.input_shape}'")
+        return np.random.Generator(np.random.PCG64(0)).integers(0, 2, shape).astype(np.float32)
+    return None
+
+
+# ------------------------------------------------------------------------------------------------------------- printing
+
+
+def _print_json(data: Any) -> None:
+    print(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def _table(rows: Sequence[Sequence[Any]]) -> None:
+    """Columns aligned; numbers to the right."""
+    text = [[str(cell) for cell in row] for row in rows]
+    widths = [max(len(row[i]) for row in text) for i in range(len(text[0]))]
+    right = [all(isinstance(row[i], (int, float)) or _number(str(row[i])) for row in rows[1:]) for i in range(len(widths))]
+    for row in text:
+        cells = [cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(row, widths, right, strict=True)]
+        print("  ".join(cells).rstrip())
+
+
+def _number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _target_json(target: Target) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    data = asdict(target)
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in data.items()}
+
+
+def _print_target(target: Target) -> None:
+    print(f"{target.name}: {target.description}")
+    print(f"backend {target.backend}, level {target.level}, passes {' -> '.join(target.passes)}")
+    if target.operations:
+        print(f"operations: {', '.join(target.operations)}")
+    if target.numbers:
+        print()
+        _table(
+            [["number", "value", "unit", "status", "source"]]
+            + [[key, item.value, item.unit, item.status, item.source] for key, item in target.numbers.items()]
+        )
+    for neuron in target.neurons:
+        print(f"\nneuron {neuron.name}, in integers as the target computes it:\n{neuron.fixed.strip()}")
+
+
+def _result_arrays(result: Result) -> dict[str, Array]:
+    """Outputs under their names, recorded layers as spikes.LAYER, final states as state.LAYER.NAME."""
+    arrays = dict(result.outputs)
+    arrays |= {f"spikes.{name}": array for name, array in result.records.items()}
+    arrays |= {f"state.{node}.{name}": a for node, states in result.states.items() for name, a in states.items()}
+    return arrays
+
+
+def _result_json(result: Result) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from spikec.ir.interpret import default_record
+
+    data: dict[str, Any] = {
+        "backend": result.backend,
+        "seconds": result.seconds,
+        "outputs": {
+            name: {"shape": list(array.shape), "nonzero": int((array != 0).sum()), "sum": float(array.sum())}
+            for name, array in (*result.outputs.items(), *result.records.items())
+        },
+    }
+    if all(name in result.records for name in default_record(result.graph)):
+        data["counts"] = {name: asdict(item) for name, item in result.counts.items()}
+    return data
+
+
+def _save_arrays(path: Path, arrays: dict[str, Array]) -> None:
+    """A .npz that is there wholly or not at all."""
+    from spikec.ir.text import npz_bytes
+
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_bytes(npz_bytes(arrays))
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise CompileError("SPK008", f"{path}: cannot be written ({error.strerror})") from None
+
+
+# ------------------------------------------------------------------------------------------------------------------ main
+
+
+def _reproducer(arguments: Sequence[str], error: BaseException) -> Path:
+    """A folder with what is needed to look into a crash: traceback, command, versions, and the last graph that was right."""
+    folder = Path(tempfile.mkdtemp(prefix="spikec-bug-"))
+    text = "".join(traceback.format_exception(error))
+    (folder / "traceback.txt").write_text(text, encoding="utf-8")
+    facts = {"arguments": list(arguments), "spikec": __version__, "python": sys.version, "platform": platform.platform()}
+    (folder / "command.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    if _last_stage:
+        from spikec.ir.text import write_graph
+
+        write_graph(_last_stage[0].graph, folder / f"after-{_last_stage[0].name}.sir")
+    return folder
+
+
+def _report(error: CompileError, as_json: bool) -> None:
+    print(error, file=sys.stderr)
+    if as_json:
+        _print_json({"errors": [item.as_json() for item in error.diagnostics]})
+
+
+def _dispatch(arguments: Sequence[str]) -> int:
+    _words[:] = arguments
+    parser = _parser()
+    options, surplus = parser.parse_known_args(arguments)
+    if surplus:
+        word = surplus[0].split("=")[0]
+        if not word.startswith("-"):
+            raise CompileError("SPK001", f"unexpected argument '{word}'", fix=f"spikec {options.command or ''} --help")
+        own = [f"--{key.replace('_', '-')}" for key in vars(options) if key not in ("command", "run")]
+        raise CompileError("SPK001", f"unknown option '{word}'", fix=did_you_mean(word, own))
+    if options.command is None:
+        parser.print_help()
+        return 0
+    run: Callable[[argparse.Namespace], int] = options.run
+    return run(options)
+
+
+def main(argv: Iterable[str] | None = None) -> int:
+    """Run a command line and return its exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    _last_stage.clear()
+    try:
+        status = _dispatch(arguments)
+        sys.stdout.flush()
+        return status
+    except CompileError as error:
+        _report(error, "--json" in arguments)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader has gone; what is left in the buffer must not raise again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except Exception as error:
+        summary = (str(error).splitlines() or [""])[0]
+        print(f"spikec: this is a bug in spikec ({type(error).__name__}: {summary})", file=sys.stderr)
+        print(f"  what is needed to look into it is in {_reproducer(arguments, error)}", file=sys.stderr)
+        return BUG
+
+
+if __name__ == "__main__":
+    sys.exit(main())

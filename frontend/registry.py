@@ -1,0 +1,101 @@
+"""Neuron modules that the tracer takes as a whole: the table of frameworks, and the user's own.
+
+A `Leaf` says which program a module runs and how its `forward` is called. Frameworks are named by string and imported
+only when one of their modules is met.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, Final
+
+from spikec.diagnostics import CompileError
+from spikec.ir.neuron import Program
+from spikec.ir.types import Array
+
+
+@dataclass(frozen=True, eq=False)
+class Leaf:
+    """How one neuron module computes.
+
+    program: what it does each step; its emissions may be any of its variables, the tracer keeps those that are used.
+    params: arrays that broadcast against the module's input as in torch (trailing axes aligned).
+    arguments: the program's input and state names in the order of `forward`'s arguments; states may be left out in the call.
+    returns: the variables that `forward` returns; one alone is a tensor and not a tuple.
+    hidden: state name -> the module's attribute that holds it between calls.
+    general: the program to use instead where a state does not begin at zero.
+    """
+
+    program: Program
+    params: Mapping[str, Array]
+    arguments: tuple[str, ...]
+    returns: tuple[str, ...]
+    hidden: Mapping[str, str] = field(default_factory=dict)
+    general: Program | None = None
+    #: A state of another shape than the input begins anew, as in snnTorch.
+    mismatch_resets: bool = False
+
+
+#: Python package of a framework -> "module:function" that gives the Leaf of a module, or None where it has none.
+FRAMEWORKS: Final[dict[str, str]] = {
+    "snntorch": "spikec.frontend.snntorch:leaf_of",
+}
+
+LeafMaker = Callable[[Any], Leaf]
+_registered: dict[type, LeafMaker] = {}
+
+
+def register_neuron(module_class: type, program: Program | str | Callable[[Any], Leaf | Program]) -> None:
+    """Trace every module of this class as one neuron that runs `program`.
+
+    program: a `Program`, its `.sir` text, or a function from the module to a Program or a Leaf (for parameters that need
+    computing). Unless a Leaf says otherwise, `forward` takes the program's inputs and then, if given, its states; it returns the
+    first emission, or a tuple of all emissions and then of the states that are not among them. Parameters, and states that
+    the module keeps itself, are the module's attributes of the same names. Raises CompileError SPK301 or SPK302 for a bad program.
+    """
+    if isinstance(program, str):
+        from spikec.ir.text import parse_program
+
+        program = parse_program(program)
+    fixed = program
+
+    def make(module: Any) -> Leaf:
+        made = fixed(module) if callable(fixed) else fixed
+        return made if isinstance(made, Leaf) else _leaf_from_attributes(module, made)
+
+    _registered[module_class] = make
+
+
+def _leaf_from_attributes(module: Any, program: Program) -> Leaf:
+    import torch
+
+    params = {}
+    for name in program.params:
+        if not hasattr(module, name):
+            raise CompileError("SPK302", f"@{program.name}: {type(module).__name__} has no attribute '{name}'")
+        params[name] = torch.as_tensor(getattr(module, name)).detach().cpu().numpy()
+    emitted = [emit.name for emit in program.emits]
+    hidden = {name: name for name in program.state_names if hasattr(module, name)}
+    rest = [name for name in program.state_names if name not in emitted and name not in hidden]
+    return Leaf(
+        program=program,
+        params=params,
+        arguments=(*program.inputs, *(name for name in program.state_names if name not in hidden)),
+        returns=(*emitted, *rest),
+        hidden=hidden,
+    )
+
+
+def leaf_of(module: Any) -> Leaf | None:
+    """The leaf of a module, or None: then its inside is traced."""
+    for cls in type(module).__mro__:
+        if cls in _registered:
+            return _registered[cls](module)
+    package = type(module).__module__.partition(".")[0]
+    if package in FRAMEWORKS:
+        name, _, function = FRAMEWORKS[package].partition(":")
+        made: Leaf | None = getattr(import_module(name), function)(module)
+        return made
+    return None

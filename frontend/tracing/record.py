@@ -1,0 +1,432 @@
+"""Record one run of a model: every operation on what derives from the input, at torch's function level.
+
+The model runs as it is; a `Value` is hung on every tensor that derives from the input, and each operation becomes one or a few
+`Op`s of the small vocabulary in `operations`. Everything else is a constant, copied at the moment an operation reads it.
+An `Op` knows where it stands in the user's source and its *site*: the code positions of the whole call stack, equal for the
+same operation in another round of a loop.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import sysconfig
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch.overrides import TorchFunctionMode
+
+from spikec.diagnostics import CompileError, Loc
+from spikec.frontend.registry import Leaf
+from spikec.frontend.tracing import operations
+from spikec.ir.types import Array
+
+TAG = "_spikec_tag"
+#: Keep the model's own values for the comparison afterwards only up to so many numbers.
+CAPTURE_LIMIT = 1 << 28
+_HERE = str(Path(__file__).resolve().parent.parent)
+_LIBRARIES = tuple({*(str(Path(p)) for p in sysconfig.get_paths().values()), str(Path(torch.__file__).parent), _HERE})
+
+
+@dataclass(eq=False)
+class Const:
+    """A constant: the array as torch holds it, and where it comes from (`fc1.weight`), if the model owns it."""
+
+    array: Array
+    name: str = ""
+
+
+Number = int | float | bool
+
+
+@dataclass(eq=False)
+class Value:
+    """What one tensor holds that derives from the input. `tensor` is the model's own value, kept for comparison."""
+
+    shape: tuple[int, ...]
+    op: Op | None = None
+    port: int = 0
+    boolean: bool = False
+    tensor: Any = None
+    version: int = 0
+    #: A tensor that is filled entry by entry along an axis (`out[t] = spk`).
+    filling: Filling | None = None
+
+
+@dataclass(eq=False)
+class Filling:
+    """Entries written so far, by position along `axis` of a tensor that began as `base`."""
+
+    axis: int
+    base: Any
+    entries: dict[int, Value]
+
+
+Operand = Value | Const | Number
+
+
+@dataclass(eq=False)
+class Op:
+    """One recorded operation. `event` is its place in the log of all calls, `path` the module it ran in."""
+
+    kind: str
+    operands: tuple[Operand, ...]
+    attrs: dict[str, Any]
+    outputs: list[Value]
+    loc: Loc | None
+    path: str
+    site: int
+    event: int
+    label: str = ""
+
+    @property
+    def values(self) -> Iterator[Value]:
+        """The operands that derive from the input."""
+        return (item for item in self.operands if isinstance(item, Value))
+
+
+@dataclass
+class Record:
+    """A finished run: operations in order, the site of every call, inputs, and the structure the model returned."""
+
+    ops: list[Op]
+    events: list[int]
+    inputs: list[Value] = field(default_factory=list)
+    input_names: list[str] = field(default_factory=list)
+    returned: Any = None
+    module_types: dict[str, str] = field(default_factory=dict)
+
+
+class Files:
+    """How source files are named: relative to the model's own file, which goes under the name the user gave it."""
+
+    def __init__(self, model_file: str | None, shown: str | None) -> None:
+        self.model_file = str(Path(model_file).resolve()) if model_file else None
+        self.shown = shown or (Path(model_file).name if model_file else "<model>")
+        self.cache: dict[str, str | None] = {}
+
+    def name(self, filename: str) -> str | None:
+        """The name to print; None for a library's file."""
+        if filename not in self.cache:
+            self.cache[filename] = self._name(filename)
+        return self.cache[filename]
+
+    def _name(self, filename: str) -> str | None:
+        if filename.startswith("<") and not filename.startswith(("<string>", "<stdin>", "<ipython")):
+            return None
+        full = filename if filename.startswith("<") else str(Path(filename).resolve())
+        if full == self.model_file:
+            return self.shown
+        if any(full.startswith(library + "/") for library in _LIBRARIES) or "site-packages" in full:
+            return None
+        if self.model_file and not full.startswith("<"):
+            try:
+                inner = Path(full).relative_to(Path(self.model_file).parent).as_posix()
+            except ValueError:
+                return Path(full).name
+            return (Path(self.shown).parent / inner).as_posix()
+        return Path(full).name
+
+
+@dataclass
+class _Tag:
+    value: Value | None  # None: a constant made by a call that was seen
+    version: int
+
+
+def run_model(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """The outermost frame of a recorded run; the call stack is read down to here."""
+    return model(*args, **kwargs)
+
+
+class Recorder(TorchFunctionMode):
+    """The torch function mode that records. Use `record`, which also wraps the modules of the model."""
+
+    def __init__(self, model: torch.nn.Module, files: Files, capture: bool) -> None:
+        super().__init__()
+        self.files = files
+        self.capture = capture
+        self.captured = 0
+        self.result = Record([], [])
+        self.paused = False
+        self.stack: list[tuple[str, Any]] = []
+        self.sites: dict[tuple[object, ...], int] = {}
+        self.codes: list[object] = []  # keeps code objects alive, so that their ids stay theirs
+        self.consts: dict[tuple[str, tuple[int, ...], bytes], Const] = {}
+        self.by_tensor: dict[tuple[int, int], tuple[Any, Const]] = {}
+        self.owned = dict(_owned_tensors(model))
+        self.current: tuple[Loc | None, int, int] = (None, 0, 0)
+
+    # ------------------------------------------------------------------------------------------------ reading tensors
+
+    def value_of(self, tensor: Any) -> Value | None:
+        """The value hung on a tensor; None for a constant."""
+        tag: _Tag | None = getattr(tensor, TAG, None)
+        if tag is None or tag.value is None:
+            return None
+        if tag.version != tensor._version:
+            self.fail(
+                "SPK111",
+                "this tensor was changed in place through another tensor that shares its memory",
+                fix="write the change as a new tensor, as in mem = mem * keep",
+            )
+        return operations.finished(self, tag.value)
+
+    def dynamic(self, item: Any) -> bool:
+        """Whether a tensor derives from the input."""
+        return isinstance(item, torch.Tensor) and self.value_of(item) is not None
+
+    def operand(self, item: Any) -> Operand:
+        """What an operation reads: a value, a number, or a copy of a constant tensor."""
+        if isinstance(item, (bool, int, float)):
+            return item
+        if isinstance(item, torch.Tensor):
+            return self.value_of(item) or self.constant(item)
+        if isinstance(item, np.generic):
+            return item.item()  # type: ignore[no-any-return]
+        self.fail("SPK102", f"an operand of type {type(item).__name__} is not supported")
+
+    def constant(self, tensor: Any) -> Const:
+        """A copy of a constant tensor; equal ones are one object."""
+        key = (id(tensor), tensor._version)
+        if key in self.by_tensor:
+            return self.by_tensor[key][1]
+        name = self.owned.get(id(tensor))
+        if name is None and not hasattr(tensor, TAG) and not self._global(tensor):
+            self.fail(
+                "SPK106",
+                f"a tensor of shape {tuple(tensor.shape)} comes from outside the traced operations, as from NumPy",
+                fix="compute it with torch, or keep it in the model with register_buffer",
+            )
+        array = _numpy(tensor)
+        content = (array.dtype.str, array.shape, hashlib.sha1(array.tobytes()).digest())
+        const = self.consts.setdefault(content, Const(array, name or ""))
+        if name is not None and const.name != name:
+            const = Const(array, name)
+        if name is not None:
+            self.by_tensor[key] = (tensor, const)
+        return const
+
+    def _global(self, tensor: Any) -> bool:
+        frame = self._user_frame()
+        return frame is not None and any(item is tensor for item in frame.f_globals.values())
+
+    # ---------------------------------------------------------------------------------------------------- recording
+
+    def emit(
+        self,
+        kind: str,
+        operands: Sequence[Operand],
+        shape: Sequence[int],
+        *,
+        tensor: Any = None,
+        boolean: bool = False,
+        label: str = "",
+        **attrs: Any,
+    ) -> Value:
+        """Add an operation with one output."""
+        op = self.add(kind, operands, attrs, label)
+        value = Value(tuple(shape), op, 0, boolean)
+        op.outputs.append(value)
+        if tensor is not None:
+            self.hang(tensor, value)
+        return value
+
+    def add(self, kind: str, operands: Sequence[Operand], attrs: dict[str, Any], label: str = "") -> Op:
+        """Add an operation; the caller adds its outputs."""
+        loc, site, event = self.current
+        path = self.stack[-1][0] if self.stack else ""
+        op = Op(kind, tuple(operands), attrs, [], loc, path, site, event, label or kind)
+        self.result.ops.append(op)
+        return op
+
+    def hang(self, tensor: Any, value: Value) -> None:
+        """Say that a tensor holds a value."""
+        setattr(tensor, TAG, _Tag(value, tensor._version))
+        if self.capture and value.tensor is None and tuple(tensor.shape) == value.shape:
+            self.captured += tensor.numel()
+            if self.captured > CAPTURE_LIMIT:
+                self.capture = False
+            value.tensor, value.version = tensor, tensor._version
+
+    def mark_static(self, result: Any) -> None:
+        """Say that the tensors in a result are constants of known origin."""
+        for tensor in _tensors(result):
+            setattr(tensor, TAG, _Tag(None, 0))
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Called by torch instead of every function while the mode is on."""
+        kwargs = kwargs or {}
+        if self.paused:
+            return func(*args, **kwargs)
+        name = operations.name_of(func)
+        if name in operations.INVISIBLE:
+            return func(*args, **kwargs)
+        self.here()
+        dynamic = [item for item in _tensors((args, kwargs)) if self.value_of(item) is not None]
+        operations.check_random(self, name, args, kwargs)
+        if not dynamic:
+            result = func(*args, **kwargs)
+            self.mark_static(result)
+            return result
+        operations.check_leak(self, name)
+        return operations.call(self, name, func, args, kwargs)
+
+    def here(self) -> None:
+        """Note the site and the place of the call that is being recorded."""
+        frame: FrameType | None = sys._getframe(1)
+        positions: list[object] = []
+        loc = None
+        while frame is not None and frame.f_code is not run_model.__code__:
+            code = frame.f_code
+            if not code.co_filename.startswith(_HERE):
+                positions += (id(code), frame.f_lasti)
+                self.codes.append(code)
+                if loc is None and (name := self.files.name(code.co_filename)):
+                    path = self.stack[-1][0] if self.stack else ""
+                    loc = Loc(name, frame.f_lineno, path)
+            frame = frame.f_back
+        key = (*(path for path, _ in self.stack[-1:]), *positions)
+        if len(self.codes) > 4096:
+            self.codes = list(dict.fromkeys(self.codes))
+        site = self.sites.setdefault(key, len(self.sites))
+        if loc is None and self.stack and self.files.model_file:
+            loc = Loc(self.files.shown, 0, self.stack[-1][0])
+        self.current = (loc, site, len(self.result.events))
+        self.result.events.append(site)
+
+    def _user_frame(self) -> FrameType | None:
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and frame.f_code is not run_model.__code__:
+            if self.files.name(frame.f_code.co_filename):
+                return frame
+            frame = frame.f_back
+        return None
+
+    @property
+    def module(self) -> Any:
+        """The module whose forward is running."""
+        return self.stack[-1][1] if self.stack else None
+
+    def fail(self, code: str, message: str, **more: Any) -> NoReturn:
+        """A CompileError at the call that is being recorded."""
+        raise CompileError(code, message, loc=self.current[0], **more)
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Run torch without recording."""
+        before, self.paused = self.paused, True
+        try:
+            yield
+        finally:
+            self.paused = before
+
+    # ------------------------------------------------------------------------------------------------------ modules
+
+    def wrap(self, model: torch.nn.Module, leaves: Mapping[str, Leaf]) -> None:
+        """Follow the calls of every module of the (copied) model; neurons of the table are recorded as one operation."""
+        for path, module in model.named_modules():
+            module.__dict__["forward"] = self._wrapped(path, module, module.forward, leaves.get(path))
+            self.result.module_types[path] = type(module).__name__
+
+    def _wrapped(self, path: str, module: Any, forward: Callable[..., Any], leaf: Leaf | None) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            self.stack.append((path, module))
+            try:
+                if leaf is not None and not self.paused:
+                    self.here()
+                    return operations.call_leaf(self, module, leaf, forward, args, kwargs)
+                return forward(*args, **kwargs)
+            finally:
+                self.stack.pop()
+
+        return run
+
+    def surrogate(self, original: Any) -> Any:
+        """A stand-in for `torch.autograd.Function.apply`: the forward pass is probed to be a Heaviside step."""
+
+        @classmethod  # type: ignore[misc]
+        def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+            inner = original.__get__(None, cls)
+            if self.paused or not any(self.dynamic(item) for item in args):
+                return inner(*args, **kwargs)
+            self.here()
+            return operations.call_surrogate(self, cls.__name__, inner, args, kwargs)
+
+        return apply
+
+
+@contextmanager
+def recording(model: torch.nn.Module, leaves: Mapping[str, Leaf], files: Files, capture: bool) -> Iterator[Recorder]:
+    """A recorder that is switched on, over a model that may be changed."""
+    recorder = Recorder(model, files, capture)
+    recorder.wrap(model, leaves)
+    function: Any = torch.autograd.Function
+    original = function.__dict__.get("apply")
+    try:
+        if original is not None:
+            function.apply = recorder.surrogate(original)
+        with torch.no_grad(), recorder:
+            yield recorder
+    finally:
+        if original is not None:
+            function.apply = original
+
+
+def failure(error: Exception, files: Files) -> CompileError:
+    """The model's own exception in one line, at the user's line that it came from."""
+    loc = None
+    trace: TracebackType | None = error.__traceback__
+    while trace is not None:
+        name = files.name(trace.tb_frame.f_code.co_filename)
+        if name:
+            loc = Loc(name, trace.tb_lineno)
+        trace = trace.tb_next
+    text = " ".join(str(error).split())
+    text = text if len(text) < 200 else text[:197] + "..."
+    return CompileError(
+        "SPK109",
+        f"the model fails on the example input: {type(error).__name__}: {text}",
+        loc=loc,
+        fix="pass an example that the model itself accepts; `model(example)` must run",
+    )
+
+
+def _tensors(item: Any) -> Iterator[Any]:
+    if isinstance(item, torch.Tensor):
+        yield item
+    elif isinstance(item, Mapping):
+        for inner in item.values():
+            yield from _tensors(inner)
+    elif isinstance(item, (tuple, list)):
+        for inner in item:
+            yield from _tensors(inner)
+
+
+def _owned_tensors(model: torch.nn.Module) -> Iterable[tuple[int, str]]:
+    for path, module in model.named_modules():
+        prefix = f"{path}." if path else ""
+        found: list[tuple[str, Any]] = [*module._parameters.items(), *module._buffers.items(), *vars(module).items()]
+        for name, item in found:
+            if name.startswith("_") and isinstance(item, dict):
+                continue
+            inner = list(_tensors(item))
+            for index, tensor in enumerate(inner):
+                yield id(tensor), prefix + (name if len(inner) == 1 else f"{name}_{index}")
+
+
+def _numpy(tensor: Any) -> Array:
+    plain = tensor.detach().cpu()
+    if plain.dtype in (torch.float16, torch.bfloat16):
+        plain = plain.float()
+    array: Array = np.array(plain.resolve_conj().resolve_neg().numpy(), copy=True)
+    array.setflags(write=False)
+    return array

@@ -1,0 +1,105 @@
+"""What quantizing passes share: groups of nodes with one scale, biases, and measuring what a pass cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from spikec.ir.graph import Graph
+from spikec.ir.interpret import interpret
+from spikec.ir.ops import Add, Concat, Conv, Dense, Gather, Neuron, Node, Ref, Reshape, Sparse
+from spikec.ir.types import Array
+from spikec.ledger import Ledger
+
+WEIGHTED = (Dense, Sparse, Conv)
+
+
+@dataclass
+class Group:
+    """Nodes that exchange values (not spikes) within a step and therefore share one scale."""
+
+    nodes: list[Node] = field(default_factory=list)
+
+    @property
+    def neurons(self) -> list[Neuron]:
+        """Its populations."""
+        return [node for node in self.nodes if isinstance(node, Neuron)]
+
+    @property
+    def weighted(self) -> list[Dense | Sparse | Conv]:
+        """Its layers of weights."""
+        return [node for node in self.nodes if isinstance(node, WEIGHTED)]
+
+
+def accuracy(spikes: Array, labels: Array) -> float:
+    """Share of samples whose most active output neuron (the first of equals) is the label; spikes (samples, T, classes)."""
+    return float(np.mean(spikes.sum(axis=1).argmax(axis=1) == np.asarray(labels)))
+
+
+def groups_of(graph: Graph) -> list[Group]:
+    """Connected components over wires of values, in node order; a weight or a neuron begins a new scale."""
+    parent: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while parent.setdefault(name, name) != name:
+            name = parent[name]
+        return name
+
+    members = []
+    for node in graph.nodes:
+        if isinstance(node, (*WEIGHTED, Neuron)) or graph.types[node.name][0][1].kind == "value":
+            members.append(node)
+            root(node.name)
+            for ref in node.inputs if not isinstance(node, WEIGHTED) else ():
+                if graph.type_of(ref).kind == "value" and not isinstance(graph[ref.node], Neuron):
+                    parent[root(ref.node)] = root(node.name)
+    table: dict[str, Group] = {}
+    for node in members:
+        table.setdefault(root(node.name), Group()).nodes.append(node)
+    return list(table.values())
+
+
+def spread_bias(node: Dense | Sparse | Conv, shape: tuple[int, ...]) -> Array:
+    """A layer's bias in the shape of its output."""
+    assert node.bias is not None
+    bias = node.bias.reshape(-1, *(1,) * (len(shape) - 1)) if isinstance(node, Conv) else node.bias
+    return np.ascontiguousarray(np.broadcast_to(bias, shape))
+
+
+def silent_value(graph: Graph, ref: Ref) -> Array:
+    """What a value wire carries when no spike arrives: the sum of the biases behind it."""
+    node, shape = graph[ref.node], graph.shape_of(ref.node)
+    if isinstance(node, WEIGHTED):
+        return spread_bias(node, shape).astype(np.float64) if node.bias is not None else np.zeros(shape)
+    parts = [silent_value(graph, operand) for operand in node.inputs]
+    rules: dict[type[Node], Callable[[], Array]] = {
+        Add: lambda: np.asarray(sum(parts)),
+        Reshape: lambda: parts[0].reshape(shape),
+        Gather: lambda: parts[0].ravel()[node.indices] if isinstance(node, Gather) else parts[0],
+        Concat: lambda: np.concatenate(parts, axis=node.axis if isinstance(node, Concat) else 0),
+    }
+    return rules[type(node)]()
+
+
+def measure(before: Graph, after: Graph, calibrate: Mapping[str, Array] | None, labels: Array | None, ledger: Ledger) -> None:
+    """What the calibration data says: spikes that changed, layer by layer, and the accuracy."""
+    if calibrate is None:
+        return
+    layers = [node.name for node in before.neurons]
+    one = interpret(before, calibrate, record=layers)
+    two = interpret(after, calibrate, record=layers)
+    for name in layers:
+        a, b = one.records[name] != 0, two.records[name] != 0
+        figures = {
+            "spikes before": float(a.sum()),
+            "spikes after": float(b.sum()),
+            "spikes changed": float(np.count_nonzero(a != b)),
+        }
+        ledger.record(after[name], "convention", "measured on the calibration data", measured=figures)
+    if labels is not None:
+        output, ref = next((n, r) for n, r in before.outputs if before.type_of(r).kind == "spike")
+        scores = [accuracy(run.outputs[output], labels) for run in (one, two)]
+        figures = {"accuracy before": scores[0], "accuracy after": scores[1]}
+        ledger.record(after[ref.node], "convention", "accuracy on the calibration data", measured=figures)
