@@ -1,0 +1,165 @@
+"""Pass to-fixed: programs of every shape in integers, close to the float network, exact where numbers are dyadic."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from spikec.diagnostics import CompileError
+from spikec.ir.graph import Graph
+from spikec.ir.interpret import interpret
+from spikec.ir.ops import Conv, Dense, Input, Neuron, Pool, Ref, Reshape, Scale
+from spikec.ir.rules import verify
+from spikec.ir.text import parse_program
+from spikec.ir.types import TensorType
+from spikec.ledger import Ledger
+from spikec.passes.to_fixed import ToFixed
+from spikec.target import load_target
+
+F32 = np.float32
+PROGRAMS = {
+    "zero": "v = beta * v + x\ns = v > theta\nv = select(s, 0, v)",
+    "subtract_delayed": "r = v > theta\nv = beta * v + x - r * theta\ns = v > theta",
+    "subtract": "v = beta * v + x\ns = v > theta\nv = v - s * theta",
+    "greater_equal": "v = beta * v + x\ns = v >= theta\nv = select(s, 0, v)",
+    "euler": "v = v + (x - v) * (1 - beta)\ns = v > theta\nv = select(s, 0, v)",
+    "scaled_threshold": "v = beta * v + x\ns = v / theta > 1\nv = (1 - s) * v",
+    "two_sided": "v = beta * v + x\ns = v > theta or v < -2 * theta\nv = select(s, 0, v)",
+    "rectified": "v = max(beta * v + x, -theta)\ns = v > theta\nv = select(s, 0.0, v)",
+}
+
+
+def network(body: str, beta: object, theta: object, weight: np.ndarray, bias: np.ndarray | None = None) -> Graph:
+    program = parse_program("neuron @n(x) params(beta, theta) state(v = 0) {\n" + body + "\nemit s, v\n}")
+    return verify(
+        Graph(
+            "g",
+            "float",
+            (
+                Input(name="in", type=TensorType("spike", (weight.shape[1],), "f32")),
+                Dense(name="fc", inputs=(Ref("in"),), weight=weight, bias=bias),
+                Neuron(name="l", inputs=(Ref("fc"),), program=program, params={"beta": F32(beta), "theta": F32(theta)}),
+            ),
+            (("l", Ref("l")),),
+        )
+    )
+
+
+def spikes(rng: np.random.Generator, *shape: int, rate: float = 0.3) -> np.ndarray:
+    return (rng.random(shape) < rate).astype(F32)
+
+
+def convert(graph: Graph, **options: object) -> Graph:
+    return verify(ToFixed(target=load_target("host"), **options).run(graph, Ledger()))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_dyadic_networks_are_exact(name: str) -> None:
+    """Weights, decay and threshold that integers hold: no spike differs in the steps before fraction bits run out."""
+    rng = np.random.default_rng(1)
+    weight = rng.integers(-60, 61, (20, 30)).astype(F32) / 64
+    graph = network(PROGRAMS[name], 0.5, 1.0, weight)
+    data = {"in": spikes(rng, 40, 10, 30)}
+    assert np.array_equal(interpret(graph, data).outputs["l"], interpret(convert(graph), data).outputs["l"])
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_trained_numbers_stay_close(name: str) -> None:
+    """Any float numbers: at eight bits fewer than one spike in ten moves, at sixteen fewer than one in a hundred."""
+    rng = np.random.default_rng(2)
+    weight = (rng.normal(size=(20, 30)) * 0.3 + 0.05).astype(F32)
+    graph = network(PROGRAMS[name], 0.87, 0.93, weight, (rng.normal(size=20) * 0.05).astype(F32))
+    data = {"in": spikes(rng, 60, 40, 30)}
+    exact = interpret(graph, data).outputs["l"]
+    assert exact.sum() > 1000
+    for bits, share in ((8, 0.1), (16, 0.01)):
+        got = interpret(convert(graph, bits=bits, calibrate=data), data).outputs["l"]
+        assert np.count_nonzero(got != exact) < share * exact.sum()
+
+
+def test_adaptive_threshold_mixes_amounts_and_numbers() -> None:
+    rng = np.random.default_rng(3)
+    program = parse_program(
+        """neuron @alif(x) params(alpha, rho) state(v = 0, b = 0, z = 0) {
+          b = rho * b + (1 - rho) * z
+          th = 0.1 + 1.8 * b
+          v = alpha * v + (1 - alpha) * x - th * z
+          s = v > th
+          z = select(s, 1, 0)
+          emit s
+        }"""
+    )
+    weight = (rng.normal(size=(25, 40)) * 0.2 + 0.05).astype(F32)
+    graph = verify(
+        Graph(
+            "g",
+            "float",
+            (
+                Input(name="in", type=TensorType("spike", (40,), "f32")),
+                Dense(name="fc", inputs=(Ref("in"),), weight=weight),
+                Neuron(name="l", inputs=(Ref("fc"),), program=program, params={"alpha": F32(0.9), "rho": F32(0.97)}),
+            ),
+            (("l", Ref("l")),),
+        )
+    )
+    data = {"in": spikes(rng, 40, 100, 40)}
+    exact = interpret(graph, data).outputs["l"]
+    got = interpret(convert(graph, bits=16), data).outputs["l"]
+    assert exact.sum() > 500
+    assert np.count_nonzero(got != exact) < 0.02 * exact.sum()
+
+
+def test_average_pools_and_scales_go_into_weights() -> None:
+    rng = np.random.default_rng(4)
+    program = parse_program("neuron @if(x) params(theta) state(v = 0) {\nv = v + x\ns = v >= theta\nv = select(s, 0, v)\nemit s\n}")
+    theta = {"theta": F32(1)}
+    graph = verify(
+        Graph(
+            "g",
+            "float",
+            (
+                Input(name="in", type=TensorType("spike", (2, 8, 8), "f32")),
+                Conv(name="c1", inputs=(Ref("in"),), weight=rng.normal(size=(4, 2, 3, 3)).astype(F32), padding=(1, 1)),
+                Pool(name="p0", inputs=(Ref("c1"),), mode="average", kernel=(2, 2)),
+                Neuron(name="l1", inputs=(Ref("p0"),), program=program, params=theta),
+                Pool(name="p1", inputs=(Ref("l1"),), mode="average", kernel=(2, 2)),
+                Reshape(name="flat", inputs=(Ref("p1"),), shape=(16,)),
+                Scale(name="k", inputs=(Ref("flat"),), factor=np.asarray(2.0, F32)),
+                Dense(name="fc", inputs=(Ref("k"),), weight=rng.normal(size=(5, 16)).astype(F32)),
+                Neuron(name="l2", inputs=(Ref("fc"),), program=program, params=theta),
+            ),
+            (("l2", Ref("l2")),),
+        )
+    )
+    data = {"in": spikes(rng, 20, 20, 2, 8, 8)}
+    fixed = convert(graph, bits=16, calibrate=data)
+    assert not any(isinstance(node, Scale) or getattr(node, "mode", "") == "average" for node in fixed.nodes)
+    exact, got = (interpret(g, data).outputs["l2"] for g in (graph, fixed))
+    assert exact.sum() > 100
+    assert np.count_nonzero(got != exact) < 0.03 * exact.sum()
+
+
+def test_layers_that_follow_a_membrane() -> None:
+    """A weight may read amounts that a neuron emits; its scale follows the neuron's."""
+    rng = np.random.default_rng(5)
+    graph = network(PROGRAMS["zero"], 0.9, 1.0, (rng.normal(size=(20, 30)) * 0.3).astype(F32))
+    program = graph["l"].program  # type: ignore[attr-defined]
+    more = (
+        Dense(name="fc2", inputs=(Ref("l", "v"),), weight=(rng.normal(size=(6, 20)) * 0.4).astype(F32)),
+        Neuron(name="l2", inputs=(Ref("fc2"),), program=program, params={"beta": F32(0.8), "theta": F32(0.5)}),
+    )
+    graph = verify(graph.with_nodes((*graph.nodes, *more), (("l2", Ref("l2")),)))
+    data = {"in": spikes(rng, 30, 40, 30)}
+    exact = interpret(graph, data).outputs["l2"]
+    got = interpret(convert(graph, bits=16), data).outputs["l2"]
+    assert exact.sum() > 300
+    assert np.count_nonzero(got != exact) < 0.03 * exact.sum()
+
+
+def test_what_has_no_integer_form_is_refused_with_its_place() -> None:
+    rng = np.random.default_rng(6)
+    weight = rng.normal(size=(3, 4)).astype(F32)
+    squared = network("v = beta * v + x * x\ns = v > theta", 0.5, 1.0, weight)
+    with pytest.raises(CompileError, match=r"error\[SPK202\]: %l: @n multiplies two amounts"):
+        convert(squared)
+    with pytest.raises(CompileError, match=r"error\[SPK001\]: 17 bits: a weight has 2 to 16 bits"):
+        convert(network(PROGRAMS["zero"], 0.5, 1.0, weight), bits=17)
