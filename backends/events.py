@@ -339,10 +339,10 @@ class _Engine:
 
     def _linear(self, node: Dense | Sparse | Conv) -> Iterator[tuple[int, _Linear]]:
         """One weighted sum for each delay that occurs."""
-        delays = [0] if node.delay is None else [int(d) for d in np.unique(node.delay)]
+        delays = [0] if node.delay is None or not node.delay.size else [int(d) for d in np.unique(node.delay)]
         x = self.graph.type_of(node.inputs[0])
         for delay in delays:
-            chosen = None if node.delay is None else node.delay == delay
+            chosen = None if node.delay is None or not node.delay.size else node.delay == delay
             if self.integer:
                 assert self.ranges is not None
                 low, high = self.ranges.wires[node.inputs[0].node, node.inputs[0].port]

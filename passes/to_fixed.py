@@ -19,9 +19,10 @@ from spikec.diagnostics import CompileError, Diagnostic
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import evaluate, float_truth, interpret
 from spikec.ir.neuron import COMPARISONS, LOGIC, STEP, Assign, Call, Expr, Num, Program, State, Var, call, variables
-from spikec.ir.ops import Constant, Conv, Dense, Input, Neuron, Node, Pool, Ref, Scale, Sparse
+from spikec.ir.ops import Add, Constant, Conv, Dense, Input, Neuron, Node, Pool, Ref, Scale, Sparse
+from spikec.ir.ranges import graph_ranges
 from spikec.ir.rules import verify
-from spikec.ir.types import Array, TensorType
+from spikec.ir.types import Array, TensorType, narrowest
 from spikec.ledger import Ledger
 from spikec.passes.groups import WEIGHTED, Group, groups_of, measure, silent_value
 from spikec.target import Target
@@ -76,7 +77,7 @@ class ToFixed:
                 done.add(id(found))
                 self._group(found, graph, scales, converted, records, ledger)
         nodes = [converted.get(node.name, node) for node in graph.nodes]
-        result = graph.with_nodes(nodes, level="fixed")
+        result = _wide_enough(graph.with_nodes(nodes, level="fixed"))
         try:
             verify(result)
         except CompileError as error:
@@ -285,8 +286,8 @@ class ToFixed:
         if records is not None:
             seen = [records[k] for k in (f"{node.name}.{e.name}" for e in node.program.emits if e.kind != "spike") if k in records]
             largest = max([largest / 8, *(8 * float(np.max(np.abs(a), initial=0.0)) for a in seen)])
-        room = (1 << (STATE_BITS - 1)) / max(largest * scale, 1.0)
-        return max(0, min(FRACTION_BITS, math.floor(math.log2(room))))
+        room = (1 << (STATE_BITS - 1)) / (largest * scale or 1.0)
+        return min(FRACTION_BITS, math.floor(math.log2(room)))
 
     def _note(self, ledger: Ledger, node: Node, what: str, error: Array) -> None:
         if not np.any(error):
@@ -301,6 +302,18 @@ class ToFixed:
             largest=float(np.max(error)),
             asked=f"--bits {self.bits}",
         )
+
+
+def _wide_enough(graph: Graph) -> Graph:
+    """64-bit sums where 32 bits do not hold the worst case, as behind a weight that reads amounts."""
+    found = graph_ranges(graph).wires
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        low, high = found[node.name, ""]
+        if isinstance(node, (*WEIGHTED, Add)) and narrowest(low, high) == "i64":
+            node = replace(node, dtype="i64")
+        nodes.append(node)
+    return graph.with_nodes(nodes)
 
 
 def _compared(program: Program) -> set[str]:
@@ -522,6 +535,15 @@ class _Translator:
     def is_constant(self, expr: Expr) -> bool:
         return _constant(expr, set(self.source.program.params))
 
+    def is_amount(self, expr: Expr) -> bool:
+        """Whether an expression is an amount, to be told from a pure number."""
+        if isinstance(expr, Var):
+            return bool(self.units.get(expr.name))
+        if not isinstance(expr, Call) or _truth(expr, self.source.program):
+            return False
+        operands = expr.args[1:] if expr.op == "select" else expr.args[:1] if expr.op in ("/", "rem") else expr.args
+        return any(self.is_amount(arg) for arg in operands)
+
     def literal(self, wanted: Array, what: str, scale: float) -> Expr:
         """Whole numbers as a literal or a parameter."""
         whole = np.rint(wanted)
@@ -653,13 +675,12 @@ class _Translator:
         for factor, other in ((left, right), (right, left)):
             if self.is_constant(factor):
                 return self._times(other, self.value(factor))
+        if self.is_amount(right):
+            left, right = right, left
+        if self.is_amount(right):
+            raise self.refuse("multiplies two amounts")
         (a, one), (b, two) = self.amount(left), self.amount(right)
         bits = math.log2(two)
-        if bits != round(bits):
-            a, one, b, two = b, two, a, one
-            bits = math.log2(two)
-        if bits != round(bits):
-            raise self.refuse("multiplies two amounts")
         product = Call("*", (a, b))
         return (call(">>", product, round(bits)) if bits > 0 else product), one
 

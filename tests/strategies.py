@@ -356,7 +356,7 @@ class _Builder:
         return (self.rng.integers(-8, 9, shape) / 8).astype(np.float32)
 
     def delays(self, shape: tuple[int, ...]) -> Array | None:
-        if not _chance(self.draw, 4):
+        if not _chance(self.draw, 4) or 0 in shape:
             return None
         return self.rng.integers(0, 1 + _below(self.draw, 5), shape).astype(np.int16)
 

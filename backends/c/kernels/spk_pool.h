@@ -4,9 +4,15 @@
  * SPK_NAME   name of the function
  * SPK_X      type of the values read, SPK_Y of those written; SPK_Y holds every partial sum
  * SPK_MAX    1: the maximum (of what lies inside), 0: the sum
+ * SPK_NAN    1: the values are floating-point, and one that is no number wins a maximum
  * SPK_SCALE  the average divides by this; undefined otherwise
  * SPK_C, SPK_H, SPK_W, SPK_HO, SPK_WO, SPK_KH, SPK_KW, SPK_SH, SPK_SW, SPK_PH, SPK_PW   sizes, as in spk_conv.h
  * SPK_IN_LAST, SPK_OUT_LAST   1: channels are the last axis, 0: the first */
+#if SPK_NAN
+#define SPK_IS_NAN(v) ((v) != (v))
+#else
+#define SPK_IS_NAN(v) 0
+#endif
 static void SPK_NAME(const SPK_X *SPK_RESTRICT x, SPK_Y *SPK_RESTRICT y) {
   uint32_t c;
   int32_t oy, ox, iy, ix;
@@ -24,7 +30,7 @@ static void SPK_NAME(const SPK_X *SPK_RESTRICT x, SPK_Y *SPK_RESTRICT y) {
             const size_t from = (size_t)(iy * SPK_W + ix);
             const SPK_Y value = (SPK_Y)x[SPK_IN_LAST ? from * SPK_C + c : (size_t)c * (SPK_H * SPK_W) + from];
 #if SPK_MAX
-            if (!found || value > total || value != value) { total = value; }
+            if (!found || value > total || SPK_IS_NAN(value)) { total = value; }
             found = 1;
 #else
             total = (SPK_Y)(total + value);
@@ -44,6 +50,8 @@ static void SPK_NAME(const SPK_X *SPK_RESTRICT x, SPK_Y *SPK_RESTRICT y) {
 #undef SPK_Y
 #undef SPK_MAX
 #undef SPK_SCALE
+#undef SPK_NAN
+#undef SPK_IS_NAN
 #undef SPK_C
 #undef SPK_H
 #undef SPK_W

@@ -1,0 +1,514 @@
+"""Neuron programs as C: the statements of one loop over a population.
+
+Integer programs carry the interval of every expression (`spikec.ir.ranges`), so that each operation is done in int32_t where
+that provably holds its operands and result, else in int64_t. Float programs carry NumPy's types, found by asking NumPy, so
+that every operation is done in the type in which the interpreter does it. What does not change from step to step is
+computed here, by the interpreter's own `evaluate`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from spikec.ir.interpret import evaluate, float_truth
+from spikec.ir.neuron import COMPARISONS, LOGIC, STEP, Call, Expr, Num, Program, Var
+from spikec.ir.ranges import INT64, Interval, ProgramRanges
+from spikec.ir.types import Array, short_dtype
+
+#: C types by short name; "u8" holds 0 and 1, "b" is a truth value in a local variable.
+C_TYPES: Final[dict[str, str]] = {
+    "u8": "uint8_t",
+    "i8": "int8_t",
+    "i16": "int16_t",
+    "i32": "int32_t",
+    "i64": "int64_t",
+    "f32": "float",
+    "f64": "double",
+    "b": "int",
+}
+_INT32: Final[Interval] = (-(1 << 31), (1 << 31) - 1)
+
+
+class Unsupported(Exception):
+    """The program holds something that this backend does not compile; the message says what."""
+
+
+def fits32(interval: Interval) -> bool:
+    """Whether an interval lies in int32_t."""
+    return _INT32[0] <= interval[0] and interval[1] <= _INT32[1]
+
+
+def literal(value: Any, kind: str) -> str:
+    """A number as C text of the type, exact: decimal integers, hexadecimal floats, INFINITY by name."""
+    if kind in ("f32", "f64"):
+        number = float(value)
+        suffix = "f" if kind == "f32" else ""
+        if math.isnan(number):
+            return "NAN" if kind == "f32" else "(double)NAN"
+        if math.isinf(number):
+            text = "INFINITY" if kind == "f32" else "(double)INFINITY"
+            return f"(-{text})" if number < 0 else text
+        if number == int(number) and abs(number) < 1 << 20 and math.copysign(1, number) > 0:
+            return f"{int(number)}.0{suffix}"
+        text = number.hex().replace("0000000p", "p") + suffix
+        return f"({text})" if text.startswith("-") else text
+    number = int(value)
+    if kind == "i64":
+        if number == INT64[0]:
+            return "(-INT64_C(9223372036854775807) - 1)"
+        return f"INT64_C({number})" if number >= 0 else f"(-INT64_C({-number}))"
+    if number == _INT32[0]:
+        return "(-2147483647 - 1)"
+    return str(number) if number >= 0 else f"({number})"
+
+
+@dataclass(frozen=True)
+class Operand:
+    """How the loop reads an input or a parameter: C text of its value as stored, and the stored type's short name.
+
+    `value` instead of text: known when the network is compiled (a scalar, or an array that does not vary).
+    """
+
+    text: str = ""
+    kind: str = "i32"
+    value: Any = None
+
+
+@dataclass
+class Loop:
+    """The body of a loop: lines, and which inputs, parameters and states it reads and writes.
+
+    `tables` are parameter arrays that were computed while compiling, by the name under which the lines read them.
+    """
+
+    lines: list[str]
+    uses: set[str]
+    emits: list[str]
+    tables: dict[str, Array] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One local variable: what it is called, its text, and the locals that the text reads."""
+
+    name: str
+    text: str
+    reads: frozenset[str]
+
+
+# ------------------------------------------------------------------------------------------------------------- integers
+
+
+@dataclass(frozen=True)
+class _Int:
+    """C text, its type ("b", "i32", "i64") and its interval; `number` where it is a literal."""
+
+    text: str
+    kind: str
+    interval: Interval
+    number: int | None = None
+
+    def as_(self, kind: str) -> str:
+        """The text as a value of another type; the interval says that it fits."""
+        if self.number is not None:
+            return literal(self.number, kind)
+        if self.kind == kind or (self.kind == "b" and kind == "i32"):
+            return self.text
+        return f"({C_TYPES[kind]}){self.text}"
+
+
+def _constant(value: int, kind: str = "i32") -> _Int:
+    if kind != "b" and not fits32((value, value)):
+        kind = "i64"
+    return _Int(literal(value, kind), kind, (value, value), value)
+
+
+class _Writer:
+    """What both levels share: locals in order, and which of them are needed."""
+
+    def __init__(self) -> None:
+        self.lines: list[_Line] = []
+        self.versions: dict[str, int] = {}
+        self.reading: set[str] = set()
+
+    def local(self, name: str, kind: str, text: str) -> str:
+        """Declare the next version of a variable."""
+        version = self.versions.get(name, 0)
+        self.versions[name] = version + 1
+        local = f"{name}_{version}"
+        self.lines.append(_Line(local, f"const {C_TYPES[kind]} {local} = {text};", frozenset(self.reading)))
+        self.reading = set()
+        return local
+
+    def needed(self, roots: set[str]) -> list[str]:
+        """The declarations that the roots depend on, in order; `roots` grows to all of them."""
+        kept = []
+        for line in reversed(self.lines):
+            if line.name in roots:
+                roots |= line.reads
+                kept.append(line.text)
+        return kept[::-1]
+
+
+class _IntLoop(_Writer):
+    def __init__(self, program: Program, ranges: ProgramRanges, operands: Mapping[str, Operand]) -> None:
+        super().__init__()
+        self.program, self.ranges, self.operands = program, ranges, operands
+        self.env: dict[str, _Int] = {}
+        self.sources: dict[str, str] = {}  # local -> the input, parameter or state that it loads
+
+    def load(self, name: str) -> _Int:
+        """A variable's current version; the first reading of an operand declares it."""
+        if name in self.env:
+            found = self.env[name]
+        else:
+            operand = self.operands[name]
+            if operand.value is not None:
+                return _constant(int(operand.value))
+            kind = "i64" if operand.kind == "i64" else "i32"
+            before, self.reading = self.reading, set()
+            local = self.local(name, kind, f"{operand.text}")
+            self.reading = before
+            self.sources[local] = name
+            found = self.env[name] = _Int(local, kind, INT64 if kind == "i64" else _INT32)
+        if found.number is None:
+            self.reading.add(found.text)
+        return found
+
+    def expr(self, expr: Expr, index: int) -> _Int:
+        interval = self.ranges.values.get((index, expr))
+        if isinstance(expr, Num):
+            return _constant(int(expr.value))
+        if isinstance(expr, Var):
+            if interval is not None and interval[0] == interval[1]:
+                truth = expr.name in self.env and self.env[expr.name].kind == "b"
+                return _constant(interval[0], "b" if truth else "i32")
+            found = self.load(expr.name)
+            return _Int(found.text, found.kind, interval or found.interval, found.number)
+        assert isinstance(expr, Call) and interval is not None
+        before = set(self.reading)
+        result = self.call(expr, index, interval)
+        if interval[0] == interval[1] and result.number is None:
+            self.reading = before
+            return _constant(interval[0], result.kind if result.kind == "b" else "i32")
+        return result
+
+    def call(self, expr: Call, index: int, interval: Interval) -> _Int:
+        op = expr.op
+        if op == "select":
+            return self.select(expr, index, interval)
+        if op in ("rtz", ">>") and (trick := self.scaled(expr, index, interval)):
+            return trick
+        args = [self.expr(arg, index) for arg in expr.args]
+        a, b = args[0], args[-1]
+        if op in LOGIC:
+            if op == "not":
+                return _Int(f"!{a.text}", "b", interval)
+            return _Int(f"({a.text} {'&' if op == 'and' else '|'} {b.text})", "b", interval)
+        if op in COMPARISONS:
+            kind = _wide(a.interval, b.interval)
+            left, right = a.as_(kind), b.as_(kind)
+            if left == right:  # compilers take a comparison with itself for a mistake
+                return _constant(int(op in ("<=", ">=", "==")), "b")
+            return _Int(f"({left} {op} {right})", "b", interval)
+        if op in ("wrap", "clip"):
+            return self.narrowing(expr, a, interval)
+        if op in ("+", "-", "*"):
+            kind = _wide(interval, a.interval, b.interval)
+            return _Int(f"({a.as_(kind)} {op} {b.as_(kind)})", kind, interval)
+        if op in ("neg", "abs"):
+            kind = _wide(interval, a.interval)
+            return _Int(f"(-{a.as_(kind)})" if op == "neg" else f"spk_abs{kind[1:]}({a.as_(kind)})", kind, interval)
+        if op in ("min", "max", "rem"):
+            kind = _wide(interval, a.interval, b.interval)
+            return _Int(f"spk_{op}{kind[1:]}({a.as_(kind)}, {b.as_(kind)})", kind, interval)
+        kind = _wide(interval, a.interval)
+        most = 30 if op == "<<" else 31
+        if b.interval[1] > most:
+            kind = "i64"
+        name = {"<<": "shl", ">>": "sar", "rtz": "rtz"}[op]
+        return _Int(f"spk_{name}{kind[1:]}({a.as_(kind)}, {b.as_('i32')})", kind, interval)
+
+    def narrowing(self, expr: Call, a: _Int, interval: Interval) -> _Int:
+        bits = expr.args[1]
+        assert isinstance(bits, Num)
+        n = int(bits.value)
+        half = 1 << (n - 1)
+        low = -half if expr.op == "wrap" else 1 - half
+        if low <= a.interval[0] and a.interval[1] < half:
+            return a
+        kind = "i32" if n < 32 and fits32(a.interval) else "i64"
+        second = str(n) if expr.op == "wrap" else literal(half - 1, kind)
+        return _Int(f"spk_{expr.op}{kind[1:]}({a.as_(kind)}, {second})", kind, interval)
+
+    def scaled(self, expr: Call, index: int, interval: Interval) -> _Int | None:
+        """A product shifted right whose product alone needs 64 bits, in 32."""
+        product, bits = expr.args
+        if not (isinstance(product, Call) and product.op == "*" and isinstance(bits, Num)):
+            return None
+        whole = self.ranges.values[index, product]
+        n = int(bits.value)
+        if fits32(whole) or not fits32(interval) or not 1 <= n <= 30:
+            return None
+        before = set(self.reading)
+        pair = [self.expr(arg, index) for arg in product.args]
+        for x, k in (pair, pair[::-1]):
+            low, high = k.interval
+            if low >= 0 and ((1 << n) - 1) * high < 1 << 32 and fits32(x.interval) and fits32(k.interval):
+                return _Int(f"spk_mul_{'rtz' if expr.op == 'rtz' else 'sar'}32({x.as_('i32')}, {k.as_('i32')}, {n})", "i32", interval)
+        self.reading = before
+        return None
+
+    def select(self, expr: Call, index: int, interval: Interval) -> _Int:
+        before = set(self.reading)
+        condition = self.expr(expr.args[0], index)
+        if condition.number is not None:
+            self.reading = before
+            chosen = self.expr(expr.args[1 if condition.number else 2], index)
+            return _Int(chosen.text, chosen.kind, interval, chosen.number)
+        yes, no = self.expr(expr.args[1], index), self.expr(expr.args[2], index)
+        kind = "b" if yes.kind == no.kind == "b" else "i32" if fits32(interval) else "i64"
+        return _Int(f"({condition.text} ? {yes.as_(kind)} : {no.as_(kind)})", kind, interval)
+
+
+def _wide(*intervals: Interval) -> str:
+    return "i32" if all(fits32(interval) for interval in intervals) else "i64"
+
+
+def integer_loop(
+    program: Program,
+    ranges: ProgramRanges,
+    operands: Mapping[str, Operand],
+    store: Callable[[str, str], str],
+) -> Loop:
+    """The body of a population's loop. `operands` holds inputs, parameters, states and `t`; `store(state, text)` writes one."""
+    writer = _IntLoop(program, ranges, operands)
+    states = set(program.state_names)
+    changed: dict[str, _Int] = {}
+    for index, statement in enumerate(program.body):
+        found = writer.expr(statement.expr, index)
+        truth = found.kind == "b" and statement.name not in states
+        if found.number is None:
+            kind = "b" if truth else "i32" if fits32(found.interval) else "i64"
+            local = writer.local(statement.name, kind, found.as_(kind))
+            found = _Int(local, kind, found.interval)
+        elif found.kind == "b" and not truth:
+            found = _constant(found.number)
+        writer.reading = set()
+        writer.env[statement.name] = found
+        if statement.name in states:
+            changed[statement.name] = found
+    emits = [writer.load(emit.name) for emit in program.emits]
+    roots = {value.text for value in (*emits, *changed.values()) if value.number is None}
+    lines = writer.needed(roots)
+    lines += [store(name, value.text) for name, value in changed.items()]
+    uses = {writer.sources[local] for local in roots if local in writer.sources} | set(changed)
+    return Loop(lines, uses, [value.text for value in emits])
+
+
+# --------------------------------------------------------------------------------------------------------------- floats
+
+_Weak = Literal["wi", "wf", "wb"]
+_WEAK_C: Final = {"wi": "i64", "wf": "f64", "wb": "b"}
+
+
+@dataclass(frozen=True)
+class _Real:
+    """C text and its type: "f32", "f64", "i64" and "b" vary over the population; "wi", "wf", "wb" are Python numbers that
+    depend on the step only; `known` is a value that depends on nothing (a Python number or an array of parameters)."""
+
+    text: str = ""
+    kind: str = ""
+    known: Any = None
+
+    @property
+    def sample(self) -> Any:
+        """Something of the same type for NumPy to promote."""
+        if self.known is not None:
+            return self.known if not isinstance(self.known, np.ndarray) else np.ones(1, self.known.dtype)
+        if self.kind in ("wi", "wf", "wb"):
+            return {"wi": 1, "wf": 1.0, "wb": True}[self.kind]
+        return np.ones(1, {"f32": np.float32, "f64": np.float64, "i64": np.int64, "b": np.bool_}[self.kind])
+
+
+def _kind_of(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return "b" if value.dtype == np.bool_ else short_dtype(value)
+    return "wb" if isinstance(value, bool) else "wi" if isinstance(value, int) else "wf"
+
+
+class _FloatLoop(_Writer):
+    def __init__(self, program: Program, operands: Mapping[str, Operand]) -> None:
+        super().__init__()
+        self.program, self.operands = program, operands
+        self.env: dict[str, _Real] = {}
+        self.sources: dict[str, str] = {}
+        self.tables: dict[str, Array] = {}
+
+    def load(self, name: str) -> _Real:
+        if name not in self.env:
+            operand = self.operands[name]
+            if operand.value is not None:
+                self.env[name] = _Real(known=operand.value)
+            elif name == STEP:
+                self.env[name] = _Real(operand.text, "wi")
+                self.sources[operand.text] = STEP
+            else:
+                kind = "f32" if operand.kind == "u8" else operand.kind
+                before, self.reading = self.reading, set()
+                text = f"(float){operand.text}" if operand.kind == "u8" else operand.text
+                local = self.local(name, kind, text)
+                self.reading = before
+                self.sources[local] = name
+                self.env[name] = _Real(local, kind)
+        found = self.env[name]
+        if found.known is None:
+            self.reading.add(found.text)
+        return found
+
+    def as_(self, value: _Real, kind: str) -> str:
+        """The text as another type, as NumPy converts."""
+        if value.known is not None:
+            if not isinstance(value.known, np.ndarray):
+                return literal(np.float32(value.known) if kind == "f32" else value.known, kind)
+            return f"({C_TYPES[kind]}){self.table(value.known)}"
+        if _WEAK_C.get(value.kind, value.kind) == kind:
+            return value.text
+        return f"({C_TYPES[kind]}){value.text}"
+
+    def table(self, array: Array) -> str:
+        """A parameter array, or its one value."""
+        if array.size and bool(np.all(array == array.flat[0])):
+            return literal(array.flat[0], short_dtype(array) if array.dtype.kind == "f" else "i64")
+        for name, found in self.tables.items():
+            if found is array:
+                break
+        else:
+            name = f"table{len(self.tables)}"
+            self.tables[name] = array
+        self.reading.add(f"@{name}")
+        return f"@{name}@"
+
+    def expr(self, expr: Expr) -> _Real:
+        if isinstance(expr, Num):
+            return _Real(known=expr.value)
+        if isinstance(expr, Var):
+            return self.load(expr.name)
+        assert isinstance(expr, Call)
+        args = [self.expr(arg) for arg in expr.args]
+        names = [f"a{i}" for i in range(len(args))]
+        probe = Call(expr.op, tuple(Var(name) for name in names))
+        with np.errstate(all="ignore"):
+            if all(arg.known is not None for arg in args):
+                values = {name: arg.known for name, arg in zip(names, args, strict=True)}
+                result = evaluate(probe, values, float_truth)
+                return _Real(known=np.array(result) if isinstance(result, np.ndarray) else result)
+            if expr.op == "select" and isinstance(args[0].known, bool):
+                return args[1 if args[0].known else 2]
+            kind = _kind_of(evaluate(probe, {n: a.sample for n, a in zip(names, args, strict=True)}, float_truth))
+        return self.call(expr.op, args, kind)
+
+    def call(self, op: str, args: list[_Real], kind: str) -> _Real:
+        c_kind = _WEAK_C.get(kind, kind)
+        if op == "exp":
+            raise Unsupported("exp of anything but parameters")
+        if op == "select":
+            if args[0].kind == "wb" and _shape_kind(args[1]) != _shape_kind(args[2]):
+                # Which of the two types the result has depends on the step.
+                varying = args[1] if args[1].kind not in _WEAK_C and args[1].known is None else args[2]
+                kind = c_kind = varying.kind
+                if kind not in ("f32", "f64"):
+                    raise Unsupported("a selection by the step between a number and a truth value")
+            condition = self.as_(args[0], "b")
+            return _Real(f"({condition} ? {self.as_(args[1], c_kind)} : {self.as_(args[2], c_kind)})", kind)
+        if op in LOGIC:
+            texts = [self.as_(arg, "b") for arg in args]
+            text = f"!{texts[0]}" if op == "not" else f"({texts[0]} {'&' if op == 'and' else '|'} {texts[1]})"
+            return _Real(text, kind)
+        if op in COMPARISONS:
+            with np.errstate(all="ignore"):
+                both = evaluate(Call("+", (Var("a"), Var("b"))), {"a": args[0].sample, "b": args[1].sample}, float_truth)
+            operand = _kind_of(both)
+            operand = _WEAK_C.get(operand, operand)
+            left, right = (self.as_(arg, operand) for arg in args)
+            if left == right or (op in ("==", "!=") and operand in ("f32", "f64")):
+                if operand in ("f32", "f64"):
+                    if op in ("<", ">", "<=", ">=") and left == right:
+                        return _Real("0" if op in ("<", ">") else f"spk_eq{_suffix(operand)}({left}, {right})", kind)
+                    return _Real(f"spk_{'eq' if op == '==' else 'ne'}{_suffix(operand)}({left}, {right})", kind)
+                return _Real(str(int(op in ("<=", ">=", "=="))), kind)
+            return _Real(f"({left} {op} {right})", kind)
+        texts = [self.as_(arg, c_kind) for arg in args]
+        if op in ("+", "-", "*", "/"):
+            return _Real(f"({texts[0]} {op} {texts[1]})", kind)
+        if op == "neg":
+            return _Real(f"(-{texts[0]})", kind)
+        if op in ("floor", "round") and c_kind == "i64":
+            return _Real(texts[0], kind)
+        return _Real(f"spk_{op}{_suffix(c_kind)}({', '.join(texts)})", kind)
+
+
+def _shape_kind(value: _Real) -> str:
+    """Whether a value varies over the population, and its type if so."""
+    if value.known is not None:
+        return short_dtype(value.known) if isinstance(value.known, np.ndarray) else "weak"
+    return "weak" if value.kind in _WEAK_C else value.kind
+
+
+def _suffix(kind: str) -> str:
+    return {"f32": "f", "f64": "d", "i64": "64", "i32": "32"}[kind]
+
+
+def float_loop(
+    program: Program,
+    operands: Mapping[str, Operand],
+    states: Mapping[str, str],
+    store: Callable[[str, str], str],
+    emitted: list[str],
+) -> Loop:
+    """As `integer_loop`; `states` and `emitted` give the types in which states are kept and values sent."""
+    writer = _FloatLoop(program, operands)
+    changed: dict[str, str] = {}
+    for statement in program.body:
+        found = writer.expr(statement.expr)
+        is_state = statement.name in states
+        if is_state and _is_truth(found):
+            found = _Real(writer.as_(found, "f32"), "f32") if found.known is None else _Real(known=float_truth(found.known))
+        if found.known is None:
+            c_kind = _WEAK_C.get(found.kind, found.kind)
+            local = writer.local(statement.name, c_kind, found.text)
+            found = _Real(local, found.kind)
+        writer.reading = set()
+        writer.env[statement.name] = found
+        if is_state:
+            changed[statement.name] = statement.name
+    texts: dict[str, str] = {}
+    for name in changed:
+        found = writer.env[name]
+        if _shape_kind(found) not in (states[name], "weak"):
+            raise Unsupported(f"state {name}, which is {states[name]} and becomes {_shape_kind(found)}")
+        writer.reading = {found.text} if found.known is None else set()
+        texts[name] = writer.local(f"next_{name}", states[name], writer.as_(found, states[name]))
+        writer.env[name] = _Real(texts[name], states[name])
+    emits = []
+    for emit, kind in zip(program.emits, emitted, strict=True):
+        found = writer.load(emit.name)
+        writer.reading = {found.text} if found.known is None else set()
+        emits.append(writer.local(f"emit_{emit.name}", "b" if kind == "u8" else kind, writer.as_(found, "b" if kind == "u8" else kind)))
+    roots = {*emits, *texts.values()}
+    lines = writer.needed(roots)
+    lines += [store(name, text) for name, text in texts.items()]
+    uses = {writer.sources[local] for local in roots if local in writer.sources} | set(changed)
+    tables = {name: array for name, array in writer.tables.items() if f"@{name}" in roots}
+    return Loop(lines, uses, emits, tables)
+
+
+def _is_truth(value: _Real) -> bool:
+    if value.known is not None:
+        return isinstance(value.known, bool) or getattr(value.known, "dtype", None) == np.bool_
+    return value.kind in ("b", "wb")
