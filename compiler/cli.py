@@ -370,15 +370,15 @@ def _arrays(text: str) -> tuple[Path, dict[str, Array]]:
     if path.suffix == ".npy":
         try:
             found = {"x": np.load(path, allow_pickle=False)}
-        except (OSError, ValueError, EOFError) as error:
-            raise CompileError("SPK007", f"{path}: not a readable .npy file ({error})") from None
+        except (OSError, ValueError, EOFError):
+            raise CompileError("SPK007", f"{path}: not a readable .npy file of numbers") from None
     else:
         from spikec.ir.text import read_npz
 
         try:
             found = read_npz(path)
-        except CompileError as error:
-            raise CompileError("SPK007", error.diagnostics[0].message) from None
+        except CompileError:
+            raise CompileError("SPK007", f"{path}: not a readable .npz file of numbers") from None
     if key:
         if key not in found:
             raise CompileError("SPK007", f"{path}: there is no array '{key}' in it", fix=did_you_mean(key, found))

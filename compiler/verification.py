@@ -174,9 +174,7 @@ def locate(
             right = middle
     layer, variable, mask = wrong_after(wrong)[0]
     index = tuple(int(i) for i in np.argwhere(mask)[0])
-    fires = any(
-        also[index] for name, port, also in wrong_after(wrong) if name == layer and port not in _states(graph, layer)
-    )
+    fires = any(also[index] for name, port, also in wrong_after(wrong) if name == layer and port not in _states(graph, layer))
     want, have = (_value(execution, layer, variable)[index] for execution in seen[wrong])
     cause = _cause(graph, layer, variable, wrong - 1, float(want), float(have), expected, got, fires)
     return Divergence(backend, layer, variable, sample, index[1:], wrong - 1, float(want), float(have), cause)

@@ -21,6 +21,11 @@ class Canonicalise:
 
     def run(self, graph: Graph, ledger: Ledger) -> Graph:
         """The same function with fewer nodes; exact, spike for spike."""
+        while (after := self._once(graph, ledger)).nodes != graph.nodes:
+            graph = after
+        return after
+
+    def _once(self, graph: Graph, ledger: Ledger) -> Graph:
         alive = reachable(graph)
         for node in graph.nodes:
             if node.name not in alive and not isinstance(node, Input):
@@ -28,17 +33,19 @@ class Canonicalise:
         graph = graph.with_nodes(n for n in graph.nodes if n.name in alive or isinstance(n, Input))
         nodes = [self._without_zero_bias(node, ledger) for node in graph.nodes]
         nodes = [self._merged_reshape(node, graph) for node in nodes]
-        outputs = {ref.node for _, ref in graph.outputs}
-        gone: dict[tuple[str, str], Ref] = {}
-        for node in nodes:
-            if self._is_identity(node, graph) and not (node.name in outputs and node.inputs[0].delay):
-                gone[node.name, ""] = node.inputs[0]
-                ledger.record(node, "exact", f"removed {node.op}: it changes nothing")
+        gone = {(node.name, ""): node.inputs[0] for node in nodes if self._is_identity(node, graph)}
+        for _, ref in graph.outputs:
+            # An output reads without delay: what stands between it and an earlier step has to stay.
+            while (ref.node, ref.port) in gone:
+                behind = gone[ref.node, ref.port]
+                if behind.delay:
+                    del gone[ref.node, ref.port]
+                ref = behind
+        for name, _ in gone:
+            ledger.record(graph[name], "exact", f"removed {graph[name].op}: it changes nothing")
         names = {name for name, _ in gone}
         kept = redirect([node for node in nodes if node.name not in names], gone)
-        result = graph.with_nodes(kept, redirect_outputs(graph.outputs, gone))
-        alive = reachable(result)
-        return result.with_nodes(n for n in result.nodes if n.name in alive or isinstance(n, Input))
+        return graph.with_nodes(kept, redirect_outputs(graph.outputs, gone))
 
     def _without_zero_bias(self, node: Node, ledger: Ledger) -> Node:
         if isinstance(node, (Dense, Sparse, Conv)) and node.bias is not None and not node.bias.any():

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+import numpy as np
+
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Node, Ref
 
@@ -14,8 +16,7 @@ def redirect(nodes: Iterable[Node], targets: Mapping[tuple[str, str], Ref]) -> l
 
     def moved(ref: Ref) -> Ref:
         while (ref.node, ref.port) in targets:
-            new = targets[ref.node, ref.port]
-            ref = Ref(new.node, new.port, new.delay + ref.delay, ref.init if ref.delay else new.init)
+            ref = composed(ref, targets[ref.node, ref.port])
         return ref
 
     result = []
@@ -23,6 +24,17 @@ def redirect(nodes: Iterable[Node], targets: Mapping[tuple[str, str], Ref]) -> l
         inputs = tuple(moved(ref) for ref in node.inputs)
         result.append(node if inputs == node.inputs else replace(node, inputs=inputs))
     return result
+
+
+def composed(ref: Ref, behind: Ref) -> Ref:
+    """What `ref` reads if the node that it names passes on what `behind` reads."""
+    init = None
+    if ref.init is not None or behind.init is not None:
+        like = behind.init if ref.init is None else ref.init
+        assert like is not None
+        parts = [np.zeros((part.delay, *like.shape[1:]), like.dtype) if part.init is None else part.init for part in (ref, behind)]
+        init = np.concatenate(parts)
+    return Ref(behind.node, behind.port, behind.delay + ref.delay, init)
 
 
 def redirect_outputs(outputs: Iterable[tuple[str, Ref]], targets: Mapping[tuple[str, str], Ref]) -> list[tuple[str, Ref]]:

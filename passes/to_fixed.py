@@ -263,8 +263,12 @@ class ToFixed:
             offset = silent_value(graph, node.inputs[0])
             if offset.any():
                 biases[node.program.inputs[0]] = offset
-        translator = _Translator(node, units, operands, biases, scale, self._fraction(node, graph, scale, records))
+        # Without factors, constants that are whole at the weights' scale need no fraction bits.
+        translator = _Translator(node, units, operands, biases, scale, 0)
         translated = translator.node()
+        if translator.shifted or any(np.any(error) for _, error in translator.errors):
+            translator = _Translator(node, units, operands, biases, scale, self._fraction(node, graph, scale, records))
+            translated = translator.node()
         for what, error in translator.errors:
             self._note(ledger, node, what, error)
         for emit, (port, _) in zip(node.program.emits, graph.types[node.name], strict=True):
@@ -496,6 +500,8 @@ class _Translator:
     fraction: int
     params: dict[str, Array] = field(default_factory=dict)
     errors: list[tuple[str, Array]] = field(default_factory=list)
+    #: Whether some bits were shifted out.
+    shifted: bool = False
 
     def node(self) -> Node:
         program = self.source.program
@@ -574,7 +580,9 @@ class _Translator:
         ratio = math.log2(scale / own)
         shift = round(ratio)
         if abs(ratio - shift) < 1e-12:
+            self.shifted |= shift < 0
             return call("<<", expr, shift) if shift > 0 else call(">>", expr, -shift) if shift < 0 else expr
+        self.shifted = True
         bits = max(0, FACTOR_BITS - max(0, math.ceil(ratio)))
         k = self.literal(np.asarray(scale / own * 2.0**bits), "factors between scales", 2.0**bits)
         product = Call("*", (expr, k))
@@ -682,6 +690,7 @@ class _Translator:
         (a, one), (b, two) = self.amount(left), self.amount(right)
         bits = math.log2(two)
         product = Call("*", (a, b))
+        self.shifted |= bits > 0
         return (call(">>", product, round(bits)) if bits > 0 else product), one
 
     def _constant_scale(self, expr: Expr) -> float:
@@ -707,6 +716,7 @@ class _Translator:
         bits = next((n for n in range(most + 1) if np.all(factor * 2.0**n == np.rint(factor * 2.0**n))), most)
         k = self.literal(factor * 2.0**bits, f"factors to multiples of 1/{1 << bits}", 2.0**bits)
         product = Call("*", (inner, k))
+        self.shifted |= bits > 0
         return (call(">>", product, bits) if bits else product), scale
 
     def condition(self, expr: Expr) -> Expr:

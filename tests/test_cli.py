@@ -185,9 +185,7 @@ def test_data_is_found_by_key(work: Path, capsys: pytest.CaptureFixture[str]) ->
 # --------------------------------------------------------------------------------------------------- crashes and signals
 
 
-def test_our_own_bug_leaves_a_reproducer(
-    work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_our_own_bug_leaves_a_reproducer(work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*arguments: object, **more: object) -> None:
         raise ZeroDivisionError("division by zero")
 

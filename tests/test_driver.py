@@ -50,7 +50,7 @@ def test_every_public_name_is_there() -> None:
         assert getattr(spikec, name) is not None
     assert set(spikec.__all__) <= set(dir(spikec))
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
-        spikec.nonsense
+        _ = spikec.nonsense
 
 
 # -------------------------------------------------------------------------------------------------------------- compile
@@ -417,3 +417,26 @@ def test_verify_counts_and_names_what_differs(build: Build, monkeypatch: pytest.
     assert {row.layer: row.spikes for row in found.rows} == {"lif1": 0, "lif2": int((a.records["lif2"] != b.records["lif2"]).sum())}
     assert found.divergences[0].layer == "lif2"
     assert found.as_json()["ok"] is False and "NOT equal" in found.text()
+
+
+class Absent:
+    """A backend that lacks its tool."""
+
+    def __init__(self, target: object) -> None: ...
+
+    def available(self) -> str | None:
+        return "there is no C compiler; apt-get install gcc"
+
+
+@pytest.mark.parametrize(("name", "code"), [("c", "SPK501"), ("lava", "SPK511"), ("numpy", "SPK502")])
+def test_a_backend_that_is_not_there_says_so(build: Build, monkeypatch: pytest.MonkeyPatch, name: str, code: str) -> None:
+    import spikec.backends.reference
+
+    monkeypatch.setattr(spikec.backends.reference, "Absent", Absent, raising=False)
+    monkeypatch.setitem(spikec.BACKENDS, name, "spikec.backends.reference:Absent")
+    fails(code, lambda: build.run(spikes(), name), f"backend '{name}': there is no C compiler")
+    fails(code, lambda: build.verify(spikes(), [name]))
+    if name == "numpy":
+        monkeypatch.setitem(spikec.BACKENDS, "c", "spikec.backends.reference:Absent")
+        found = build.verify(spikes())
+        assert set(found.skipped) == {"numpy", "c"} and not found.ok

@@ -43,8 +43,9 @@ Wire = tuple[str, str]
 
 
 def _rtz(x: Any, bits: Any) -> Any:
-    """Shift toward zero: sign(x) * (|x| >> bits)."""
-    return np.sign(x) * (np.abs(x) >> bits)
+    """Shift toward zero, sign(x) * (|x| >> bits): one more than the floor where that is below the quotient."""
+    inexact = (x < 0) & ((x & ((1 << bits) - 1)) != 0)
+    return (x >> bits) + (inexact if isinstance(inexact, bool) else inexact.astype(np.int64))
 
 
 def _wrap(x: Any, bits: Any) -> Any:
@@ -63,7 +64,7 @@ _EVALUATE: dict[str, Callable[..., Any]] = {
     "+": lambda a, b: a + b,
     "-": lambda a, b: a - b,
     "*": lambda a, b: a * b,
-    "/": lambda a, b: a / b,
+    "/": lambda a, b: np.true_divide(a, b),
     "neg": lambda a: -a,
     "<": lambda a, b: a < b,
     "<=": lambda a, b: a <= b,
@@ -284,7 +285,7 @@ class Interpreter:
         if node.delay is None:
             return _exact(product, self.read(ref), node.weight)
         total: Any = 0
-        for delay in np.unique(node.delay):
+        for delay in np.unique(node.delay) if node.delay.size else [0]:
             chosen = np.where(node.delay == delay, node.weight, node.weight.dtype.type(0))
             total = total + _exact(product, self.read(ref, int(delay)), chosen)
         return np.asarray(total)
@@ -337,7 +338,8 @@ class Interpreter:
         values |= self._params[node.name] | states | {STEP: self.t}
         values = run_program(node.program, values, self.truth)
         for name in states:
-            states[name] = np.array(np.broadcast_to(values[name], shape))
+            # A state keeps its dtype: a reset that assigns a literal must not change what the next step computes in.
+            states[name] = np.array(np.broadcast_to(values[name], shape), states[name].dtype)
         for emit, (port, type_) in zip(node.program.emits, ports, strict=True):
             value = np.broadcast_to(self.truth(values[emit.name]), shape)
             self._now[node.name, port] = np.array(value, np.int64 if self.integer else DTYPES[type_.dtype])

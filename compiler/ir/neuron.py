@@ -56,8 +56,9 @@ FLOAT_ONLY: Final = frozenset({"/", "floor", "round", "exp"})
 FIXED_ONLY: Final = frozenset({"<<", ">>", "wrap", "clip", "rtz"})
 #: Reads the step counter: 0 at the first step of a sample.
 STEP: Final = "t"
-RESERVED: Final = frozenset({*FUNCTIONS, *LOGIC, STEP, "emit", "neuron", "params", "state", "inf", "nan", "init", "start"})
+RESERVED: Final = frozenset({*FUNCTIONS, *LOGIC, STEP, "emit", "neuron", "params", "state", "inf", "nan", "init", "start", "lag", "dtype"})
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_PROGRAM_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]*\Z")
 
 
 class Expr:
@@ -257,6 +258,8 @@ class Program:
     _types: Mapping[str, ExprType] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if not _PROGRAM_NAME.match(self.name):
+            self._fail("a program's name consists of letters, digits, underscores and dots")
         names = [*self.inputs, *self.params, *(state.name for state in self.states)]
         for name in names:
             if not _NAME.match(name) or keyword.iskeyword(name) or name in RESERVED:

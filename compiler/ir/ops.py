@@ -46,8 +46,11 @@ class Ref:
             object.__setattr__(self, "init", freeze(self.init))
 
     def later(self, steps: int) -> Ref:
-        """The same wire, read `steps` further back."""
-        return replace(self, delay=self.delay + steps)
+        """The same wire, read `steps` further back; before step `steps` that is zero."""
+        init = self.init
+        if init is not None and steps:
+            init = np.concatenate([np.zeros((steps, *init.shape[1:]), init.dtype), init])
+        return replace(self, delay=self.delay + steps, init=init)
 
     def __str__(self) -> str:
         port = f".{self.port}" if self.port else ""
@@ -72,7 +75,7 @@ class Node:
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
-            if isinstance(value, np.ndarray):
+            if isinstance(value, (np.ndarray, np.generic)):
                 object.__setattr__(self, item.name, self._array(value))
         if self.arity is not None and len(self.inputs) != self.arity:
             self.fail("SPK302", f"{self.op} takes {self.arity} operand(s), not {len(self.inputs)}")
@@ -190,9 +193,11 @@ class Sparse(Node):
 
     def infer(self, operands: Sequence[TensorType | None], level: Level) -> Ports | None:
         """(in,) -> (out,)."""
-        out, count = len(self.indptr) - 1, len(self.weight)
-        if self.weight.ndim != 1 or self.indices.shape != self.weight.shape or self.indptr.ndim != 1 or out < 0:
+        if self.weight.ndim != 1 or self.indices.shape != self.weight.shape or self.indptr.ndim != 1 or not self.indptr.size:
             self.fail("SPK309", "a sparse weight needs one-dimensional weight, indices and indptr that fit")
+        if self.indices.dtype.kind != "i" or self.indptr.dtype.kind != "i":
+            self.fail("SPK309", "indices and indptr must be integers")
+        out, count = len(self.indptr) - 1, len(self.weight)
         if self.indptr[0] != 0 or self.indptr[-1] != count or np.any(np.diff(self.indptr) < 0):
             self.fail("SPK309", "indptr must rise from 0 to the number of connections")
         if count and (self.indices.min() < 0 or self.indices.max() >= self.fan_in):
@@ -286,8 +291,12 @@ class Pool(Node):
         (x,) = known
         if len(x.shape) != len(self.kernel) + 1:
             self.fail("SPK309", f"the window has {len(self.kernel)} axes but the operand has shape {x.shape}")
-        if {len(self.stride), len(self.padding)} != {len(self.kernel)} or min(self.stride) < 1:
+        if {len(self.stride), len(self.padding)} != {len(self.kernel)} or not self.kernel:
             self.fail("SPK309", f"stride and padding need {len(self.kernel)} numbers each")
+        if min(*self.kernel, *self.stride) < 1 or min(self.padding) < 0:
+            self.fail("SPK309", "kernel and stride must be at least 1 and padding at least 0")
+        if self.mode == "max" and any(2 * p > k for p, k in zip(self.padding, self.kernel, strict=True)):
+            self.fail("SPK309", f"padding {self.padding} is more than half of the window {self.kernel}")
         size = window_shape(self, x.shape[1:], self.kernel, (1,) * len(self.kernel))
         kind: Kind = x.kind if self.mode == "max" else "value" if x.kind == "value" else "graded"
         dtype = self.dtype or (x.dtype if self.mode == "max" else _promote(level, kind, "", x.dtype))

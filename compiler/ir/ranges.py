@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from spikec.diagnostics import CompileError
 from spikec.ir.graph import Graph
 from spikec.ir.neuron import COMPARISONS, STEP, Call, Expr, Num, Program, Var, variables
 from spikec.ir.ops import (
@@ -272,6 +273,8 @@ def program_ranges(
         if grown == states:
             break
         states = grown if round_ < _EXACT_ROUNDS else {n: _widen(states[n], grown[n]) for n in states}
+    else:
+        raise Overflow("a state", INT64)
     for _ in range(2):  # widening went too far by up to a factor of two: any further pass is still an invariant
         env = once(states, None)
         states = {name: hull(init[name], env[name]) for name in states}
@@ -323,7 +326,7 @@ def _node_range(node: Node, operands: list[Interval], graph: Graph) -> Interval:
     if isinstance(node, Dense):
         return _weighted_range(node.weight, lambda w: w.sum(axis=1), zero, node.bias)
     if isinstance(node, Conv):
-        return _weighted_range(node.weight, lambda w: w.reshape(len(w), -1).sum(axis=1), zero, node.bias)
+        return _weighted_range(node.weight, lambda w: w.sum(axis=tuple(range(1, w.ndim))), zero, node.bias)
     if isinstance(node, Sparse):
 
         def by_row(weight: Array) -> Array:
@@ -408,4 +411,6 @@ def graph_ranges(graph: Graph) -> Ranges:
                 wires[wire] = interval
         if wires == before:
             break
+    else:
+        raise CompileError("SPK308", "no bounds were found for the values on a cycle", fix="narrow a state with wrap or clip")
     return Ranges(wires, neurons)

@@ -13,12 +13,13 @@ import numpy as np
 from spikec.diagnostics import CompileError, Diagnostic
 from spikec.ir.graph import Graph, arrays_of
 from spikec.ir.neuron import FIXED_ONLY, FLOAT_ONLY, Num
-from spikec.ir.ops import Gather, Input, Neuron, Node
+from spikec.ir.ops import Constant, Input, Neuron, Node
 from spikec.ir.ranges import Ranges, graph_ranges
 from spikec.ir.text import programs_of
-from spikec.ir.types import LEVELS, int_range, is_float
+from spikec.ir.types import DTYPES, LEVELS, int_range, is_float
 
 _NAME = re.compile(r"[A-Za-z0-9_]+\Z")
+_DOTTED = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]*\Z")
 
 
 def _at(node: Node, code: str, message: str, fix: str | None = None) -> Diagnostic:
@@ -39,6 +40,9 @@ def names(graph: Graph) -> Iterator[Diagnostic]:
             yield _at(node, "SPK302", "two nodes have this name")
         seen.add(node.name)
     outputs = [name for name, _ in graph.outputs]
+    for what, name in (("graph", graph.name), *(("output", name) for name in outputs)):
+        if not _DOTTED.match(name):
+            yield Diagnostic("SPK302", f"the {what} '{name}': a name consists of letters, digits, underscores and dots")
     for name in sorted({n for n in outputs if outputs.count(n) > 1}):
         yield Diagnostic("SPK302", f"two outputs are called '{name}'")
     for name, ref in graph.outputs:
@@ -121,15 +125,19 @@ def types(graph: Graph) -> Iterator[Diagnostic]:
         for ref in node.inputs:
             if ref.init is not None and ref.init.shape[1:] != graph.type_of(ref).shape:
                 yield _at(node, "SPK309", f"the initial values of {ref} have the wrong shape {ref.init.shape}")
+            elif ref.init is not None and graph.type_of(ref).kind == "spike" and not np.isin(ref.init, (0, 1)).all():
+                yield _at(node, "SPK302", f"the initial values of {ref} are spikes, which are 0 or 1")
         for _, type_ in graph.types[node.name]:
+            if type_.dtype not in DTYPES:
+                yield _at(node, "SPK309", f"'{type_.dtype}' is not a type of number")
             if any(n < 0 for n in type_.shape):
                 yield _at(node, "SPK309", f"the shape {type_.shape} has a negative size")
             if graph.level != "float" and is_float(type_.dtype):
                 yield _at(node, "SPK309", f"is {type_.dtype} in a graph of integers")
         if isinstance(node, Input) and node.bounds is not None and node.bounds[0] > node.bounds[1]:
             yield _at(node, "SPK309", f"its bounds {node.bounds} are empty")
-        if isinstance(node, Gather) and node.indices.dtype.kind != "i":
-            yield _at(node, "SPK309", "indices must be integers")
+        if isinstance(node, Constant) and node.kind == "spike" and not np.isin(node.value, (0, 1)).all():
+            yield _at(node, "SPK302", "spikes are 0 or 1")
     for name, ref in graph.outputs:
         try:
             graph.type_of(ref)

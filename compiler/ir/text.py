@@ -9,8 +9,9 @@ import hashlib
 import io
 import json
 import math
+import re
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields
 from decimal import Decimal
 from functools import cache, lru_cache
@@ -23,7 +24,7 @@ from spikec.diagnostics import CompileError, Loc
 from spikec.ir.graph import Graph
 from spikec.ir.neuron import Assign, Call, Emit, Expr, Num, Program, State, Var
 from spikec.ir.ops import OPS, Input, Neuron, Node, Ref
-from spikec.ir.types import DTYPES, KINDS, LEVELS, Array, Level, TensorType, default_dtype, freeze, short_dtype
+from spikec.ir.types import DTYPES, KINDS, LEVELS, Array, Level, TensorType, default_dtype, freeze, is_float, short_dtype
 
 if TYPE_CHECKING:
     from lark import Lark
@@ -85,7 +86,7 @@ class _Printer:
         pieces.append(": " + ", ".join(texts))
         if node.loc:
             line = f":{node.loc.line}" if node.loc.line else ""
-            path = f" {node.loc.path}" if node.loc.path else ""
+            path = f" {_path_text(node.loc.path)}" if node.loc.path else ""
             pieces.append(f"loc({json.dumps(node.loc.file)}{line}{path})")
         return _wrap(pieces)
 
@@ -132,6 +133,11 @@ class _Printer:
         return "\n".join([*lines, *body, "}"]) + "\n"
 
 
+def _path_text(path: str) -> str:
+    """A module path bare where the grammar can tell its end, else quoted."""
+    return path if re.fullmatch(r"[A-Za-z0-9_][^\s)\"]*", path) else json.dumps(path)
+
+
 def _wrap(pieces: Sequence[str]) -> str:
     lines, line = [], "  " + pieces[0]
     for piece in pieces[1:]:
@@ -147,7 +153,7 @@ def duration_text(seconds: float) -> str:
     """A duration in the unit that makes it shortest, exact: `1ms`, `0.1ms`, `1.5us`."""
     best = ""
     for unit, power in _UNITS.items():
-        number = Decimal(repr(seconds)).scaleb(power).normalize()
+        number = Decimal(repr(float(seconds))).scaleb(power).normalize()
         text = f"{number:f}{unit}"
         if not best or len(text) < len(best):
             best = text
@@ -243,10 +249,17 @@ def _parse(text: str, start: str, file: str) -> Any:
         raise _syntax_error(error, text, file) from None
 
 
+def _too_deep(file: str) -> CompileError:
+    return CompileError("SPK301", "an expression or array is nested too deeply", loc=Loc(file))
+
+
 @lru_cache(maxsize=256)
 def parse_program(text: str) -> Program:
     """A neuron program from its text; SPK301 with line, column and caret, or SPK302."""
-    return _program(_parse(text, "program", "neuron program"))
+    try:
+        return _program(_parse(text, "program", "neuron program"))
+    except RecursionError:
+        raise _too_deep("neuron program") from None
 
 
 class _Wrapped(Expr):
@@ -340,7 +353,7 @@ class _Reader:
         *programs, graph = tree.children[1:]
         table: dict[str, Program] = {}
         for item in programs:
-            program = _program(item)
+            program = self.placed(item, lambda item=item: _program(item))
             if program.name in table:
                 raise self.fail("SPK302", f"the program @{program.name} is defined twice", item)
             table[program.name] = program
@@ -360,10 +373,22 @@ class _Reader:
         nodes = [self.node(item, table) for item in rest if item.data == "node"]
         outputs = [self.output(item) for item in rest if item.data == "output"]
         result = Graph(str(name)[1:], self.level, tuple(nodes), tuple(outputs), dt)
+        self.infer(result, [item for item in rest if item.data == "node"], graph)
         for item in rest:
             if item.data == "node":
                 self.check_types(result, item)
         return result
+
+    def infer(self, graph: Graph, trees: Sequence[Any], whole: Any) -> None:
+        """Derive the types; an error without a place of its own gets the line of the node that it names."""
+        try:
+            graph.types  # noqa: B018  # raises where they cannot be derived
+        except CompileError as error:
+            if error.diagnostics[0].loc:
+                raise
+            message = error.diagnostics[0].message
+            named = (tree for tree in trees if message.startswith(f"{tree.children[0]}:"))
+            raise self.fail(error.code, message, next(named, whole)) from None
 
     def declare(self, tree: Any) -> None:
         name, shape, dtype, digest = (str(part) for part in tree.children)
@@ -390,6 +415,8 @@ class _Reader:
         if short not in DTYPES:
             raise self.fail("SPK301", f"'{short}' is not a type of number", tree)
         numbers = self.numbers(parts[-1])
+        if not is_float(short) and any(isinstance(item, float) for item in _flat(numbers)):
+            raise self.fail("SPK301", f"the array does not fit {short}: it holds numbers that are not whole", tree)
         try:
             return freeze(np.array(numbers, dtype=DTYPES[short]))
         except (ValueError, OverflowError) as error:
@@ -421,7 +448,8 @@ class _Reader:
         loc = rest[-1]
         if loc is not None:
             file, line, path = loc.children
-            values["loc"] = Loc(json.loads(str(file)), int(line or 0), str(path or ""))
+            where = str(path or "")
+            values["loc"] = Loc(json.loads(str(file)), int(line or 0), json.loads(where) if where[:1] == '"' else where)
         program_name, *refs = operands.children if operands else (None,)
         values["inputs"] = tuple(self.ref(item) for item in refs if item is not None)
         known = {item.name: item for item in fields(cls)}
@@ -434,8 +462,12 @@ class _Reader:
             raise self.fail("SPK302", f"'{op}' has no program", tree)
         if issubclass(cls, Input):
             values["type"] = self.type(rest[-2].children[0])
+        seen: set[str] = set()
         for item in rest[:-2]:
             key, value = str(item.children[0]), item.children[1]
+            if key in seen:
+                raise self.fail("SPK302", f"the attribute '{key}' is given twice", item)
+            seen.add(key)
             if issubclass(cls, Neuron) and key in values["program"].params:
                 values["params"][key] = self.array(value)
             elif issubclass(cls, Neuron) and key.startswith("init."):
@@ -447,8 +479,13 @@ class _Reader:
         missing = [n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING and n not in values]
         if missing:
             raise self.fail("SPK302", f"'{op}' needs the attribute '{missing[0]}'", tree)
+        node: Node = self.placed(tree, lambda: cls(**values))
+        return node
+
+    def placed(self, tree: Any, build: Callable[[], Any]) -> Any:
+        """What `build` returns; an error without a place of its own gets the place in the text."""
         try:
-            return cls(**values)
+            return build()
         except CompileError as error:
             if error.diagnostics[0].loc:
                 raise
@@ -493,6 +530,14 @@ class _Reader:
             raise self.fail("SPK309", f"%{name} has the type {wanted}, not what is written here", tree)
 
 
+def _flat(numbers: Any) -> Iterator[Any]:
+    if isinstance(numbers, list):
+        for item in numbers:
+            yield from _flat(item)
+    else:
+        yield numbers
+
+
 def _shape(text: str) -> tuple[int, ...]:
     return () if text == "()" else tuple(int(part) for part in text.split("x"))
 
@@ -514,7 +559,10 @@ def parse_graph(text: str, arrays: Mapping[str, Array] | None = None, *, file: s
             loc=Loc(file, 1),
             fix="use the spikec that wrote it, or a newer one",
         )
-    return _Reader(file, arrays or {}).graph(_parse(text, "file", file))
+    try:
+        return _Reader(file, arrays or {}).graph(_parse(text, "file", file))
+    except RecursionError:
+        raise _too_deep(file) from None
 
 
 # ------------------------------------------------------------------------------------------------------------- files

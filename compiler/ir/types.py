@@ -42,7 +42,7 @@ class TensorType:
 
     def text(self, level: Level) -> str:
         """As in `.sir`: `spike<12>`; the dtype is left out where it is the level's default."""
-        shape = "x".join(str(n) for n in self.shape) if self.shape else "1"
+        shape = "x".join(str(n) for n in self.shape) if self.shape else "()"
         suffix = "" if self.dtype == default_dtype(self.kind, level) else f", {self.dtype}"
         return f"{self.kind}<{shape}{suffix}>"
 

@@ -1,0 +1,125 @@
+/* spk_core.h - what every generated network uses: macros, and how a buffer is read through the interface. */
+#ifndef SPK_CORE_H
+#define SPK_CORE_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "spk.h"
+
+#if defined(__GNUC__)
+#define SPK_RESTRICT __restrict__
+#define SPK_ALIGNED __attribute__((aligned(64)))
+#define SPK_UNUSED __attribute__((unused))
+#else
+#define SPK_RESTRICT
+#define SPK_ALIGNED
+#define SPK_UNUSED
+#endif
+
+#define SPK_CAT_(a, b) a##b
+#define SPK_CAT(a, b) SPK_CAT_(a, b)
+
+/* The type of a buffer: 0 and 1 in a byte, or as in the interface. */
+enum { SPK_FROM_U8 = 16 };
+
+/* Where a port or a state lies in the network's memory. A buffer of several steps is a ring: `position` is where the number
+ * of the current one is kept. Channels last means that element c * space + s is at s * channels + c. */
+typedef struct spk_view {
+  size_t offset;
+  size_t position;
+  uint32_t ring;
+  uint32_t size;
+  uint32_t channels, space; /* 0: in order */
+  uint8_t from, to;         /* types */
+  uint8_t shift;            /* the value is the number stored * 2^shift */
+} spk_view;
+
+static inline size_t spk_width(unsigned type) {
+  return type == SPK_I8 || type == SPK_FROM_U8 ? 1u : type == SPK_I16 ? 2u : type == SPK_I32 || type == SPK_F32 ? 4u : 8u;
+}
+
+/* Memory is read byte-wise, so that no assumption is made about the buffer's declared type. */
+#define SPK_COPY(FROM, TO, SCALE)                                                                    \
+  do {                                                                                               \
+    for (i = 0; i < view->size; i++) {                                                               \
+      const uint32_t j = view->space ? i % view->space * view->channels + i / view->space : i;       \
+      FROM value;                                                                                    \
+      TO result;                                                                                     \
+      memcpy(&value, base + j * sizeof value, sizeof value);                                         \
+      result = (TO)(value SCALE);                                                                    \
+      memcpy((unsigned char *)out + i * sizeof result, &result, sizeof result);                      \
+    }                                                                                                \
+  } while (0)
+#define SPK_COPY_INT(FROM)                                                                           \
+  switch (view->to) {                                                                                \
+    case SPK_I8: SPK_COPY(FROM, int8_t, *scale); break;                                              \
+    case SPK_I16: SPK_COPY(FROM, int16_t, *scale); break;                                            \
+    case SPK_I32: SPK_COPY(FROM, int32_t, *scale); break;                                            \
+    case SPK_I64: SPK_COPY(FROM, int64_t, *scale); break;                                            \
+    case SPK_F32: SPK_COPY(FROM, float, ); break;                                                    \
+    default: SPK_COPY(FROM, double, ); break;                                                        \
+  }
+
+static SPK_UNUSED void spk_view_read(const spk_view *view, const void *memory, void *out) {
+  const unsigned char *base = (const unsigned char *)memory + view->offset;
+  const int64_t scale = (int64_t)1 << view->shift;
+  uint32_t slot = 0;
+  uint32_t i;
+  if (view->ring > 1) {
+    memcpy(&slot, (const unsigned char *)memory + view->position, sizeof slot);
+    base += (size_t)slot * view->size * spk_width(view->from);
+  }
+  if (view->space == 0 && view->shift == 0 && (view->from == view->to || (view->from == SPK_FROM_U8 && view->to == SPK_I8))) {
+    memcpy(out, base, view->size * spk_width(view->from));
+    return;
+  }
+  switch (view->from) {
+    case SPK_FROM_U8: SPK_COPY_INT(uint8_t) break;
+    case SPK_I8: SPK_COPY_INT(int8_t) break;
+    case SPK_I16: SPK_COPY_INT(int16_t) break;
+    case SPK_I32: SPK_COPY_INT(int32_t) break;
+    case SPK_I64: SPK_COPY_INT(int64_t) break;
+    case SPK_F32:
+      if (view->to == SPK_F32) { SPK_COPY(float, float, ); } else { SPK_COPY(float, double, ); }
+      break;
+    default:
+      if (view->to == SPK_F32) { SPK_COPY(double, float, ); } else { SPK_COPY(double, double, ); }
+      break;
+  }
+}
+#undef SPK_COPY_INT
+#undef SPK_COPY
+
+static SPK_UNUSED uint32_t spk_view_events(const spk_view *view, const void *memory, uint32_t *index) {
+  const size_t width = spk_width(view->from);
+  const unsigned char *base = (const unsigned char *)memory + view->offset;
+  uint32_t count = 0;
+  uint32_t i;
+  if (view->ring > 1) {
+    uint32_t slot;
+    memcpy(&slot, (const unsigned char *)memory + view->position, sizeof slot);
+    base += (size_t)slot * view->size * width;
+  }
+  for (i = 0; i < view->size; i++) {
+    const uint32_t j = view->space ? i % view->space * view->channels + i / view->space : i;
+    uint64_t bits = 0;
+    if (view->from == SPK_F32) {
+      float value;
+      memcpy(&value, base + j * width, width);
+      bits = !(value >= 0 && value <= 0);
+    } else if (view->from == SPK_F64) {
+      double value;
+      memcpy(&value, base + j * width, width);
+      bits = !(value >= 0 && value <= 0);
+    } else {
+      memcpy(&bits, base + j * width, width);
+    }
+    index[count] = i;
+    count += bits != 0;
+  }
+  return count;
+}
+
+#endif

@@ -1,0 +1,394 @@
+"""Fold a run of T steps into one step: a network of cells that read each other in the same step or some steps ago.
+
+A `Cell` is one operation of the steady step, or one that does all steps at once. Every step is compared with the steady one; the
+first may differ only by reading initial values where later ones read what the step before left.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from spikec.diagnostics import CompileError
+from spikec.frontend.tracing.axes import Layout
+from spikec.frontend.tracing.record import Const, Number, Op, Operand, Record, Value
+from spikec.frontend.tracing.steps import assign_steps
+
+
+@dataclass(eq=False)
+class Read:
+    """An operand of a cell: output `port` of `cell`, `delay` steps ago. init: what stood there before step 0, by step."""
+
+    cell: Cell
+    port: int
+    delay: int
+    init: dict[int, Const | Number] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class Cell:
+    """One operation a step. runs: the recorded operation by step; {-1: op} for one that did all steps at once.
+
+    observed: constants that stood for an output at a step at which the model did not compute it (port, step).
+    """
+
+    op: Op
+    reads: list[Read | Const | Number] = field(default_factory=list)
+    runs: dict[int, Op] = field(default_factory=dict)
+    observed: dict[tuple[int, int], Const | Number] = field(default_factory=dict)
+
+    @property
+    def cells(self) -> Iterator[Read]:
+        """The operands that are outputs of cells."""
+        return (item for item in self.reads if isinstance(item, Read))
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a value comes from: step s of it is output `port` of `cell` at step s - back. step None: it covers all steps."""
+
+    cell: Cell
+    port: int
+    step: int | None
+    back: int = 0
+    init: tuple[Const | Number, ...] = ()
+
+
+@dataclass
+class Folded:
+    """The cells in program order, and the source of every returned value by its path in the returned structure."""
+
+    cells: list[Cell]
+    inputs: list[Cell]
+    returned: list[tuple[tuple[str | int, ...], Source]]
+    layout: Layout
+    record: Record
+
+
+class _Folder:
+    def __init__(self, record: Record, layout: Layout) -> None:
+        self.record, self.layout = record, layout
+        self.steps = assign_steps(record, layout)
+        self.last = layout.steps - 1
+        self.steady = max(self.last - 1, 1)
+        self.cells: list[Cell] = []
+        self.by_op: dict[Op, Cell] = {}
+        self.sources: dict[Value, Source | Const | Number] = {}
+        self.inputs = [Cell(Op("input", (), {"index": i}, [value], None, "", -1, -1)) for i, value in enumerate(record.inputs)]
+        for cell, value in zip(self.inputs, record.inputs, strict=True):
+            cell.runs[-1] = cell.op
+            self.sources[value] = Source(cell, 0, None)
+
+    # ---------------------------------------------------------------------------------------------------- which cell
+
+    def fold(self) -> Folded:
+        self.live = self._live()
+        by_step: dict[int, dict[tuple[int, int], Op]] = defaultdict(dict)
+        counts: dict[tuple[int, int], int] = defaultdict(int)
+        for op in self.record.ops:
+            step = self.steps[op]
+            if step is None or self.structural(op):
+                continue
+            key = (op.site, counts[step, op.site])
+            counts[step, op.site] += 1
+            by_step[step][key] = op
+        body = by_step[self.steady]
+        cells = {key: Cell(op) for key, op in body.items()}
+        for step in range(self.layout.steps):
+            for key, op in by_step[step].items():
+                if key in cells:
+                    cells[key].runs[step] = op
+                    self.by_op[op] = cells[key]
+                elif step == self.last:
+                    self.by_op[op] = Cell(op, runs={step: op})
+                elif op in self.live:
+                    self._differs(op, step, f"does {op.label} here, which step {self.steady} does not")
+            for key, cell in cells.items():
+                if key not in by_step[step] and step and cell.op in self.live and (step < self.last):
+                    self._differs(cell.op, step, f"leaves out {cell.op.label}, which step {self.steady} does here")
+        common: dict[object, Cell] = {}
+        for op in self.record.ops:
+            if self.structural(op):
+                continue
+            if self.steps[op] is None:
+                key_all = (op.kind, _signature(op), *(self._reference(item, None, op) for item in op.operands))
+                cell = common.get(key_all)
+                if cell is None:
+                    cell = common[key_all] = Cell(op, runs={-1: op})
+                    cell.reads = [self._read(item, None, op) for item in op.operands]
+                    self.cells.append(cell)
+                self.by_op[op] = cell
+            elif op in self.by_op:
+                cell = self.by_op[op]
+                if cell.op is op:
+                    self.cells.append(cell)
+        for cell in self.cells:
+            if -1 not in cell.runs:
+                self._fill(cell)
+        returned = list(self._returned(self.record.returned, ()))
+        self._sort()
+        return Folded(self.cells, self.inputs, returned, self.layout, self.record)
+
+    def _live(self) -> set[Op]:
+        live: set[Op] = set()
+        stack = [value.op for value in _values(self.record.returned) if value.op]
+        while stack:
+            op = stack.pop()
+            if op not in live:
+                live.add(op)
+                stack += [value.op for value in op.values if value.op]
+        return live
+
+    def _differs(self, op: Op, step: int, how: str) -> None:
+        raise CompileError(
+            "SPK104",
+            f"step {step} {how}",
+            loc=op.loc,
+            notes=["a graph does the same in every step; only the initial values of the first may differ"],
+            fix="make every step do the same, or compute what differs outside the model",
+        )
+
+    def _sort(self) -> None:
+        """Same-step operands first, else program order."""
+        done: set[Cell] = set(self.inputs)
+        result: list[Cell] = []
+
+        def visit(cell: Cell) -> None:
+            stack = [(cell, iter([r.cell for r in cell.cells if r.delay == 0]))]
+            done.add(cell)
+            while stack:
+                top, rest = stack[-1]
+                for inner in rest:
+                    if inner not in done:
+                        done.add(inner)
+                        stack.append((inner, iter([r.cell for r in inner.cells if r.delay == 0])))
+                        break
+                else:
+                    result.append(top)
+                    stack.pop()
+
+        for cell in self.cells:
+            if cell not in done:
+                visit(cell)
+        self.cells = result
+
+    # --------------------------------------------------------------------------------------------------------- reads
+
+    def _fill(self, cell: Cell) -> None:
+        """The operands of the steady step, after comparing all steps with it."""
+        home = self.steady if self.steady in cell.runs else self.last
+        cell.reads = [self._read(item, home, cell.op) for item in cell.op.operands]
+        signature = _signature(cell.op)
+        for step, op in cell.runs.items():
+            if op.kind != cell.op.kind or _signature(op) != signature or len(op.operands) != len(cell.op.operands):
+                if op in self.live:
+                    self._differs(op, step, f"does {op.label} here with other settings than step {self.steady}")
+                continue
+            for read, item in zip(cell.reads, op.operands, strict=True):
+                self._compare(cell, read, item, step, op)
+
+    def _compare(self, cell: Cell, read: Read | Const | Number, item: Operand, step: int, op: Op) -> None:
+        here = self._reference(item, step, op)
+        if not isinstance(read, Read):
+            if here != _constant_key(read) and op in self.live:
+                self._differs(op, step, f"uses another constant in {op.label} than step {self.steady}")
+            return
+        if here == (read.cell, read.port, read.delay):
+            return
+        resolved = self._resolve(item, op) if isinstance(item, Value) else item
+        if isinstance(resolved, (Const, int, float)):
+            before = step - read.delay
+            if before < 0:
+                read.init[step] = resolved
+                return
+            if before not in read.cell.runs and -1 not in read.cell.runs:
+                read.cell.observed[read.port, before] = resolved
+                return
+        if op in self.live:
+            self._differs(op, step, f"reads something else in {op.label} than step {self.steady}")
+
+    def _reference(self, item: Operand, step: int | None, op: Op) -> object:
+        if not isinstance(item, Value):
+            return _constant_key(item)
+        source = self._resolve(item, op)
+        if not isinstance(source, Source):
+            return _constant_key(source)
+        return (source.cell, source.port, self._delay(source, step, op))
+
+    def _read(self, item: Operand, step: int | None, op: Op) -> Read | Const | Number:
+        if not isinstance(item, Value):
+            return item
+        source = self._resolve(item, op)
+        if not isinstance(source, Source):
+            return source
+        read = Read(source.cell, source.port, self._delay(source, step, op))
+        if source.step is None:
+            read.init.update(enumerate(source.init))
+        return read
+
+    def _delay(self, source: Source, step: int | None, op: Op) -> int:
+        if source.step is None:
+            return source.back
+        if step is None:
+            raise CompileError("SPK104", f"{op.label} on all steps at once reads a value of step {source.step} alone", loc=op.loc)
+        delay = step - (source.step - source.back)
+        if delay < 0:
+            raise CompileError(
+                "SPK104",
+                f"step {step} reads a value that is computed at step {source.step}, in the future",
+                loc=op.loc,
+                fix="a network that begins when another has ended is two networks: compile them one by one",
+            )
+        return delay
+
+    # ------------------------------------------------------------------------------------------------------- sources
+
+    def structural(self, op: Op) -> bool:
+        """Whether an operation only moves along time or batch: it makes no cell."""
+        output = op.outputs[0]
+        axes = self.layout.axes
+        if op.kind == "pick":
+            (x,) = op.values
+            return any(atom in self.layout.time for atom in axes[x][op.attrs["axis"]])
+        if op.kind == "stack":
+            return any(atom in self.layout.time for atom in axes[output][op.attrs["axis"]])
+        if op.kind in ("reshape", "squeeze", "unsqueeze", "expand", "permute"):
+            x = op.operands[0]
+            if not isinstance(x, Value):
+                return False
+            if op.kind == "permute":
+                kept = self.layout.feature_axes(x, op)
+                order = [dim for dim in op.attrs["dims"] if dim in kept]
+                return order == sorted(order)
+            return self.layout.shape(x, op) == self.layout.shape(output, op)
+        return False
+
+    def _resolve(self, value: Value, reader: Op) -> Source | Const | Number:
+        found = self.sources.get(value)
+        if found is None:
+            found = self.sources[value] = self._find(value, reader)
+        return found
+
+    def _find(self, value: Value, reader: Op) -> Source | Const | Number:
+        op = value.op
+        if op is None:
+            raise CompileError("SPK111", "a tensor is read before all of its entries are written", loc=reader.loc)
+        if op in self.by_op:
+            return Source(self.by_op[op], value.port, self.steps[op])
+        if not self.structural(op):
+            step = self.steps[op]
+            raise CompileError("SPK104", f"this reads a value that only step {step} computes", loc=reader.loc)
+        if op.kind == "pick":
+            return self._entry(op)
+        if op.kind == "stack":
+            return self._stack(op)
+        (x,) = op.values
+        return self._resolve(x, reader)
+
+    def _entry(self, op: Op) -> Source | Const | Number:
+        (x,) = op.values
+        source = self._resolve(x, op)
+        if not isinstance(source, Source):
+            return source
+        index = int(op.attrs["index"])
+        if source.step is not None:
+            return source
+        if index < source.back and index < len(source.init):
+            return source.init[index]
+        return Source(source.cell, source.port, index, source.back)
+
+    def _stack(self, op: Op) -> Source | Const | Number:
+        entries = [self._resolve(item, op) if isinstance(item, Value) else item for item in op.operands]
+        last = entries[-1]
+        if not isinstance(last, Source):
+            return last
+        if last.step is None:
+            return last
+        back = len(entries) - 1 - (last.step - last.back)
+        init: list[Const | Number] = []
+        for step, entry in enumerate(entries):
+            if isinstance(entry, Source):
+                if (entry.cell, entry.port, (entry.step or 0) - entry.back) != (last.cell, last.port, step - back):
+                    self._differs(op, step, "puts something else in the stack than the last step")
+            elif step < back:
+                init.append(entry)
+            elif step - back not in last.cell.runs:
+                last.cell.observed[last.port, step - back] = entry
+            else:
+                self._differs(op, step, "puts a constant in the stack")
+        return Source(last.cell, last.port, None, back, tuple(init))
+
+    # ------------------------------------------------------------------------------------------------------- returned
+
+    def _returned(self, item: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Source]]:
+        if isinstance(item, Value):
+            reader = item.op or Op("output", (), {}, [], None, "", -1, -1)
+            source = self._resolve(item, reader)
+            if isinstance(source, Source):
+                if source.step is not None and source.step != self.last:
+                    raise CompileError("SPK104", f"the model returns a value of step {source.step}, which is not the last", loc=reader.loc)
+                yield path, source
+        elif isinstance(item, dict):
+            for key, inner in item.items():
+                yield from self._returned(inner, (*path, key))
+        elif isinstance(item, (tuple, list)):
+            series = self._series(item)
+            if series is not None:
+                yield path, series
+                return
+            for index, inner in enumerate(item):
+                yield from self._returned(inner, (*path, index))
+
+    def _series(self, items: Any) -> Source | None:
+        """A list with one tensor a step is the same as their stack."""
+        if len(items) != self.layout.steps or not all(isinstance(item, Value) for item in items):
+            return None
+        sources = [self._resolve(item, item.op) for item in items]
+        first = sources[-1]
+        if not isinstance(first, Source):
+            return None
+        same = all(
+            isinstance(s, Source) and (s.cell, s.port, s.step) == (first.cell, first.port, step) for step, s in enumerate(sources)
+        )
+        return Source(first.cell, first.port, None, first.back, first.init) if same else None
+
+
+def _constant_key(item: Const | Number) -> object:
+    if isinstance(item, Const):
+        return ("const", id(item))
+    return ("number", type(item).__name__, item)
+
+
+def _signature(op: Op) -> tuple[object, ...]:
+    """The settings of an operation in a form that compares equal from step to step."""
+    result: list[object] = []
+    for key, item in op.attrs.items():
+        if isinstance(item, np.ndarray):
+            result.append((key, item.shape, item.tobytes()))
+        elif isinstance(item, Const):
+            result.append((key, item.array.shape, item.array.dtype.str, item.array.tobytes() if not item.name else item.name))
+        elif key == "leaf":
+            result.append((key, id(item)))
+        else:
+            result.append((key, item))
+    return tuple(result)
+
+
+def _values(item: Any) -> Iterator[Value]:
+    if isinstance(item, Value):
+        yield item
+    elif isinstance(item, dict):
+        for inner in item.values():
+            yield from _values(inner)
+    elif isinstance(item, (tuple, list)):
+        for inner in item:
+            yield from _values(inner)
+
+
+def fold(record: Record, layout: Layout) -> Folded:
+    """The cells of one step. Raises CompileError SPK104 where a step differs from the others."""
+    return _Folder(record, layout).fold()

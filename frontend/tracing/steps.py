@@ -1,0 +1,264 @@
+"""Which axis is time, which is the batch, and which round of the loop every operation belongs to."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from spikec.diagnostics import CompileError, Loc
+from spikec.frontend.tracing.axes import Atom, Layout, find_axes
+from spikec.frontend.tracing.record import Op, Record, Value
+
+AxisChoice = int | None | str
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the caller said about the example input: an axis, None (there is none) or "auto"."""
+
+    time_axis: AxisChoice = "auto"
+    batch_axis: AxisChoice = "auto"
+    steps: int | None = None
+
+
+class SingleStep(Exception):  # noqa: N818  # not an error: the model does one step a call
+    """The model has no loop: it does one step a call and keeps its states itself."""
+
+
+def choose_axes(record: Record, choices: Choices, loc: Loc | None) -> Layout:
+    """The layout with its time and batch axes named. Raises SingleStep, or CompileError SPK105 where there are two readings."""
+    layout = find_axes(record, None, 0)
+    chosen = _time_atoms(record, layout, choices, loc)
+    if chosen:
+        layout.time = chosen
+        layout.steps = next(iter(chosen)).size
+        if choices.steps is not None and choices.steps != layout.steps:
+            _ambiguous(f"the model does {layout.steps} steps on this example, but steps={choices.steps} was passed", loc, "leave out steps")
+    else:
+        steps = _steps_without_axis(record, choices, loc)
+        pivot = _pivot(record, steps, loc)
+        layout = find_axes(record, pivot, steps)
+        layout.steps = steps
+        layout.time |= {atom for axes in layout.axes.values() for axis in axes for atom in axis if atom.repeats and atom.size == steps and atom in layout.picked}
+    if layout.steps < 3:
+        raise CompileError(
+            "SPK105",
+            f"the example has {layout.steps} step(s), too few to tell the first step from the others",
+            loc=loc,
+            fix="pass an example of at least 3 steps",
+        )
+    layout.batch = _batch_atoms(record, layout, choices, loc)
+    return layout
+
+
+def _ambiguous(message: str, loc: Loc | None, fix: str, notes: Sequence[str] = ()) -> None:
+    raise CompileError("SPK105", message, loc=loc, fix=fix, notes=notes)
+
+
+def _walked(layout: Layout, atom: Atom) -> bool:
+    return atom.size > 1 and layout.picked.get(atom, set()) == set(range(atom.size))
+
+
+def _input_name(record: Record, index: int) -> str:
+    return f"input '{record.input_names[index]}'" if len(record.inputs) > 1 else "the example"
+
+
+def _time_atoms(record: Record, layout: Layout, choices: Choices, loc: Loc | None) -> set[Atom]:
+    found: set[Atom] = set()
+    for index, value in enumerate(record.inputs):
+        atoms = [axis[0] for axis in layout.axes[value]]
+        walked = [axis for axis, atom in enumerate(atoms) if _walked(layout, atom)]
+        if isinstance(choices.time_axis, int):
+            if not -len(atoms) <= choices.time_axis < len(atoms):
+                _ambiguous(f"time_axis={choices.time_axis}, but {_input_name(record, index)} has shape {value.shape}", loc, "count axes from 0")
+            axis = choices.time_axis % len(atoms)
+            if walked and axis not in walked:
+                _ambiguous(
+                    f"time_axis={axis} was passed, but the model walks through axis {walked[0]} of shape {value.shape}",
+                    loc,
+                    f"pass time_axis={walked[0]}, or leave it out",
+                )
+            found.add(atoms[axis])
+        elif choices.time_axis == "auto":
+            if len(walked) > 1:
+                _ambiguous(
+                    f"the model walks through axes {' and '.join(map(str, walked))} of {_input_name(record, index)}, shape {value.shape}",
+                    loc,
+                    f"say which one is time: time_axis={walked[0]} or time_axis={walked[1]}",
+                )
+            found |= {atoms[axis] for axis in walked}
+        elif walked:
+            _ambiguous(
+                f"time_axis=None was passed, but the model walks through axis {walked[0]} of {_input_name(record, index)}, shape {value.shape}",
+                loc,
+                f"pass time_axis={walked[0]}, or leave it out",
+            )
+    if not isinstance(choices.time_axis, int):
+        repeated = {atom for atom in layout.picked if atom.repeats and _walked(layout, atom)}
+        found |= repeated
+    if len({atom.size for atom in found}) > 1:
+        sizes = " and ".join(str(size) for size in sorted({atom.size for atom in found}))
+        _ambiguous(f"the model walks through axes of {sizes} entries: the number of steps is not clear", loc, "pass time_axis")
+    return found
+
+
+def _chain(record: Record) -> int:
+    """The longest chain of a neuron module's own state: one call a step."""
+    depth: dict[Value, int] = {}
+    longest = 0
+    for op in record.ops:
+        if op.kind != "leaf":
+            continue
+        count = len(op.attrs["leaf"].program.inputs)
+        before = [depth[v] for v in op.operands[count:] if isinstance(v, Value) and v in depth and v.op is not None and v.op.attrs["leaf"] is op.attrs["leaf"]]
+        here = max(before, default=0) + 1
+        longest = max(longest, here)
+        for output in op.outputs:
+            depth[output] = here
+    return longest
+
+
+def _events_per_site(record: Record) -> dict[int, int]:
+    events: dict[int, set[int]] = defaultdict(set)
+    for op in record.ops:
+        events[op.site].add(op.event)
+    return {site: len(found) for site, found in events.items()}
+
+
+def _steps_without_axis(record: Record, choices: Choices, loc: Loc | None) -> int:
+    chain = _chain(record)
+    counts = _events_per_site(record)
+    repeated = [n for n in counts.values() if n > 1]
+    if not repeated:
+        raise SingleStep
+    if chain > 1:
+        if choices.steps is not None and choices.steps != chain:
+            _ambiguous(f"the model does {chain} steps on this example, but steps={choices.steps} was passed", loc, f"pass steps={chain}, or leave it out")
+        return chain
+    if choices.steps is None:
+        usual = Counter(repeated).most_common(1)[0][0]
+        _ambiguous(
+            "no axis of the example is walked through, and the number of steps is not clear",
+            loc,
+            f"if the example is one frame that is fed at every step, pass steps={usual} (or how many the loop does)",
+        )
+    assert choices.steps is not None
+    return choices.steps
+
+
+def _pivot(record: Record, steps: int, loc: Loc | None) -> int:
+    counts = _events_per_site(record)
+    for op in record.ops:
+        if counts[op.site] == steps:
+            return op.site
+    if all(n == 1 for n in counts.values()):
+        raise SingleStep
+    usual = Counter(n for n in counts.values() if n > 1).most_common(1)[0][0]
+    raise CompileError(
+        "SPK105",
+        f"no operation is done {steps} times on this example; most of those in a loop are done {usual} times",
+        loc=loc,
+        fix=f"pass steps={usual}, if that is the number of time steps",
+    )
+
+
+def _batch_atoms(record: Record, layout: Layout, choices: Choices, loc: Loc | None) -> set[Atom]:
+    found: set[Atom] = set()
+    for index, value in enumerate(record.inputs):
+        atoms = [axis[0] for axis in layout.axes[value]]
+        if choices.batch_axis is None:
+            continue
+        if isinstance(choices.batch_axis, int):
+            axis = choices.batch_axis % len(atoms) if -len(atoms) <= choices.batch_axis < len(atoms) else -1
+            if axis < 0 or atoms[axis] in layout.time:
+                what = "is the time axis" if axis >= 0 else f"does not exist in shape {value.shape}"
+                _ambiguous(f"batch_axis={choices.batch_axis} {what}", loc, "pass the axis along which the samples lie")
+            if atoms[axis] in layout.features:
+                culprit = layout.features[atoms[axis]]
+                raise CompileError("SPK102", f"{culprit.label} mixes the samples of the batch (axis {axis} of the example)", loc=culprit.loc)
+            found.add(atoms[axis])
+            continue
+        free = [axis for axis, atom in enumerate(atoms) if atom not in layout.time and atom not in layout.features and not _walked(layout, atom)]
+        rest = [axis for axis, atom in enumerate(atoms) if atom not in layout.time]
+        if len(free) == 1 and len(rest) > 1:
+            found.add(atoms[free[0]])
+        elif free:
+            names = " or ".join(f"batch_axis={axis}" for axis in free)
+            _ambiguous(
+                f"{_input_name(record, index)} has shape {value.shape}, and the model treats the entries of "
+                f"{'axis' if len(free) == 1 else 'axes'} {' and '.join(map(str, free))} alike: which is the batch?",
+                loc,
+                f"pass {names}, or batch_axis=None if there is no batch",
+            )
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------- loop rounds
+
+
+def assign_steps(record: Record, layout: Layout) -> dict[Op, int | None]:
+    """The step of every operation; None for one that does all steps at once or depends on none.
+
+    An operation stands at the latest step that it depends on, or, where the user's code computes it in the next round of the
+    loop before that round reads anything new (a recurrent connection), at that next step. Either reading is right; this one
+    keeps the shape of the user's code.
+    """
+    steps: dict[Op, int | None] = {}
+    floating: list[Op] = []
+    for op in record.ops:
+        early = layout.step(op.outputs[0])
+        steps[op] = None if early is None or layout.timed(op.outputs[0]) else early
+        if steps[op] is not None and not _moves_nothing(layout, op):
+            floating.append(op)
+    last = layout.steps - 1
+    current, begins = -1, 0
+    marks: list[int] = []
+    seen: set[int] = set()
+    for op in floating:
+        early = steps[op]
+        assert early is not None
+        if early == 0 and current == last and op.event != marks[-1]:
+            current, begins, marks = -1, marks[-1], []
+        if early == current + 1:
+            if current == -1:
+                seen = set(record.events[begins : op.event])
+            marks.append(op.event)
+            current = early
+        elif early > current + 1:
+            raise CompileError(
+                "SPK104",
+                f"this reads step {early} right after step {current}: the steps do not follow one another",
+                loc=op.loc,
+                fix="walk through the time axis from its first entry to its last",
+            )
+        elif early < current:
+            steps[op] = current
+    _advance(record, floating, steps, last, seen)
+    return steps
+
+
+def _moves_nothing(layout: Layout, op: Op) -> bool:
+    return op.kind == "pick"
+
+
+def _advance(record: Record, floating: list[Op], steps: dict[Op, int | None], last: int, seen: set[int]) -> None:
+    """Move what a round computes before its first new input from the end of the round before to its own."""
+    marks: dict[int, int] = {}
+    for op in floating:
+        step = steps[op]
+        assert step is not None
+        marks.setdefault(step, op.event)
+    begins = dict(marks)
+    for step in range(1, last + 1):
+        event = marks.get(step)
+        if event is None or step - 1 not in marks:
+            continue
+        while event - 1 > marks[step - 1] and record.events[event - 1] in seen:
+            event -= 1
+        begins[step] = event
+    for op in floating:
+        step = steps[op]
+        assert step is not None
+        if step < last and step + 1 in begins and begins[step + 1] <= op.event < marks[step + 1]:
+            steps[op] = step + 1

@@ -1,0 +1,48 @@
+"""The list of codes: each is raised somewhere, tested somewhere, and on the page."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import diagnostics_page
+import pytest
+
+from spikec.diagnostics import CODES
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+#: Raised by modules that are still being written.
+UNDER_CONSTRUCTION = {
+    *(f"SPK1{n:02d}" for n in range(1, 13)),  # frontend
+    *("SPK203", "SPK204", "SPK205", "SPK206", "SPK208", "SPK209"),  # passes
+}
+SOURCES = ("compiler", "frontend", "passes", "backends")
+
+
+def mentioned(folders: tuple[str, ...], *leave_out: Path) -> set[str]:
+    found: set[str] = set()
+    for folder in folders:
+        for path in (ROOT / folder).rglob("*.py"):
+            if path not in leave_out:
+                found |= set(re.findall(r"\bSPK\d{3}\b", path.read_text(encoding="utf-8")))
+    return found
+
+
+def test_every_code_is_raised_and_none_is_unlisted() -> None:
+    raised = mentioned(SOURCES, ROOT / "compiler" / "diagnostics.py")
+    assert sorted(set(CODES) - raised - UNDER_CONSTRUCTION) == []
+    assert sorted(raised - set(CODES)) == []
+
+
+def test_every_code_has_a_test() -> None:
+    assert sorted(set(CODES) - mentioned(("tests",), Path(__file__)) - UNDER_CONSTRUCTION) == []
+
+
+def test_the_page_is_current(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert diagnostics_page.main(["--check"]) == 0, "run: python tools/diagnostics_page.py"
+    monkeypatch.setitem(CODES, "SPK599", "something new")
+    assert diagnostics_page.main(["--check"]) == 1
+
+
+def test_every_group_has_a_title() -> None:
+    assert {code[3] for code in CODES} == set(diagnostics_page.GROUPS)
