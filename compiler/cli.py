@@ -89,6 +89,7 @@ def _parser() -> _Parser:
     add("--time-axis", metavar="AXIS", help="which axis of the example is time: a number, or none (with --steps)")
     add("--batch-axis", metavar="AXIS", help="which axis of the example is the batch: a number, or none")
     add("--steps", type=int, metavar="T", help="steps to run a model that gets the same frame at every step")
+    add("--input-kind", metavar="KIND", help="spike, graded or value; default: spike if the example holds only 0 and 1")
     add("--dt", metavar="TIME", help="what a step lasts: 1ms, 100us; where the model means real time")
     add("--name", help="the name of the graph; default: from the model")
     add("--option", action="append", metavar="KEY=VALUE", help="an option of one of the target's passes; repeatable")
@@ -135,6 +136,7 @@ def _compile(options: argparse.Namespace) -> int:
     from spikec import driver
     from spikec.folder import check_place
     from spikec.pipeline import load_pass
+    from spikec.progress import Bar
 
     target, _ = driver.find_target(options.target)
     for name in options.print_after or ():
@@ -155,33 +157,43 @@ def _compile(options: argparse.Namespace) -> int:
             raise CompileError("SPK001", f"--option {pair}: write KEY=VALUE")
         more[key.replace("-", "_")] = _scalar(value)
 
+    done = 0
+    printed: dict[str, str] = {}
+
     def seen(stage: Stage) -> None:
         from spikec.ir.text import print_graph
 
+        nonlocal done
+        done += 1
+        bar(done, len(target.passes) + 1)
         _last_stage[:] = [stage]
         if stage.name in (options.print_after or ()):
-            print(print_graph(stage.graph)[0])
+            printed[stage.name] = print_graph(stage.graph)[0]
+            if not options.json:
+                print(printed[stage.name])
 
-    build = driver.compile(
-        options.model,
-        _example(options),
-        target=options.target,
-        calibrate=calibrate,
-        labels=labels,
-        bits=options.bits,
-        strict=options.strict,
-        name=options.name,
-        steps=options.steps,
-        dt=_duration(options.dt),
-        weights=options.weights,
-        dump_ir=options.dump_ir,
-        on_stage=seen,
-        **more,
-    )
-    build.save(place)
+    with Bar("compiling") as bar:
+        build = driver.compile(
+            options.model,
+            _example(options),
+            target=options.target,
+            calibrate=calibrate,
+            labels=labels,
+            bits=options.bits,
+            strict=options.strict,
+            name=options.name,
+            steps=options.steps,
+            dt=_duration(options.dt),
+            input_kind=options.input_kind,
+            weights=options.weights,
+            dump_ir=options.dump_ir,
+            on_stage=seen,
+            **more,
+        )
+        build.save(place)
     summary = build.summary()
     if options.json:
-        _print_json({**summary, "output": str(place)})
+        _print_json({**summary, "output": str(place), **({"printed": printed} if printed else {})})
         return 0
     print(f"{summary['name']} for {summary['target']} ({summary['level']}): {' -> '.join(['input', *summary['passes']])}")
     _table(

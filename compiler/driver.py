@@ -25,6 +25,7 @@ from spikec.diagnostics import CompileError, Loc
 from spikec.inputs import check_inputs
 from spikec.ir.graph import Graph
 from spikec.ir.text import read_graph, write_graph
+from spikec.ir.types import KINDS, Kind
 from spikec.ledger import Ledger
 from spikec.pipeline import Stage, load_pass, run_passes
 from spikec.spelling import did_you_mean
@@ -66,6 +67,7 @@ def compile(
     batch_axis: int | str | None = "auto",
     steps: int | None = None,
     dt: float | None = None,
+    input_kind: Kind | None = None,
     weights: str | Path | None = None,
     dump_ir: str | Path | None = None,
     on_stage: OnStage | None = None,
@@ -76,8 +78,8 @@ def compile(
     model: a torch module; "file.py:name", where name is a module, a module class that needs no arguments, or a function that
     returns a module; a `.sir` file; a Graph.
     example_input: what the model itself takes. Needed for a torch module; a "file.py:name" may instead define `example_input`, a
-    tensor or a function returning one. An array is made a tensor. time_axis, batch_axis, steps, dt (seconds per step), name: see
-    `spikec.trace`. weights: a state dict to load first.
+    tensor or a function returning one. An array is made a tensor. time_axis, batch_axis, steps, dt (seconds per step),
+    input_kind, name: see `spikec.trace`. weights: a state dict to load first.
     target: the name of a target, or a `.toml` file. calibrate: input data (batch, T, *shape), or a mapping by input name; labels:
     (batch,) integers. bits: bits of a weight; for a target that runs floats it asks for integers instead.
     strict: refuse every approximation that was not asked for. dump_ir: a folder for the graph after every pass, which is written
@@ -100,9 +102,11 @@ def compile(
             )
     if bits is not None and not (isinstance(bits, int) and bits >= 1):
         raise CompileError("SPK001", f"bits must be a whole number of at least 1, not {bits}")
+    if input_kind is not None and input_kind not in KINDS:
+        raise CompileError("SPK001", f"'{input_kind}' is no kind of input", fix=f"choose one of {', '.join(KINDS)}")
     if name is not None and not _NAME.fullmatch(name):
         raise CompileError("SPK001", f"a graph's name consists of letters, digits, _ and ., not '{name}'")
-    axes = {"time_axis": time_axis, "batch_axis": batch_axis, "steps": steps, "dt": dt}
+    axes = {"time_axis": time_axis, "batch_axis": batch_axis, "steps": steps, "dt": dt, "input_kind": input_kind}
     plain = {"example_input": example_input, "weights": weights, **axes}
     asked = [key for key, value in plain.items() if value is not None and not (key in _AUTO and value == "auto")]
     asked += [key for key in _AUTO if plain[key] is None]
@@ -145,12 +149,14 @@ def trace(
     steps: int | None = None,
     name: str | None = None,
     dt: float | None = None,
+    input_kind: Kind | None = None,
     weights: str | Path | None = None,
 ) -> Graph:
     """The float graph of a torch module or of a "file.py:name", before any pass.
 
     time_axis, batch_axis: which axes of the example input are time and batch; "auto" finds out and refuses to guess. time_axis=None
-    with steps=T is a constant frame fed at every step. dt: seconds per step, if the model means any. See `spikec.compile`.
+    with steps=T is a constant frame fed at every step. dt: seconds per step, if the model means any. input_kind: "spike", "graded"
+    or "value"; by default spike where the example holds only 0 and 1. See `spikec.compile`.
     """
     return _traced(
         model,
@@ -239,11 +245,23 @@ def _trace_module(
             fix=f"give example_input, as the model takes it{where} (command line: --example or --input-shape)",
         )
     if weights is not None:
-        model = torch_trace.load_weights(model, Path(weights))
-    if isinstance(example_input, np.ndarray):
-        real = [p.dtype for p in model.parameters() if p.is_floating_point()]
-        example_input = torch.as_tensor(example_input).to(real[0] if real else torch.get_default_dtype())
-    return torch_trace.trace(model, example_input, name=name, source_file=file, **axes)
+        model = torch_trace.copy_model(model)  # the user's own stays as it is
+        torch_trace.load_weights(model, weights)
+    real = [parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()]
+    example = _tensors(example_input, torch, real[0] if real else torch.get_default_dtype())
+    graph: Graph = torch_trace.trace(model, example, name=name, source_file=file, **axes)
+    return graph
+
+
+def _tensors(example: Any, torch: ModuleType, dtype: Any) -> Any:
+    """NumPy arrays as tensors in the model's own floats; tensors as they are; within tuples, lists and mappings as well."""
+    if isinstance(example, Mapping):
+        return {key: _tensors(item, torch, dtype) for key, item in example.items()}
+    if isinstance(example, (tuple, list)):
+        return tuple(_tensors(item, torch, dtype) for item in example)
+    if isinstance(example, np.ndarray) and example.dtype.kind in "biuf":
+        return torch.as_tensor(example.copy()).to(dtype)
+    return example
 
 
 @contextmanager

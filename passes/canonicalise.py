@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from spikec.ir.graph import Graph
-from spikec.ir.ops import Add, Concat, Conv, Dense, Gather, Input, Node, Ref, Reshape, Scale, Sparse
+from spikec.ir.ops import Add, Concat, Conv, Dense, Gather, Input, Node, Reshape, Scale, Sparse
 from spikec.ledger import Ledger
 from spikec.passes.rewrite import reachable, redirect, redirect_outputs
 
@@ -40,6 +40,7 @@ class Canonicalise:
                 behind = gone[ref.node, ref.port]
                 if behind.delay:
                     del gone[ref.node, ref.port]
+                    break
                 ref = behind
         for name, _ in gone:
             ledger.record(graph[name], "exact", f"removed {graph[name].op}: it changes nothing")

@@ -99,7 +99,9 @@ def measure(before: Graph, after: Graph, calibrate: Mapping[str, Array] | None, 
         }
         ledger.record(after[name], "convention", "measured on the calibration data", measured=figures)
     if labels is not None:
-        output, ref = next((n, r) for n, r in before.outputs if before.type_of(r).kind == "spike")
+        output, ref = next(((n, r) for n, r in before.outputs if before.type_of(r).kind == "spike"), ("", Ref("")))
+        if not output:
+            return
         scores = [accuracy(run.outputs[output], labels) for run in (one, two)]
         figures = {"accuracy before": scores[0], "accuracy after": scores[1]}
         ledger.record(after[ref.node], "convention", "accuracy on the calibration data", measured=figures)

@@ -17,11 +17,11 @@ from spikec.diagnostics import CompileError, Diagnostic
 from spikec.ir.algebra import Match, match, same_state
 from spikec.ir.graph import Graph
 from spikec.ir.neuron import Emit, Program
-from spikec.ir.ops import Add, Concat, Conv, Dense, Gather, Input, Neuron, Node, Ref, Reshape, Scale, Sparse
+from spikec.ir.ops import Add, Concat, Constant, Conv, Dense, Gather, Input, Neuron, Node, Ref, Reshape, Scale, Sparse, spread
 from spikec.ir.text import parse_program
 from spikec.ir.types import Array
 from spikec.ledger import Ledger
-from spikec.passes.rewrite import reachable
+from spikec.passes.rewrite import fresh_name, reachable
 from spikec.target import Target
 
 WEIGHTED = (Dense, Sparse, Conv)
@@ -38,6 +38,7 @@ class Legalise:
         """A float graph of native patterns. Raises CompileError with every SPK201, SPK202 and SPK208 at once."""
         problems: list[Diagnostic] = []
         graph = self._neurons(graph, ledger, problems)
+        graph = _always_on(graph, ledger)
         graph = _settle(graph, lambda g: _fold_scales(g, ledger))
         graph = _settle(graph, lambda g: _split_operands(g, ledger))
         graph = _identity_synapses(graph, ledger)
@@ -52,12 +53,13 @@ class Legalise:
 
     def _neurons(self, graph: Graph, ledger: Ledger, problems: list[Diagnostic]) -> Graph:
         nodes: list[Node] = []
+        taken = set(graph.by_name)
         renamed: dict[tuple[str, str], str] = {}
         for node in graph.nodes:
             if not isinstance(node, Neuron):
                 nodes.append(node)
                 continue
-            found = self._match(node)
+            found = self._match(node, graph.shape_of(node.name))
             if isinstance(found, Diagnostic):
                 problems.append(found)
                 nodes.append(node)
@@ -76,7 +78,7 @@ class Legalise:
                 if np.all(gain == 1):
                     inputs.append(ref)
                     continue
-                scale = f"{node.name}_gain{index or ''}"
+                scale = fresh_name(taken, f"{node.name}_gain{index or ''}")
                 nodes.append(Scale(name=scale, inputs=(ref,), factor=_as(gain, np.float32), loc=node.loc))
                 inputs.append(Ref(scale))
             nodes.append(
@@ -96,13 +98,15 @@ class Legalise:
             )
         return _rename_ports(graph.with_nodes(nodes), renamed)
 
-    def _match(self, node: Neuron) -> tuple[Program, Match] | Diagnostic:
+    def _match(self, node: Neuron, shape: tuple[int, ...]) -> tuple[Program, Match] | Diagnostic:
         reasons = []
+        params = {name: spread(array, shape) for name, array in node.params.items()}
         for native in self.target.neurons:
             pattern = parse_program(native.pattern)
-            found = match(node.program, node.params, pattern)
+            found = match(node.program, params, pattern)
             if isinstance(found, Match):
-                return pattern, found
+                solved = {name: _packed(array, shape) for name, array in found.params.items()}
+                return pattern, replace(found, params=solved, gains=tuple(_packed(gain, shape) for gain in found.gains))
             reasons.append(f"{native.name}: {found}")
         return Diagnostic(
             "SPK201",
@@ -161,6 +165,13 @@ class Legalise:
                 )
 
 
+def _packed(array: Array, shape: tuple[int, ...]) -> Array:
+    """A parameter as nodes hold it: one per channel is an array of one axis."""
+    if array.ndim == len(shape) > 1 and array.shape == (shape[0], *(1,) * (len(shape) - 1)):
+        return array.reshape(-1)
+    return array
+
+
 def _as(value: Any, dtype: Any) -> Array:
     array = np.asarray(value, dtype)
     return array.reshape(()) if array.size == 1 and array.ndim <= 1 else array
@@ -189,6 +200,24 @@ def _settle(graph: Graph, step: Any) -> Graph:
     return graph
 
 
+def _always_on(graph: Graph, ledger: Ledger) -> Graph:
+    """A constant current becomes a synapse from a source that spikes at every step."""
+    nodes: list[Node] = []
+    taken = set(graph.by_name)
+    for node in graph.nodes:
+        if not isinstance(node, Constant) or node.kind != "value":
+            nodes.append(node)
+            continue
+        flat = node.value.ndim == 1
+        source = replace(node, name=fresh_name(taken, f"{node.name}_on"), value=np.ones(1, np.float32), kind="spike")
+        name = node.name if flat else fresh_name(taken, f"{node.name}_flat")
+        nodes += [source, Dense(name=name, inputs=(Ref(source.name),), weight=node.value.reshape(-1, 1), loc=node.loc)]
+        if not flat:
+            nodes.append(Reshape(name=node.name, inputs=(Ref(name),), shape=node.value.shape, loc=node.loc))
+        ledger.record(node, "exact", "the constant becomes a synapse from an always-on source")
+    return graph.with_nodes(nodes)
+
+
 def _fold_scales(graph: Graph, ledger: Ledger) -> Graph | None:
     """One scale into the weights that feed it; through sums, which distribute."""
     for node in graph.nodes:
@@ -198,7 +227,8 @@ def _fold_scales(graph: Graph, ledger: Ledger) -> Graph | None:
         alone = len(graph.users[source.name]) == 1 and all(r.node != source.name for _, r in graph.outputs)
         if not alone:
             continue
-        if isinstance(source, (Dense, Conv, Sparse)) and node.factor.ndim <= 1:
+        by_row = isinstance(source, Conv) or len(graph.shape_of(source.name)) == 1
+        if isinstance(source, (Dense, Conv, Sparse)) and (node.factor.size == 1 or (node.factor.ndim == 1 and by_row)):
             merged = _scaled(source, node.factor)
             ledger.record(source, "exact", f"weights multiplied by the input gain of %{node.name}")
             return _replace(graph, {source.name: merged}, remove=node.name, by=Ref(source.name))
@@ -216,7 +246,7 @@ def _fold_scales(graph: Graph, ledger: Ledger) -> Graph | None:
 
 
 def _scaled(node: Dense | Conv | Sparse, factor: Array) -> Node:
-    per_row = np.asarray(factor, node.weight.dtype)
+    per_row = np.asarray(factor.reshape(()) if factor.size == 1 else factor, node.weight.dtype)
     if isinstance(node, Sparse):
         along = per_row[node.rows] if per_row.ndim else per_row
     else:
@@ -280,24 +310,31 @@ def _identity_synapses(graph: Graph, ledger: Ledger) -> Graph:
     """A spike that is added to a current, or enters a neuron, passes through a synapse of weight 1."""
     nodes: list[Node] = []
     taken = set(graph.by_name)
+    # A sum of spikes that only neurons and sums read is a sum of currents.
+    currents = {
+        node.name
+        for node in graph.nodes
+        if isinstance(node, Add)
+        and (
+            graph.types[node.name][0][1].kind == "value"
+            or (graph.users[node.name] and all(isinstance(user, (Add, Neuron)) for user, _ in graph.users[node.name]))
+        )
+    }
     for node in graph.nodes:
-        if not isinstance(node, (Add, Neuron)) or (isinstance(node, Add) and graph.types[node.name][0][1].kind != "value"):
+        if not isinstance(node, Neuron) and node.name not in currents:
             nodes.append(node)
             continue
         inputs = []
         for ref in node.inputs:
             type_ = graph.type_of(ref)
-            if type_.kind == "value":
+            if type_.kind == "value" or ref.node in currents:
                 inputs.append(ref)
                 continue
-            name = f"{node.name}_from_{ref.node}"
-            while name in taken:
-                name += "_"
-            taken.add(name)
+            name = fresh_name(taken, f"{node.name}_from_{ref.node}")
             size = type_.size
             operand = ref
             if len(type_.shape) != 1:
-                flat = Reshape(name=f"{name}_flat", inputs=(ref,), shape=(size,), loc=node.loc)
+                flat = Reshape(name=fresh_name(taken, f"{name}_flat"), inputs=(ref,), shape=(size,), loc=node.loc)
                 nodes.append(flat)
                 operand = Ref(flat.name)
             count = np.arange(size + 1)
@@ -313,8 +350,9 @@ def _identity_synapses(graph: Graph, ledger: Ledger) -> Graph:
                 )
             )
             if len(type_.shape) != 1:
-                nodes.append(Reshape(name=f"{name}_back", inputs=(Ref(name),), shape=type_.shape, loc=node.loc))
-                name = f"{name}_back"
+                back = fresh_name(taken, f"{name}_back")
+                nodes.append(Reshape(name=back, inputs=(Ref(name),), shape=type_.shape, loc=node.loc))
+                name = back
             ledger.record(node, "exact", f"spikes of %{ref.node} enter through an identity synapse")
             inputs.append(Ref(name))
         nodes.append(replace(node, inputs=tuple(inputs)))

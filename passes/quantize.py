@@ -20,11 +20,13 @@ from spikec.ir.graph import Graph
 from spikec.ir.interpret import interpret
 from spikec.ir.neuron import Emit, Program
 from spikec.ir.ops import Add, Constant, Conv, Dense, Input, Neuron, Node, Ref, Reshape, Sparse
+from spikec.ir.ranges import graph_ranges
 from spikec.ir.rules import verify
 from spikec.ir.text import parse_program
 from spikec.ir.types import Array, TensorType
 from spikec.ledger import Ledger
 from spikec.passes.groups import WEIGHTED, Group, groups_of, measure, silent_value, spread_bias
+from spikec.passes.rewrite import fresh_name
 from spikec.target import NativeNeuron, Target
 
 #: Candidate scales, as multiples of the largest that clips no weight.
@@ -64,6 +66,9 @@ class Quantize:
             scale = self._scale(group, graph, spikes)
             for node in self._convert(group.nodes, scale, ledger):
                 converted[node.name] = node
+            sums = {node.name for node in group.nodes if not isinstance(node, Neuron)}
+            for output in (name for name, ref in graph.outputs if ref.node in sums):
+                ledger.record("", "convention", f"the output {output} is in units of {1 / scale:.6g}")
         nodes = [converted.get(node.name) or _other(node) for node in graph.nodes]
         result = graph.with_nodes(nodes, level="fixed")
         try:
@@ -72,6 +77,7 @@ class Quantize:
             raise CompileError.many(
                 Diagnostic("SPK203", d.message, loc=d.loc, notes=d.notes, fix=d.fix) for d in error.diagnostics
             ) from None
+        self._head_room(result, ledger)
         measure(graph, result, self.calibrate, self.labels, ledger)
         return result
 
@@ -83,14 +89,19 @@ class Quantize:
         The neuron adds its bias to the membrane and not to the synaptic current, so the current must be memoryless.
         """
         replaced: dict[str, list[Node]] = {}
+        taken = set(graph.by_name)
+        shown = {ref.node for _, ref in graph.outputs}
         for group in groups_of(graph):
             biased = [node for node in group.weighted if node.bias is not None]
             if not biased:
                 continue
             delayed = any(ref.delay and graph.type_of(ref).kind == "value" for node in group.nodes for ref in node.inputs)
             memory = any(np.any(node.params.get("alpha", np.zeros(()))) for node in group.neurons)
-            native = all("bias" in node.params for node in group.neurons)
-            if not delayed and not memory and native:
+            native = bool(group.neurons) and all("bias" in node.params for node in group.neurons)
+            # Whoever reads the sum or the current itself must find the bias in it.
+            read = any(node.name in shown for node in group.nodes if not isinstance(node, Neuron))
+            read |= any(emit.name == "u" for node in group.neurons for emit in node.program.emits)
+            if not delayed and not memory and not read and native:
                 for neuron in group.neurons:
                     offset = silent_value(graph, neuron.inputs[0])
                     total = np.asarray(neuron.params["bias"]) + offset
@@ -103,9 +114,11 @@ class Quantize:
                 assert node.bias is not None
                 shape = graph.shape_of(node.name)
                 bias = spread_bias(node, shape)
-                source = Constant(name=f"{node.name}_on", value=np.ones(1, np.float32), kind="spike", loc=node.loc)
+                source = Constant(
+                    name=fresh_name(taken, f"{node.name}_on"), value=np.ones(1, np.float32), kind="spike", loc=node.loc
+                )
                 synapse = Dense(
-                    name=f"{node.name}_bias",
+                    name=fresh_name(taken, f"{node.name}_bias"),
                     inputs=(Ref(source.name),),
                     weight=bias.reshape(-1, 1),
                     loc=node.loc,
@@ -113,9 +126,9 @@ class Quantize:
                 parts: list[Node] = [source, synapse]
                 ref = Ref(synapse.name)
                 if len(shape) > 1:
-                    parts.append(Reshape(name=f"{synapse.name}_shape", inputs=(ref,), shape=shape, loc=node.loc))
+                    parts.append(Reshape(name=fresh_name(taken, f"{synapse.name}_shape"), inputs=(ref,), shape=shape, loc=node.loc))
                     ref = Ref(parts[-1].name)
-                plain = replace(node, name=f"{node.name}_sum", bias=None)
+                plain = replace(node, name=fresh_name(taken, f"{node.name}_sum"), bias=None)
                 both = Add(name=node.name, inputs=(Ref(plain.name), ref), loc=node.loc)
                 replaced[node.name] = [*parts, plain, both]
                 ledger.record(node, "exact", "the bias becomes a synapse from an always-on source")
@@ -134,6 +147,15 @@ class Quantize:
                     f"%{node.name}: the decay {worst:.6g} is outside 0 to 1, the target's range",
                     loc=node.loc,
                     fix="clamp it in the model",
+                )
+        if "offset" in node.params:
+            interval, offset = node.params["interval"], node.params["offset"]
+            whole = np.all(interval == np.rint(interval)) and np.all(offset == np.rint(offset))
+            if not whole or np.any(interval < 1) or np.any(offset < 0) or np.any(offset >= interval):
+                yield Diagnostic(
+                    "SPK203",
+                    f"%{node.name}: the reset interval must be a whole number of steps, and its offset less than it",
+                    loc=node.loc,
                 )
         theta = node.params.get("theta", np.ones(()))
         if np.any(theta < 0):
@@ -155,7 +177,7 @@ class Quantize:
         limits = [math.inf]
         for node in group.weighted:
             high, low = float(node.weight.max(initial=0)), float(node.weight.min(initial=0))
-            if high > 0:
+            if high > 0 and top > 0:  # a single bit holds no positive weight
                 limits.append(top / high)
             if low < 0:
                 limits.append(bottom / low)
@@ -199,8 +221,10 @@ class Quantize:
         for power in range(math.floor(math.log2(largest)), math.floor(math.log2(largest)) - 24, -1):
             scale = 2.0**power
             multiples = [(node.weight, self._step) for node in group.weighted]
-            multiples += [(node.params["theta"], 1) for node in group.neurons]
-            multiples += [(node.params["bias"] * shift, 1) for node in group.neurons]
+            for node in group.neurons:
+                theta, bias = np.atleast_1d(node.params["theta"]), node.params["bias"] * shift
+                exponent = self._bias_exponent(bias * scale)
+                multiples += [(theta[np.isfinite(theta)], 1), (bias, 1 << exponent)]
             if all(_whole(array.astype(np.float64) * scale / unit) for array, unit in multiples):
                 return scale
         return None
@@ -217,7 +241,7 @@ class Quantize:
                 if ref.node in own and graph.type_of(ref).kind == "value":
                     refs.append(ref)
                     continue
-                name = f"from_{ref.node}_{ref.port}"
+                name = f"from {ref.node} {ref.port}"  # a name that no node has
                 inputs[name] = Input(name=name, type=TensorType("spike", graph.type_of(ref).shape, "i8"))
                 data[name] = spikes[ref.node]
                 refs.append(replace(ref, node=name, port=""))
@@ -234,6 +258,43 @@ class Quantize:
         wires = [node.name for node in graph.nodes if graph.types[node.name][0][1].kind == "spike"]
         return interpret(graph, data, record=wires).records
 
+    def _head_room(self, graph: Graph, ledger: Ledger) -> None:
+        """Sums that the target cannot hold are refused; a current that could wrap, in the worst case, is told."""
+        wires = graph_ranges(graph).wires
+        limit = self.target.integer("sum_max")
+        shift = self.target.integer("membrane_shift")
+        one = 1 << self.target.integer("decay_bits")
+        top = (1 << (self.target.integer("membrane_bits") - 1)) - 1
+        problems = []
+        for node in graph.neurons:
+            native = self._native_fixed(node)
+            low, high = wires[node.inputs[0].node, node.inputs[0].port]
+            largest = max(abs(low), abs(high))
+            if largest > limit:
+                problems.append(
+                    Diagnostic(
+                        "SPK203",
+                        f"%{node.name}: its inputs can sum to {largest}; {self.target.name} holds sums up to {limit}",
+                        loc=node.loc,
+                        fix="let fewer inputs reach a neuron, or spread them over several",
+                    )
+                )
+            decay = next((name for name, rule in native.rules.items() if rule.startswith("decay_minus_one")), None)
+            if decay is None:
+                continue
+            # The gain of the leak is the sum of its geometric series.
+            kept = float(np.min(node.params[decay], initial=one - 1)) + 1
+            reach = largest * (1 << shift) * (one / kept if kept else math.inf)
+            if largest and reach > top:
+                ledger.record(
+                    node,
+                    "approximation",
+                    f"in the worst case its current reaches {reach:.4g} and wraps at {top + 1}",
+                    asked=self._asked,
+                )
+        if problems:
+            raise CompileError.many(problems)
+
     # Conversion ------------------------------------------------------------------------------------------------------
 
     def _convert(self, nodes: Iterable[Node], scale: float, ledger: Ledger) -> list[Node]:
@@ -242,6 +303,8 @@ class Quantize:
             if isinstance(node, Neuron)
             else self._weights(node, scale, ledger)
             if isinstance(node, WEIGHTED)
+            else replace(node, dtype="")  # type: ignore[call-arg]  # only some operations have a dtype
+            if hasattr(node, "dtype")
             else node
             for node in nodes
         ]
@@ -259,7 +322,7 @@ class Quantize:
             self._approximate(ledger, node, what, error)
         else:
             ledger.record(node, "exact", f"weights are multiples of {step / scale:.6g}")
-        return replace(node, weight=weight.astype(np.int16))
+        return replace(node, weight=weight.astype(np.int16), dtype="")
 
     def _neuron(self, node: Neuron, scale: float, ledger: Ledger) -> Node:
         native = self._native(node)
@@ -280,10 +343,20 @@ class Quantize:
             value = np.asarray(node.params[source], np.float64)
             params[name] = self._rule(rule, value, scale, node, ledger)
         membrane = scale * (1 << self.target.integer("membrane_shift"))
-        init = {k: np.rint(v.astype(np.float64) * membrane).astype(np.int32) for k, v in node.init.items()}
+        init = {k: self._initial(k, v.astype(np.float64), membrane, node, ledger) for k, v in node.init.items()}
         for emit in extra:
             ledger.record(node, "convention", f"the output {emit.name} is in units of {1 / membrane:.6g}")
         return replace(node, program=program, params=params, init=init, dtype="")
+
+    def _initial(self, state: str, value: Array, membrane: float, node: Neuron, ledger: Ledger) -> Array:
+        whole = np.rint(value * membrane)
+        top = (1 << (self.target.integer("membrane_bits") - 1)) - 1
+        if np.any(np.abs(whole) > top):
+            node.fail("SPK203", f"the initial {state} {float(np.abs(value).max()):.6g} exceeds the target's {top / membrane:.6g}")
+        error = np.abs(whole / membrane - value)
+        if np.any(error):
+            self._approximate(ledger, node, f"initial {state} to multiples of {1 / membrane:.6g}", error)
+        return whole.astype(np.int32)
 
     def _native(self, node: Neuron) -> NativeNeuron:
         for native in self.target.neurons:
@@ -292,6 +365,11 @@ class Quantize:
                 return native
         node.fail("SPK201", f"@{node.program.name} is not native to {self.target.name}; run legalise first")
 
+    def _native_fixed(self, node: Neuron) -> NativeNeuron:
+        native = self.target.native(node.program)
+        assert native is not None, "quantize makes native programs only"
+        return native
+
     def _rule(self, rule: str, value: Array, scale: float, node: Neuron, ledger: Ledger) -> Array:
         one = 1 << self.target.integer("decay_bits")
         shift = 1 << self.target.integer("membrane_shift")
@@ -299,7 +377,9 @@ class Quantize:
             whole = np.rint((1.0 - value) * one)
             error = np.abs(whole / one - (1.0 - value))
             if np.any(error):
-                self._approximate(ledger, node, f"decay to multiples of 1/{one}", error)
+                lost = int(np.count_nonzero((whole == 0) & (value < 1)))
+                what = f"decay to multiples of 1/{one}" + (f", {lost} of them to no decay at all" if lost else "")
+                self._approximate(ledger, node, what, error)
             return (whole - (rule == "decay_minus_one")).astype(np.int32)
         if rule == "threshold":
             limit = self.target.integer("threshold_max")
@@ -321,8 +401,6 @@ class Quantize:
                 self._approximate(ledger, node, f"bias to multiples of {(1 << exponent) / (scale * shift):.6g}", error)
             return mantissa.astype(np.int32)
         whole = np.rint(value)
-        if np.any(whole != value):
-            node.fail("SPK203", "the reset interval and offset must be whole numbers of steps")
         # The target counts its steps from 1.
         return (whole + (rule == "next_step")).astype(np.int32)
 

@@ -19,9 +19,10 @@ from spikec.ir.graph import Graph
 from spikec.ir.interpret import Interpreter
 from spikec.ir.neuron import STEP, Assign, Call, Num, Program, Var, substitute, variables
 from spikec.ir.ops import Add, Constant, Conv, Dense, Input, Neuron, Node, Ref, Reshape, Sparse
-from spikec.ir.types import Array, TensorType, int_range
+from spikec.ir.ranges import graph_ranges
+from spikec.ir.types import DTYPES, Array, TensorType, int_range
 from spikec.ledger import Ledger
-from spikec.passes.rewrite import redirect, redirect_outputs
+from spikec.passes.rewrite import fresh_name, redirect, redirect_outputs
 from spikec.target import NativeNeuron, Target
 
 SYNAPSES = (Dense, Sparse, Conv)
@@ -49,13 +50,18 @@ class Retime:
         problems = [*self._delays(moved, hop), *self._early_values(graph, lags)]
         if problems:
             raise CompileError.many(problems)
-        silent = _silent_inputs(moved)
+        silent = _silent_inputs(moved, lags)
+        taken = set(graph.by_name)
         nodes: list[Node] = []
         for node in moved.nodes:
-            if isinstance(node, Neuron) and node.lag:
-                nodes += self._late(node, silent[node.name], moved, hop, ledger)
-            else:
+            own = lags[node.name]
+            if not isinstance(node, Neuron) or not own:
                 nodes.append(node)
+            elif node.start:
+                # It starts by a prologue already, which gets longer.
+                nodes.append(replace(self._shift_clock(node, own, ledger), start=node.start + own))
+            else:
+                nodes += self._late(node, own, silent[node.name], moved, hop, taken, ledger)
         result = moved.with_nodes(nodes)
         if result.max_lag:
             for name, _ in result.outputs:
@@ -156,27 +162,31 @@ class Retime:
 
     # Starting late ---------------------------------------------------------------------------------------------------
 
-    def _late(self, node: Neuron, silent: list[list[Array]], graph: Graph, hop: int, ledger: Ledger) -> list[Node]:
-        """The population, changed so that it is silent for `lag` steps and then in its initial state."""
-        node = self._shift_clock(node, ledger)
+    def _late(
+        self, node: Neuron, own: int, silent: list[list[Array]], graph: Graph, hop: int, taken: set[str], ledger: Ledger
+    ) -> list[Node]:
+        """The population, changed so that it is silent for `own` steps and then in its initial state."""
+        node = self._shift_clock(node, own, ledger)
         shape = graph.shape_of(node.name)
         begin = _initial(node, shape)
-        done = _prelude(node, shape, silent, begin, begin)
+        # Spikes count in any case; what else it emits has to be silent where a node reads it, not where it is only shown.
+        heard = frozenset({"", *(user.inputs[index].port for user, index in graph.users[node.name])})
+        done = _prelude(node, shape, silent, begin, begin, heard)
         if done.all():
-            ledger.record(node, "exact", f"starts {node.lag} step(s) late: its initial state is silent and stays")
+            ledger.record(node, "exact", f"starts {own} step(s) late: its initial state is silent and stays")
             return [node]
-        before, solved = self._preimage(node, shape, silent, begin, done)
+        before, solved = self._preimage(node, shape, silent, begin, done, heard)
         if solved.all():
-            ledger.record(node, "exact", f"starts {node.lag} step(s) late from an earlier state that leads to its own")
+            ledger.record(node, "exact", f"starts {own} step(s) late from an earlier state that leads to its own")
             return [replace(node, init=_packed(node, before))]
-        synapse = self._bias_synapse(node, shape, silent, begin, before, solved, hop)
+        synapse = self._bias_synapse(node, own, shape, silent, begin, before, solved, hop, graph, taken, heard)
         if synapse is not None:
-            ledger.record(node, "exact", f"starts {node.lag} step(s) late: its bias comes from an always-on source")
+            ledger.record(node, "exact", f"starts {own} step(s) late: its bias comes from an always-on source")
             return synapse
-        ledger.record(node, "exact", f"starts {node.lag} step(s) late by a prologue: the host writes bias and state after them")
-        return [replace(node, start=node.start + node.lag)]
+        ledger.record(node, "exact", f"starts {own} step(s) late by a prologue: the host writes bias and state after them")
+        return [replace(node, start=own)]
 
-    def _shift_clock(self, node: Neuron, ledger: Ledger) -> Neuron:
+    def _shift_clock(self, node: Neuron, own: int, ledger: Ledger) -> Neuron:
         """The node's own step counter begins at its step 0."""
         if not any(STEP in variables(statement.expr) for statement in node.program.body):
             return node
@@ -184,17 +194,23 @@ class Retime:
         if native is not None and native.late:
             params: dict[str, Array] = dict(node.params)
             for phase, period in native.late.items():
-                params[phase] = (params[phase] + node.lag) % params[period]
-            ledger.record(node, "exact", f"the phase of its periodic reset moves by {node.lag}")
+                params[phase] = (params[phase] + own) % params[period]
+            ledger.record(node, "exact", f"the phase of its periodic reset moves by {own}")
             return replace(node, params=params)
-        clock = Call("-", (Var(STEP), Num(node.lag)))
+        clock = Call("-", (Var(STEP), Num(own)))
         body = tuple(Assign(s.name, substitute(s.expr, {STEP: clock})) for s in node.program.body)
         old = node.program
-        name = f"{old.name}_late{node.lag}"
+        name = f"{old.name}_late{own}"
         return replace(node, program=Program(name, old.inputs, old.params, old.states, body, old.emits))
 
     def _preimage(
-        self, node: Neuron, shape: tuple[int, ...], silent: list[list[Array]], begin: dict[str, Array], done: Array
+        self,
+        node: Neuron,
+        shape: tuple[int, ...],
+        silent: list[list[Array]],
+        begin: dict[str, Array],
+        done: Array,
+        heard: frozenset[str],
     ) -> tuple[dict[str, Array], Array]:
         """Per neuron, an earlier value of one state that leads silently to the initial one.
 
@@ -211,11 +227,11 @@ class Retime:
             high = np.full(shape, min(high_limit, (1 << 31) - 1), np.int64)
             while np.any(low < high):
                 middle = (low + high) >> 1
-                after, quiet = _run(node, shape, silent, {**begin, state.name: middle})
+                after, quiet = _run(node, shape, silent, {**begin, state.name: middle}, heard)
                 reached = (after[state.name] >= begin[state.name]) | ~quiet
                 high = np.where(reached, middle, high)
                 low = np.where(reached, low, middle + 1)
-            found = _prelude(node, shape, silent, {**begin, state.name: low}, begin) & ~solved
+            found = _prelude(node, shape, silent, {**begin, state.name: low}, begin, heard) & ~solved
             best[state.name] = np.where(found, low, best[state.name])
             solved |= found
         return best, solved
@@ -223,18 +239,24 @@ class Retime:
     def _bias_synapse(
         self,
         node: Neuron,
+        own: int,
         shape: tuple[int, ...],
         silent: list[list[Array]],
         begin: dict[str, Array],
         before: dict[str, Array],
         solved: Array,
         hop: int,
+        graph: Graph,
+        taken: set[str],
+        heard: frozenset[str],
     ) -> list[Node] | None:
         """For the neurons without an earlier state, the bias as a synapse that first arrives at step `lag`."""
         native: NativeNeuron | None = self.target.native(node.program)
-        if native is None or not native.bias_synapse or hop < 1 or node.lag < hop or len(node.inputs) != 1:
+        if native is None or not native.bias_synapse or hop < 1 or own < hop or len(node.inputs) != 1:
             return None
         names = native.bias_synapse
+        if any(emit.name == names["state"] for emit in node.program.emits):
+            return None  # the current would show the bias
         mantissa, exponent = (np.broadcast_to(node.params[names[k]], shape) for k in ("mantissa", "exponent"))
         bias = mantissa.astype(np.int64) << exponent
         shift = self.target.integer("membrane_shift")
@@ -245,22 +267,26 @@ class Retime:
         fits &= np.broadcast_to(node.params[names["memory"]] == names["memoryless"], shape)
         if not np.all(fits | solved):
             return None
+        low, high = graph_ranges(graph).wires[node.inputs[0].node, node.inputs[0].port]
+        reach = max(abs(low), abs(high)) + int(np.abs(weight).max(initial=0))
+        if reach << shift >= 1 << (self.target.integer("membrane_bits") - 1):
+            return None  # the current could wrap where the membrane would not
         params: dict[str, Array] = dict(node.params)
         params[names["mantissa"]] = np.where(solved, mantissa, 0).astype(np.int32)
         quiet = replace(node, params=params)
         start = {name: np.where(solved, before[name], begin[name]) for name in begin}
-        if not _prelude(quiet, shape, silent, start, begin).all():
+        if not _prelude(quiet, shape, silent, start, begin, heard).all():
             return None
         source = Constant(
-            name=f"{node.name}_on",
+            name=fresh_name(taken, f"{node.name}_on"),
             value=np.ones(1, np.int32),
             kind="spike",
-            start=node.lag - hop,
+            start=own - hop,
             lag=node.lag - hop,
             loc=node.loc,
         )
         synapse = Dense(
-            name=f"{node.name}_bias",
+            name=fresh_name(taken, f"{node.name}_bias"),
             inputs=(Ref(source.name, delay=hop),),
             weight=weight.reshape(-1, 1).astype(np.int16),
             lag=node.lag,
@@ -268,10 +294,16 @@ class Retime:
         )
         parts: list[Node] = [source, synapse]
         if len(shape) != 1:
-            shaped = Reshape(name=f"{synapse.name}_shape", inputs=(Ref(synapse.name),), shape=shape, lag=node.lag, loc=node.loc)
+            shaped = Reshape(
+                name=fresh_name(taken, f"{synapse.name}_shape"),
+                inputs=(Ref(synapse.name),),
+                shape=shape,
+                lag=node.lag,
+                loc=node.loc,
+            )
             parts.append(shaped)
         total = Add(
-            name=f"{node.name}_input",
+            name=fresh_name(taken, f"{node.name}_input"),
             inputs=(node.inputs[0], Ref(parts[-1].name)),
             lag=node.lag,
             loc=node.loc,
@@ -293,11 +325,12 @@ def _initial(node: Neuron, shape: tuple[int, ...]) -> dict[str, Array]:
 def _packed(node: Neuron, states: Mapping[str, Array]) -> dict[str, Array]:
     """Initial states as a node holds them: only those that differ from the program's."""
     declared = {state.name: state.init for state in node.program.states}
-    return {n: v.astype(np.int32) for n, v in states.items() if np.any(v != declared[n])}
+    dtypes = {state.name: DTYPES[state.dtype] for state in node.program.states}
+    return {n: v.astype(dtypes[n]) for n, v in states.items() if np.any(v != declared[n])}
 
 
 def _run(
-    node: Neuron, shape: tuple[int, ...], silent: list[list[Array]], begin: Mapping[str, Array]
+    node: Neuron, shape: tuple[int, ...], silent: list[list[Array]], begin: Mapping[str, Array], heard: frozenset[str]
 ) -> tuple[dict[str, Array], Array]:
     """Run the program on its silent input; final states, and which neurons emitted nothing."""
     inputs = [Input(name=f"in{i}", type=TensorType("value", shape, "i32")) for i in range(len(node.inputs))]
@@ -312,7 +345,7 @@ def _run(
     quiet = np.ones(shape, bool)
     for step in silent:
         now = machine.step({item.name: value[None] for item, value in zip(inputs, step, strict=True)})
-        for port, _ in graph.types[node.name]:
+        for port in heard:
             quiet &= now[node.name, port][0] == 0
     return {name: value[0] for name, value in machine.states[node.name].items()}, quiet
 
@@ -323,9 +356,10 @@ def _prelude(
     silent: list[list[Array]],
     begin: Mapping[str, Array],
     goal: Mapping[str, Array],
+    heard: frozenset[str],
 ) -> Array:
     """Which neurons are silent from `begin` and end in `goal`."""
-    after, quiet = _run(node, shape, silent, begin)
+    after, quiet = _run(node, shape, silent, begin, heard)
     for name, value in after.items():
         quiet &= value == goal[name]
     return quiet
@@ -340,7 +374,7 @@ def _muted(graph: Graph) -> tuple[Graph, dict[str, Any]]:
             nodes.append(node)
             continue
         for port, type_ in graph.types[node.name]:
-            name = f"{node.name}__{port}"
+            name = f"{node.name} {port}"  # a name that no node has
             nodes.append(Input(name=name, type=type_))
             targets[node.name, port] = Ref(name)
     outputs = redirect_outputs(graph.outputs, targets)
@@ -355,26 +389,26 @@ def _silence(graph: Graph) -> dict[tuple[str, str], Array]:
     table = {}
     for node in graph.nodes:
         for port, type_ in graph.types[node.name]:
-            wire = (node.name, port) if (node.name, port) in now else (f"{node.name}__{port}", "")
+            wire = (node.name, port) if (node.name, port) in now else (f"{node.name} {port}", "")
             table[node.name, port] = now[wire][0] if wire in now else np.zeros(type_.shape, np.int64)
     return table
 
 
-def _silent_inputs(graph: Graph) -> dict[str, list[list[Array]]]:
+def _silent_inputs(graph: Graph, lags: Mapping[str, int]) -> dict[str, list[list[Array]]]:
     """For every late population: its operands in the steps before it starts, when nothing has been sent yet."""
     muted, zeros = _muted(graph)
     machine = Interpreter(muted, 1)
     table: dict[str, list[list[Array]]] = {node.name: [] for node in graph.neurons}
     history: list[dict[tuple[str, str], Array]] = []
-    for step in range(graph.max_lag):
+    for step in range(max(lags.values(), default=0)):
         history.append(machine.step(zeros))
         for node in graph.neurons:
-            if step < node.lag:
+            if step < lags[node.name]:
                 operands = []
                 for ref in node.inputs:
                     shape = graph.type_of(ref).shape
                     when = step - ref.delay
-                    wire = (ref.node, ref.port) if ref.node in muted else (f"{ref.node}__{ref.port}", "")
+                    wire = (ref.node, ref.port) if ref.node in muted else (f"{ref.node} {ref.port}", "")
                     if when >= 0:
                         operands.append(history[when][wire][0])
                     elif ref.init is not None:

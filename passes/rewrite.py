@@ -26,6 +26,15 @@ def redirect(nodes: Iterable[Node], targets: Mapping[tuple[str, str], Ref]) -> l
     return result
 
 
+def fresh_name(taken: set[str], base: str) -> str:
+    """A name that is not taken yet, which it is from now on."""
+    name, number = base, 2
+    while name in taken:
+        name, number = f"{base}_{number}", number + 1
+    taken.add(name)
+    return name
+
+
 def composed(ref: Ref, behind: Ref) -> Ref:
     """What `ref` reads if the node that it names passes on what `behind` reads."""
     init = None

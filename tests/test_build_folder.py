@@ -223,3 +223,15 @@ def test_golden_samples_come_from_the_calibration_data(tmp_path: Path) -> None:
     assert np.array_equal(build.golden["in"], x[:3])
     without = spikec.compile(tiny(), target="reference")
     assert np.array_equal(without.golden["in"], spikec.compile(tiny(), target="reference").golden["in"])
+
+
+@pytest.mark.parametrize("bits", [None, 8])
+def test_a_build_for_c_holds_its_sources_and_is_run_from_them(tmp_path: Path, bits: int | None) -> None:
+    x = spikes(20)
+    made = [spikec.compile(tiny(), target="host", bits=bits, calibrate=x).save(tmp_path / name) for name in ("a", "b")]
+    assert contents(made[0]) == contents(made[1])
+    assert {"c/Makefile", "c/network.c"} <= set(contents(made[0]))
+    loaded = spikec.load(made[0])
+    assert loaded.graph().level == ("fixed" if bits else "float")
+    assert loaded.verify(x, ["numpy", "c"]).ok
+    assert not list(made[0].glob("c/*.o"))  # nothing is built inside the artefact

@@ -96,6 +96,8 @@ def test_json_everywhere(work: Path, capsys: pytest.CaptureFixture[str]) -> None
 
     made = got("compile", "tiny.sir", "-o", "new", "--target", "reference")
     assert made["neurons"] == 4 and made["output"] == "new"  # type: ignore[index]
+    made = got("compile", "tiny.sir", "-o", "new", "--target", "reference", "--print-after", "input")
+    assert list(made["printed"]) == ["input"]  # type: ignore[index]
     found = got("run", "build", "--input", "x.npz", "--record", "all")
     assert found["counts"]["lif1"]["updates"] == 80  # type: ignore[index]
     assert got("verify", "build", "--backends", "numpy")["ok"] is True  # type: ignore[index]

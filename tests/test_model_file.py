@@ -134,3 +134,75 @@ def test_without_torch_the_remedy_is_told(folder: Path, monkeypatch: pytest.Monk
     assert str(caught.value) == (
         "error[SPK009]: a torch model needs PyTorch, which is not installed\n  fix: pip install 'spikec[torch]'"
     )
+
+
+STRANGE = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3, 3, bias=False)
+        self.attention = nn.MultiheadAttention(3, 1)
+
+    def forward(self, x):
+        v, out = torch.zeros(x.shape[0], 3), []
+        for t in range(x.shape[1]):
+            v = 0.5 * v + self.fc(x[:, t])
+            s = (v > 0.5).float()
+            v = v * (1 - s)
+            out.append(s)
+        return torch.stack(out, 1)
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    (tmp_path / "own.py").write_text(STRANGE)
+    return tmp_path / "own.py"
+
+
+def test_compile_from_a_file_equals_the_module(own: Path) -> None:
+    torch.manual_seed(1)
+    with user_code(f"{own}:Net") as found:
+        net = found.model
+        x = (torch.rand(3, 12, 3) < 0.5).float()
+        build = spikec.compile(net, x.numpy().astype(np.int8), target="host", name="mine")
+        result = build.run(x, record="all")
+        (output,) = result.outputs.values()
+        assert np.array_equal(output, net(x).numpy())
+        assert build.graph().name == "mine"
+        assert spikec.trace(net, x, name="mine") == build.graph("input")
+    (population,) = build.graph().neurons
+    assert population.loc is not None and population.loc.file == "own.py"
+
+
+def test_weights_are_loaded_into_a_copy(own: Path, tmp_path: Path) -> None:
+    with user_code(f"{own}:Net") as found:
+        net, other = found.model, type(found.model)()
+        torch.save(other.state_dict(), tmp_path / "w.pt")
+        before = net.fc.weight.clone()
+        x = torch.ones(1, 5, 3)
+        build = spikec.compile(net, x, target="reference", weights=tmp_path / "w.pt")
+        assert build.graph("input") == spikec.compile(other, x, target="reference").graph("input")
+        assert torch.equal(net.fc.weight, before)
+    with pytest.raises(CompileError, match="SPK002"):
+        spikec.compile(f"{own}:Net", x, target="reference", weights="nowhere.pt")
+    torch.save({"fc.weight": torch.zeros(2, 2)}, tmp_path / "w.pt")
+    with pytest.raises(CompileError, match="SPK112"):
+        spikec.compile(f"{own}:Net", x, target="reference", weights=tmp_path / "w.pt")
+
+
+def test_the_command_line_compiles_a_file(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from spikec import cli
+
+    np.savez(tmp_path / "e.npz", x=np.ones((1, 6, 3)))
+    words = ["compile", f"{own}:Net", "-o", str(tmp_path / "out"), "--target", "reference", "--dt", "2ms"]
+    for example in (["--example", str(tmp_path / "e.npz")], ["--input-shape", "1,6,3"], ["--input-shape", "1x6x3"]):
+        assert cli.main([*words, *example]) == 0, capsys.readouterr().err
+    assert spikec.load(tmp_path / "out").graph().dt == 0.002
+    assert cli.main([*words, "--input-shape", "1,6,3", "--input-kind", "value"]) == 0
+    assert spikec.load(tmp_path / "out").graph().inputs[0].type.kind == "value"
+    assert cli.main([*words, "--input-shape", "1,6,3", "--input-kind", "sound"]) == 1
+    assert cli.main([*words, "--input-shape", "1,6,3", "--time-axis", "1", "--batch-axis", "0"]) == 0

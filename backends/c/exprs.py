@@ -9,6 +9,7 @@ computed here, by the interpreter's own `evaluate`.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
@@ -31,6 +32,7 @@ C_TYPES: Final[dict[str, str]] = {
     "f64": "double",
     "b": "int",
 }
+_WORDS: Final = re.compile(r"@?\w+")
 _INT32: Final[Interval] = (-(1 << 31), (1 << 31) - 1)
 
 
@@ -134,15 +136,13 @@ class _Writer:
     def __init__(self) -> None:
         self.lines: list[_Line] = []
         self.versions: dict[str, int] = {}
-        self.reading: set[str] = set()
 
     def local(self, name: str, kind: str, text: str) -> str:
         """Declare the next version of a variable."""
         version = self.versions.get(name, 0)
         self.versions[name] = version + 1
         local = f"{name}_{version}"
-        self.lines.append(_Line(local, f"const {C_TYPES[kind]} {local} = {text};", frozenset(self.reading)))
-        self.reading = set()
+        self.lines.append(_Line(local, f"const {C_TYPES[kind]} {local} = {text};", frozenset(_WORDS.findall(text))))
         return local
 
     def needed(self, roots: set[str]) -> list[str]:
@@ -171,13 +171,9 @@ class _IntLoop(_Writer):
             if operand.value is not None:
                 return _constant(int(operand.value))
             kind = "i64" if operand.kind == "i64" else "i32"
-            before, self.reading = self.reading, set()
-            local = self.local(name, kind, f"{operand.text}")
-            self.reading = before
+            local = self.local(name, kind, operand.text)
             self.sources[local] = name
             found = self.env[name] = _Int(local, kind, INT64 if kind == "i64" else _INT32)
-        if found.number is None:
-            self.reading.add(found.text)
         return found
 
     def expr(self, expr: Expr, index: int) -> _Int:
@@ -191,10 +187,8 @@ class _IntLoop(_Writer):
             found = self.load(expr.name)
             return _Int(found.text, found.kind, interval or found.interval, found.number)
         assert isinstance(expr, Call) and interval is not None
-        before = set(self.reading)
         result = self.call(expr, index, interval)
         if interval[0] == interval[1] and result.number is None:
-            self.reading = before
             return _constant(interval[0], result.kind if result.kind == "b" else "i32")
         return result
 
@@ -208,7 +202,7 @@ class _IntLoop(_Writer):
         a, b = args[0], args[-1]
         if op in LOGIC:
             if op == "not":
-                return _Int(f"!{a.text}", "b", interval)
+                return _Int(f"(!{a.text})", "b", interval)
             return _Int(f"({a.text} {'&' if op == 'and' else '|'} {b.text})", "b", interval)
         if op in COMPARISONS:
             kind = _wide(a.interval, b.interval)
@@ -255,20 +249,16 @@ class _IntLoop(_Writer):
         n = int(bits.value)
         if fits32(whole) or not fits32(interval) or not 1 <= n <= 30:
             return None
-        before = set(self.reading)
         pair = [self.expr(arg, index) for arg in product.args]
         for x, k in (pair, pair[::-1]):
             low, high = k.interval
             if low >= 0 and ((1 << n) - 1) * high < 1 << 32 and fits32(x.interval) and fits32(k.interval):
                 return _Int(f"spk_mul_{'rtz' if expr.op == 'rtz' else 'sar'}32({x.as_('i32')}, {k.as_('i32')}, {n})", "i32", interval)
-        self.reading = before
         return None
 
     def select(self, expr: Call, index: int, interval: Interval) -> _Int:
-        before = set(self.reading)
         condition = self.expr(expr.args[0], index)
         if condition.number is not None:
-            self.reading = before
             chosen = self.expr(expr.args[1 if condition.number else 2], index)
             return _Int(chosen.text, chosen.kind, interval, chosen.number)
         yes, no = self.expr(expr.args[1], index), self.expr(expr.args[2], index)
@@ -299,7 +289,6 @@ def integer_loop(
             found = _Int(local, kind, found.interval)
         elif found.kind == "b" and not truth:
             found = _constant(found.number)
-        writer.reading = set()
         writer.env[statement.name] = found
         if statement.name in states:
             changed[statement.name] = found
@@ -360,16 +349,11 @@ class _FloatLoop(_Writer):
                 self.sources[operand.text] = STEP
             else:
                 kind = "f32" if operand.kind == "u8" else operand.kind
-                before, self.reading = self.reading, set()
                 text = f"(float){operand.text}" if operand.kind == "u8" else operand.text
                 local = self.local(name, kind, text)
-                self.reading = before
                 self.sources[local] = name
                 self.env[name] = _Real(local, kind)
-        found = self.env[name]
-        if found.known is None:
-            self.reading.add(found.text)
-        return found
+        return self.env[name]
 
     def as_(self, value: _Real, kind: str) -> str:
         """The text as another type, as NumPy converts."""
@@ -391,7 +375,6 @@ class _FloatLoop(_Writer):
         else:
             name = f"table{len(self.tables)}"
             self.tables[name] = array
-        self.reading.add(f"@{name}")
         return f"@{name}@"
 
     def expr(self, expr: Expr) -> _Real:
@@ -428,7 +411,7 @@ class _FloatLoop(_Writer):
             return _Real(f"({condition} ? {self.as_(args[1], c_kind)} : {self.as_(args[2], c_kind)})", kind)
         if op in LOGIC:
             texts = [self.as_(arg, "b") for arg in args]
-            text = f"!{texts[0]}" if op == "not" else f"({texts[0]} {'&' if op == 'and' else '|'} {texts[1]})"
+            text = f"(!{texts[0]})" if op == "not" else f"({texts[0]} {'&' if op == 'and' else '|'} {texts[1]})"
             return _Real(text, kind)
         if op in COMPARISONS:
             with np.errstate(all="ignore"):
@@ -483,7 +466,6 @@ def float_loop(
             c_kind = _WEAK_C.get(found.kind, found.kind)
             local = writer.local(statement.name, c_kind, found.text)
             found = _Real(local, found.kind)
-        writer.reading = set()
         writer.env[statement.name] = found
         if is_state:
             changed[statement.name] = statement.name
@@ -492,13 +474,11 @@ def float_loop(
         found = writer.env[name]
         if _shape_kind(found) not in (states[name], "weak"):
             raise Unsupported(f"state {name}, which is {states[name]} and becomes {_shape_kind(found)}")
-        writer.reading = {found.text} if found.known is None else set()
         texts[name] = writer.local(f"next_{name}", states[name], writer.as_(found, states[name]))
         writer.env[name] = _Real(texts[name], states[name])
     emits = []
     for emit, kind in zip(program.emits, emitted, strict=True):
         found = writer.load(emit.name)
-        writer.reading = {found.text} if found.known is None else set()
         emits.append(writer.local(f"emit_{emit.name}", "b" if kind == "u8" else kind, writer.as_(found, "b" if kind == "u8" else kind)))
     roots = {*emits, *texts.values()}
     lines = writer.needed(roots)

@@ -21,6 +21,13 @@ from spikec.ir.types import Array
 Monomial = tuple[str, ...]
 
 
+class Opaque(str):
+    """The atom of an operation that algebra does not look into; its text tells its operands, so equal ones are equal."""
+
+    op: str
+    args: tuple[Tree, ...]
+
+
 @dataclass(frozen=True)
 class Poly:
     """Sum of coefficient times product of atoms; the empty product is the constant term."""
@@ -76,6 +83,7 @@ class Condition:
 
     poly: Poly | None
     key: str
+    opaque: Opaque | None = None
 
 
 @dataclass(frozen=True)
@@ -149,8 +157,19 @@ def _choose(condition: Tree, yes: Tree, no: Tree) -> Tree:
 
 
 def _opaque(op: str, *args: Tree) -> Tree:
-    name = f"{op}({','.join(_key(arg) for arg in args)})"
-    return Poly({(name,): np.asarray(1.0)})
+    values = [arg.constant() if isinstance(arg, Poly) else None for arg in args]
+    if op in _FOLDED and all(value is not None for value in values):
+        return Poly.of(_FOLDED[op](*values))
+    return Poly({(_atom(op, *args),): np.asarray(1.0)})
+
+
+def _atom(op: str, *args: Tree) -> Opaque:
+    atom = Opaque(f"{op}({','.join(_key(arg) for arg in args)})")
+    atom.op, atom.args = op, args
+    return atom
+
+
+_FOLDED: dict[str, Callable[..., Any]] = {"exp": np.exp, "floor": np.floor, "round": np.rint, "rem": np.remainder}
 
 
 def _divide(a: Poly, b: Poly) -> Tree:
@@ -197,10 +216,11 @@ def _tree(expr: Expr, env: Mapping[str, Tree]) -> Tree:
         return _choose(_apply(_greater, *args), args[0], args[1])
     if op == "abs":
         return _choose(_apply(_greater, ZERO, args[0]), _apply(lambda a: a.scaled(-1.0), args[0]), args[0])
-    opaque = _opaque(op, *args)
     if op in ("==", "!="):
-        return Branch(Condition(None, _key(opaque)), ONE, ZERO)
-    return opaque
+        equal = _atom("==", *args)
+        yes, no = (ONE, ZERO) if op == "==" else (ZERO, ONE)
+        return Branch(Condition(None, str(equal), equal), yes, no)
+    return _opaque(op, *args)
 
 
 @dataclass(frozen=True)
@@ -249,7 +269,7 @@ class _Solver:
     def __init__(self, unknowns: tuple[str, ...], atoms: Mapping[str, str]) -> None:
         self.unknowns = unknowns
         #: Program atom -> pattern atom.
-        self.atoms = atoms
+        self.atoms = dict(atoms)
         self.bound: dict[str, Array] = {}
         self.equations: list[tuple[Mapping[Monomial, Array], Array, Monomial]] = []
 
@@ -265,7 +285,17 @@ class _Solver:
     def translated(self, poly: Poly) -> dict[Monomial, Array]:
         return {tuple(sorted(self.atoms.get(a, f"?{a}") for a in m)): c for m, c in poly.terms.items()}
 
+    def pair(self, pattern: Poly, poly: Poly) -> None:
+        """Find for every opaque atom of the pattern the program's atom of the same operation, and compare their operands."""
+        for own in _opaques(pattern):
+            for other in _opaques(poly):
+                if other.op == own.op and other not in self.atoms and own not in self.atoms.values():
+                    self.atoms[other] = own
+                    for left, right in zip(own.args, other.args, strict=True):
+                        self.tree(left, right, own.op)
+
     def solve(self, pattern: Poly, poly: Poly, *, up_to_scale: bool = False) -> None:
+        self.pair(pattern, poly)
         wanted, given = self.split(pattern), self.translated(poly)
         if up_to_scale:
             for monomial, inner in wanted.items():
@@ -299,7 +329,8 @@ class _Solver:
                 known = known + coefficient * np.prod([self.bound[name] for name in unknowns], axis=0)
             else:
                 open_.append((unknowns, coefficient))
-        rest = value - known
+        with np.errstate(invalid="ignore"):  # an infinite threshold is met again in the next equation
+            rest = np.where(value == known, 0.0, value - known)
         if not open_:
             if not np.allclose(rest, 0.0, rtol=0.0, atol=1e-12 * max(1.0, float(np.max(np.abs(value), initial=0)))):
                 names = " * ".join(monomial) or "the constant term"
@@ -317,14 +348,21 @@ class _Solver:
         elif isinstance(pattern, Branch) and isinstance(tree, Branch):
             left, right = pattern.condition, tree.condition
             if left.poly is None or right.poly is None:
-                if left.key != right.key:
+                if left.opaque is None or right.opaque is None or left.opaque.op != right.opaque.op:
                     raise _Mismatch(f"{what} depends on a condition that the native neuron lacks")
+                for own, other in zip(left.opaque.args, right.opaque.args, strict=True):
+                    self.tree(own, other, what)
             else:
                 self.solve(left.poly, right.poly, up_to_scale=True)
             self.tree(pattern.yes, tree.yes, what)
             self.tree(pattern.no, tree.no, what)
         else:
             raise _Mismatch(f"{what} depends on other conditions than in the native neuron")
+
+
+def _opaques(poly: Poly) -> Iterator[Opaque]:
+    for monomial in poly.terms:
+        yield from (atom for atom in monomial if isinstance(atom, Opaque))
 
 
 def _gains(form: NormalForm) -> tuple[Array, ...]:
@@ -367,7 +405,7 @@ def match(program: Program, params: Mapping[str, Any], pattern: Program) -> Matc
     scaled = normal_form(_rescaled(program), {**params, **{f"gain_{n}": 1.0 / g for n, g in zip(form.inputs, gains, strict=True)}})
     reasons = []
     for chosen in permutations(wanted.states, len(form.states)):
-        atoms = {**dict(zip(form.states, chosen, strict=True)), **dict(zip(form.inputs, wanted.inputs, strict=True))}
+        atoms = {"t": "t", **dict(zip(form.states, chosen, strict=True)), **dict(zip(form.inputs, wanted.inputs, strict=True))}
         solver = _Solver(pattern.params, atoms)
         try:
             first = next(iter(wanted.emits)), next(iter(scaled.emits))

@@ -400,8 +400,8 @@ def interpret(graph: Graph, inputs: Mapping[str, Array], *, record: Collection[s
         if name not in wires:
             raise CompileError("SPK010", f"there is no wire '{name}' to record")
     if length == 0:
-        final = {name: {k: v.copy() for k, v in values.items()} for name, values in machine.states.items()}
-    for t in range(length + graph.max_lag if length else 0):
+        final = {n.name: {k: v.copy() for k, v in machine.states[n.name].items()} for n in graph.neurons if not n.lag}
+    for t in range(length + graph.max_lag):
         frame = {
             node.name: inputs[node.name][:, t] if t < length else np.zeros((batch, *node.type.shape), DTYPES[node.type.dtype])
             for node in graph.inputs

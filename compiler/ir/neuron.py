@@ -56,7 +56,9 @@ FLOAT_ONLY: Final = frozenset({"/", "floor", "round", "exp"})
 FIXED_ONLY: Final = frozenset({"<<", ">>", "wrap", "clip", "rtz"})
 #: Reads the step counter: 0 at the first step of a sample.
 STEP: Final = "t"
-RESERVED: Final = frozenset({*FUNCTIONS, *LOGIC, STEP, "emit", "neuron", "params", "state", "inf", "nan", "init", "start", "lag", "dtype"})
+RESERVED: Final = frozenset(
+    {*FUNCTIONS, *LOGIC, STEP, "emit", "neuron", "params", "state", "inf", "nan", "init", "start", "lag", "dtype"}
+)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _PROGRAM_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]*\Z")
 

@@ -274,10 +274,7 @@ def _gather(layout: Layout, op: Op, coords: dict[Atom, int]) -> Axes:
     (x,) = op.values
     position, indices = op.attrs["axis"], op.attrs["indices"]
     axes = list(layout.axes[x])
-    if len(indices) == 1:
-        _take(layout, op, axes[position], int(indices[0]), coords)
-    else:
-        _mark(layout, axes[position], op)
+    _mark(layout, axes[position], op)
     axes[position] = (Atom(len(indices)),)
     return tuple(axes)
 

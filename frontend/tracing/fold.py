@@ -107,19 +107,16 @@ class _Folder:
                     self.by_op[op] = Cell(op, runs={step: op})
                 elif op in self.live:
                     self._differs(op, step, f"does {op.label} here, which step {self.steady} does not")
-            for key, cell in cells.items():
-                if key not in by_step[step] and step and cell.op in self.live and (step < self.last):
-                    self._differs(cell.op, step, f"leaves out {cell.op.label}, which step {self.steady} does here")
         common: dict[object, Cell] = {}
         for op in self.record.ops:
             if self.structural(op):
                 continue
             if self.steps[op] is None:
-                key_all = (op.kind, _signature(op), *(self._reference(item, None, op) for item in op.operands))
+                reads = [self._read(item, None, op) for item in op.operands] if not self.joins_steps(op) else [self._joined(op)]
+                key_all = (op.kind, _signature(op), *(_read_key(read) for read in reads))
                 cell = common.get(key_all)
                 if cell is None:
-                    cell = common[key_all] = Cell(op, runs={-1: op})
-                    cell.reads = [self._read(item, None, op) for item in op.operands]
+                    cell = common[key_all] = Cell(op, reads, {-1: op})
                     self.cells.append(cell)
                 self.by_op[op] = cell
             elif op in self.by_op:
@@ -129,6 +126,8 @@ class _Folder:
         for cell in self.cells:
             if -1 not in cell.runs:
                 self._fill(cell)
+        for cell in cells.values():
+            self._excuse(cell)
         returned = list(self._returned(self.record.returned, ()))
         self._sort()
         return Folded(self.cells, self.inputs, returned, self.layout, self.record)
@@ -188,8 +187,30 @@ class _Folder:
                 if op in self.live:
                     self._differs(op, step, f"does {op.label} here with other settings than step {self.steady}")
                 continue
-            for read, item in zip(cell.reads, op.operands, strict=True):
+            for read, item in zip(cell.reads, self._in_order(cell, op, step), strict=True):
                 self._compare(cell, read, item, step, op)
+
+    def _in_order(self, cell: Cell, op: Op, step: int) -> tuple[Operand, ...]:
+        """The operands as in the steady step: Python calls `0 + x` as x + 0."""
+        if op.kind != "ew" or op.attrs["fn"] not in ("+", "*") or len(op.operands) != 2:
+            return op.operands
+        wanted = [(r.cell, r.port, r.delay) if isinstance(r, Read) else _constant_key(r) for r in cell.reads]
+        here = [self._reference(item, step, op) for item in op.operands]
+        straight = (here[0] == wanted[0]) + (here[1] == wanted[1])
+        crossed = (here[1] == wanted[0]) + (here[0] == wanted[1])
+        return op.operands if straight >= crossed else op.operands[::-1]
+
+    def _excuse(self, cell: Cell) -> None:
+        """An operation may be missing at a step only if all that it would read there is from before the first step."""
+        if cell.op not in self.live:
+            return
+        for step in range(self.layout.steps):
+            if step in cell.runs:
+                continue
+            for read in cell.cells:
+                before = step - read.delay
+                if before >= 0 and (before in read.cell.runs or -1 in read.cell.runs):
+                    self._differs(cell.op, step, f"leaves out {cell.op.label}, which step {self.steady} does here")
 
     def _compare(self, cell: Cell, read: Read | Const | Number, item: Operand, step: int, op: Op) -> None:
         here = self._reference(item, step, op)
@@ -266,6 +287,17 @@ class _Folder:
                 return order == sorted(order)
             return self.layout.shape(x, op) == self.layout.shape(output, op)
         return False
+
+    def joins_steps(self, op: Op) -> bool:
+        """Whether this concatenates tensors of one step each along the time axis."""
+        axes = self.layout.axes
+        return op.kind == "cat" and any(atom in self.layout.time for atom in axes[op.outputs[0]][op.attrs["axis"]])
+
+    def _joined(self, op: Op) -> Read | Const | Number:
+        source = self._stack(op)
+        if not isinstance(source, Source):
+            return source
+        return Read(source.cell, source.port, source.back, dict(enumerate(source.init)))
 
     def _resolve(self, value: Value, reader: Op) -> Source | Const | Number:
         found = self.sources.get(value)
@@ -355,6 +387,12 @@ class _Folder:
             isinstance(s, Source) and (s.cell, s.port, s.step) == (first.cell, first.port, step) for step, s in enumerate(sources)
         )
         return Source(first.cell, first.port, None, first.back, first.init) if same else None
+
+
+def _read_key(read: Read | Const | Number) -> object:
+    if not isinstance(read, Read):
+        return _constant_key(read)
+    return (read.cell, read.port, read.delay, *(_constant_key(item) for item in read.init.values()))
 
 
 def _constant_key(item: Const | Number) -> object:

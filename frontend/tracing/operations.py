@@ -613,6 +613,10 @@ def _pick(rec: Recorder, x: Value, axis: int, index: int, tensor: Any = None) ->
 
 
 def _gather(rec: Recorder, x: Value, axis: int, indices: Any, tensor: Any = None) -> Value:
+    if len(indices) == 1:
+        entry = _pick(rec, x, axis, int(indices[0]))
+        shape = (*entry.shape[:axis], 1, *entry.shape[axis:])
+        return rec.emit("unsqueeze", (entry,), shape, tensor=tensor, axis=axis)
     shape = (*x.shape[:axis], len(indices), *x.shape[axis + 1 :])
     return rec.emit("gather", (x,), shape, tensor=tensor, axis=axis, indices=np.asarray(indices, np.int64))
 

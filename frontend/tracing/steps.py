@@ -197,6 +197,15 @@ def _batch_atoms(record: Record, layout: Layout, choices: Choices, loc: Loc | No
 # ------------------------------------------------------------------------------------------------------- loop rounds
 
 
+@dataclass
+class _Loop:
+    """One walk through the steps: its operations, the event at which each step reads something new, and what ran before."""
+
+    ops: list[Op]
+    marks: list[int]
+    before: set[int]
+
+
 def assign_steps(record: Record, layout: Layout) -> dict[Op, int | None]:
     """The step of every operation; None for one that does all steps at once or depends on none.
 
@@ -205,26 +214,24 @@ def assign_steps(record: Record, layout: Layout) -> dict[Op, int | None]:
     keeps the shape of the user's code.
     """
     steps: dict[Op, int | None] = {}
-    floating: list[Op] = []
+    last = layout.steps - 1
+    loop = _Loop([], [], set())
+    loops: list[_Loop] = []
+    begins = 0
     for op in record.ops:
         early = layout.step(op.outputs[0])
         steps[op] = None if early is None or layout.timed(op.outputs[0]) else early
-        if steps[op] is not None and not _moves_nothing(layout, op):
-            floating.append(op)
-    last = layout.steps - 1
-    current, begins = -1, 0
-    marks: list[int] = []
-    seen: set[int] = set()
-    for op in floating:
-        early = steps[op]
-        assert early is not None
-        if early == 0 and current == last and op.event != marks[-1]:
-            current, begins, marks = -1, marks[-1], []
+        if early is None or steps[op] is None or op.kind == "pick":
+            continue
+        if early == 0 and len(loop.marks) == last + 1 and op.event != loop.marks[-1]:
+            begins = loop.marks[-1]
+            loop = _Loop([], [], set())
+        current = len(loop.marks) - 1
         if early == current + 1:
             if current == -1:
-                seen = set(record.events[begins : op.event])
-            marks.append(op.event)
-            current = early
+                loop.before = set(record.events[begins : op.event])
+                loops.append(loop)
+            loop.marks.append(op.event)
         elif early > current + 1:
             raise CompileError(
                 "SPK104",
@@ -232,33 +239,22 @@ def assign_steps(record: Record, layout: Layout) -> dict[Op, int | None]:
                 loc=op.loc,
                 fix="walk through the time axis from its first entry to its last",
             )
-        elif early < current:
+        else:
             steps[op] = current
-    _advance(record, floating, steps, last, seen)
+        loop.ops.append(op)
+    for loop in loops:
+        _advance(record, loop, steps)
     return steps
 
 
-def _moves_nothing(layout: Layout, op: Op) -> bool:
-    return op.kind == "pick"
-
-
-def _advance(record: Record, floating: list[Op], steps: dict[Op, int | None], last: int, seen: set[int]) -> None:
+def _advance(record: Record, loop: _Loop, steps: dict[Op, int | None]) -> None:
     """Move what a round computes before its first new input from the end of the round before to its own."""
-    marks: dict[int, int] = {}
-    for op in floating:
+    begins = list(loop.marks)
+    for step in range(1, len(begins)):
+        while begins[step] - 1 > loop.marks[step - 1] and record.events[begins[step] - 1] in loop.before:
+            begins[step] -= 1
+    for op in loop.ops:
         step = steps[op]
         assert step is not None
-        marks.setdefault(step, op.event)
-    begins = dict(marks)
-    for step in range(1, last + 1):
-        event = marks.get(step)
-        if event is None or step - 1 not in marks:
-            continue
-        while event - 1 > marks[step - 1] and record.events[event - 1] in seen:
-            event -= 1
-        begins[step] = event
-    for op in floating:
-        step = steps[op]
-        assert step is not None
-        if step < last and step + 1 in begins and begins[step + 1] <= op.event < marks[step + 1]:
+        if step + 1 < len(begins) and begins[step + 1] <= op.event < loop.marks[step + 1]:
             steps[op] = step + 1

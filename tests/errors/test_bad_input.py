@@ -38,6 +38,47 @@ MODELS = {
         def wrong(): return "net"
         def fails(): return [][0]
     """,
+    "nets.py": """
+        import torch
+        from torch import nn
+
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                torch.manual_seed(0)
+                self.fc = nn.Linear(3, 3)
+                self.gru = nn.GRUCell(3, 3)
+
+            def forward(self, x):
+                out = []
+                for t in range(x.shape[1]):
+                    out.append(self.gru(self.fc(x[:, t])))
+                return torch.stack(out, 1)
+
+        class Bad(nn.Module):
+            def forward(self, x):
+                out = []
+                for t in range(x.shape[1]):
+                    if x[:, t].sum() > 1:
+                        out.append(x[:, t])
+                    else:
+                        out.append(0 * x[:, t])
+                return torch.stack(out, 1)
+
+        class Nan(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.fc = nn.Linear(3, 2, bias=False)
+                self.fc.weight.data[:] = 0.5
+                self.fc.weight.data[1, 2] = float("nan")
+
+            def forward(self, x):
+                v, out = torch.zeros(x.shape[0], 2), []
+                for t in range(x.shape[1]):
+                    v = 0.5 * v + self.fc(x[:, t])
+                    out.append((v > 1).float())
+                return torch.stack(out, 1)
+    """,
     "syntax.py": "import torch\n\ndef f(:\n    pass\n",
     "imports.py": "import torch\n\nimport no_such_module_anywhere\n",
     "exits.py": "import sys\nsys.exit(3)\n",
@@ -156,6 +197,11 @@ CASES: list[tuple[str, str]] = [
         "error[SPK003]: model.net: reading SLAYER files (.net) is not supported yet in spikec 0.1.0\n  fix: give the torch module it came from, as file.py:name, or a .sir file",
     ),
     ("compile model.txt -o out", "error[SPK003]: 'model.txt' is not a model\n  fix: give file.py:name or a .sir file"),
+    ("compile nets.py:Net -o out --input-shape 1,6,3", "nets.py:14 (gru): error[SPK101]: GRUCell is not supported"),
+    ("compile nets.py:Bad -o out --input-shape 1,6,3", "nets.py:21: error[SPK103]: a branch depends on input values\n  fix: keep it a tensor, as in torch.where(condition, a, b)"),
+    ("compile nets.py:Nan -o out --input-shape 1,6,3", "nets.py:37 (fc): error[SPK305]: %fc: weight holds nan at [1, 2] (1 of 6)"),
+    ("compile nets.py:Nan -o out --input-shape 1,6,4", "nets.py:37: error[SPK109]: the model fails on the example input: RuntimeError: mat1 and mat2 shapes cannot be multiplied (1x4 and 3x2)\n  fix: pass an example that the model itself accepts; `model(example)` must run"),
+    ("compile good.py:net -o out", "error[SPK001]: an example input is needed to trace the model\n  fix: give example_input, as the model takes it or define example_input in the model's file (command line: --example or --input-shape)"),
     # data
     ("run build --input short.npz", "error[SPK006]: the input 'in' has shape (4, 10, 2), not (batch, T, 3)"),
     (

@@ -5,7 +5,7 @@
  * SPK_ACC      type of an accumulator; the compiler of the network has proven that no partial sum leaves it
  * SPK_WEIGHT   type of a weight; stored as (in, kernel height, kernel width, out / groups)
  * SPK_INDEX    type of an event
- * SPK_CIN, SPK_H, SPK_W       input channels, height, width
+ * SPK_CIN, SPK_HI, SPK_WI       input channels, height, width
  * SPK_COUT, SPK_HO, SPK_WO    output channels, height, width
  * SPK_KH, SPK_KW, SPK_SH, SPK_SW, SPK_PH, SPK_PW, SPK_DH, SPK_DW   kernel, stride, padding, dilation
  * SPK_GROUPS   groups
@@ -28,10 +28,10 @@ static uint64_t SPK_NAME(SPK_ACC *SPK_RESTRICT acc,
   uint32_t e;
   for (e = 0; e < count; e++) {
     const uint32_t id = event[e];
-    const uint32_t pixel = SPK_IN_LAST ? id / SPK_CIN : id % (SPK_H * SPK_W);
-    const uint32_t c = SPK_IN_LAST ? id % SPK_CIN : id / (SPK_H * SPK_W);
-    const int32_t y = (int32_t)(pixel / SPK_W) + SPK_PH;
-    const int32_t xx = (int32_t)(pixel % SPK_W) + SPK_PW;
+    const uint32_t pixel = SPK_IN_LAST ? id / SPK_CIN : id % (SPK_HI * SPK_WI);
+    const uint32_t c = SPK_IN_LAST ? id % SPK_CIN : id / (SPK_HI * SPK_WI);
+    const int32_t y = (int32_t)(pixel / SPK_WI) + SPK_PH;
+    const int32_t xx = (int32_t)(pixel % SPK_WI) + SPK_PW;
     const uint32_t first = c / SPK_IG * SPK_OG;
     const size_t row = (size_t)c * (SPK_KH * SPK_KW * SPK_OG);
     int32_t ky, kx;
@@ -77,8 +77,8 @@ static uint64_t SPK_NAME(SPK_ACC *SPK_RESTRICT acc,
 #undef SPK_WEIGHT
 #undef SPK_INDEX
 #undef SPK_CIN
-#undef SPK_H
-#undef SPK_W
+#undef SPK_HI
+#undef SPK_WI
 #undef SPK_COUT
 #undef SPK_HO
 #undef SPK_WO

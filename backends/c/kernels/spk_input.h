@@ -48,6 +48,8 @@ static uint32_t SPK_CAT(SPK_NAME, _load)(const spk_in *in, SPK_X *x, SPK_INDEX *
   const SPK_API *value = (const SPK_API *)in->value;
   uint32_t count = 0;
   uint32_t i;
+  (void)value;
+  (void)i;
 #if SPK_DENSE
   if (in->index == NULL && value != NULL) {
     for (i = 0; i < SPK_SIZE; i++) { x[i] = (SPK_X)value[i]; }

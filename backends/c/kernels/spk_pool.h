@@ -6,7 +6,7 @@
  * SPK_MAX    1: the maximum (of what lies inside), 0: the sum
  * SPK_NAN    1: the values are floating-point, and one that is no number wins a maximum
  * SPK_SCALE  the average divides by this; undefined otherwise
- * SPK_C, SPK_H, SPK_W, SPK_HO, SPK_WO, SPK_KH, SPK_KW, SPK_SH, SPK_SW, SPK_PH, SPK_PW   sizes, as in spk_conv.h
+ * SPK_C, SPK_HI, SPK_WI, SPK_HO, SPK_WO, SPK_KH, SPK_KW, SPK_SH, SPK_SW, SPK_PH, SPK_PW   sizes, as in spk_conv.h
  * SPK_IN_LAST, SPK_OUT_LAST   1: channels are the last axis, 0: the first */
 #if SPK_NAN
 #define SPK_IS_NAN(v) ((v) != (v))
@@ -25,10 +25,10 @@ static void SPK_NAME(const SPK_X *SPK_RESTRICT x, SPK_Y *SPK_RESTRICT y) {
 #if SPK_MAX
         int found = 0;
 #endif
-        for (iy = y0 < 0 ? 0 : y0; iy < y0 + SPK_KH && iy < SPK_H; iy++) {
-          for (ix = x0 < 0 ? 0 : x0; ix < x0 + SPK_KW && ix < SPK_W; ix++) {
-            const size_t from = (size_t)(iy * SPK_W + ix);
-            const SPK_Y value = (SPK_Y)x[SPK_IN_LAST ? from * SPK_C + c : (size_t)c * (SPK_H * SPK_W) + from];
+        for (iy = y0 < 0 ? 0 : y0; iy < y0 + SPK_KH && iy < SPK_HI; iy++) {
+          for (ix = x0 < 0 ? 0 : x0; ix < x0 + SPK_KW && ix < SPK_WI; ix++) {
+            const size_t from = (size_t)(iy * SPK_WI + ix);
+            const SPK_Y value = (SPK_Y)x[SPK_IN_LAST ? from * SPK_C + c : (size_t)c * (SPK_HI * SPK_WI) + from];
 #if SPK_MAX
             if (!found || value > total || SPK_IS_NAN(value)) { total = value; }
             found = 1;
@@ -53,8 +53,8 @@ static void SPK_NAME(const SPK_X *SPK_RESTRICT x, SPK_Y *SPK_RESTRICT y) {
 #undef SPK_NAN
 #undef SPK_IS_NAN
 #undef SPK_C
-#undef SPK_H
-#undef SPK_W
+#undef SPK_HI
+#undef SPK_WI
 #undef SPK_HO
 #undef SPK_WO
 #undef SPK_KH

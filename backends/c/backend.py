@@ -1,0 +1,182 @@
+"""The C backend: writes the folder, and runs it on the host as a shared library."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from spikec.backends.c.generate import Network, Port, generate, kernel_files, unsupported
+from spikec.backends.c.golden import golden_text
+from spikec.backends.c.library import Compiled, build_library, find_compiler, missing_compiler
+from spikec.diagnostics import CompileError, Diagnostic
+from spikec.ir.graph import Graph
+from spikec.ir.interpret import Execution, default_record, record_name
+from spikec.ir.types import DTYPES, Array, int_range, is_float
+
+if TYPE_CHECKING:
+    from spikec.backend import Golden, Progress
+    from spikec.target import Target
+
+_STATIC: Final = ("spk.h", "main.c", "host.c", "embed.c", "Makefile")
+#: Samples between two reports of progress.
+_CHUNK: Final = 64
+
+
+def folder_files(graph: Graph, network: Network) -> dict[str, str | bytes]:
+    """Every file of the folder except the golden vectors, by name."""
+    source = files("spikec.backends.c") / "folder"
+    result: dict[str, str | bytes] = {name: (source / name).read_text(encoding="utf-8") for name in _STATIC}
+    result |= kernel_files()
+    result["network.h"] = network.header
+    result["network.c"] = network.source
+    if network.binary is not None and network.binary_source is not None:
+        result["weights.bin"] = network.binary
+        result["weights.c"] = network.binary_source
+    result["README.md"] = _readme(graph, network, (source / "README.in").read_text(encoding="utf-8"))
+    return result
+
+
+def _readme(graph: Graph, network: Network, text: str) -> str:
+    def rows(what: str, ports: list[Port]) -> list[str]:
+        return [f"| {what} | {p.name} | {p.size} | {p.api} | {p.kind} | {p.lag} |" for p in ports]
+
+    table = rows("input", network.inputs) + rows("output", network.ports[: network.outputs])
+    table += rows("port", network.ports[network.outputs :]) + rows("state", network.states)
+    for key, value in (
+        ("name", graph.name),
+        ("ports", "\n".join(table)),
+        ("bytes", f"{network.bytes:,}"),
+        ("weights", f"{network.constants:,}"),
+        ("notes", "".join(f"\n{note}" for note in network.notes)),
+    ):
+        text = text.replace(f"@{key}@", value)
+    return text.rstrip() + "\n"
+
+
+def library_sources(files_: Mapping[str, str | bytes]) -> tuple[dict[str, str | bytes], list[str]]:
+    """What the shared library is made of: all that the compiler reads, and the files it is given."""
+    chosen = {n: c for n, c in files_.items() if n.endswith((".h", ".bin")) or n in ("network.c", "weights.c", "host.c")}
+    return chosen, [name for name in ("network.c", "weights.c", "host.c") if name in chosen]
+
+
+@lru_cache(maxsize=16)
+def _compiled(graph: Graph, observe: tuple[str, ...]) -> Compiled:
+    network = generate(graph, observe=observe)
+    sources, names = library_sources(folder_files(graph, network))
+    return Compiled(build_library(sources, names), network)
+
+
+def checked_inputs(graph: Graph, network: Network, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Inputs in the types of the interface. Raises CompileError SPK007 where a value does not fit."""
+    result = {}
+    for node, port in zip(graph.inputs, network.inputs, strict=True):
+        array = np.asarray(inputs[node.name])
+        if array.shape[2:] != node.type.shape:
+            raise CompileError("SPK006", f"input '{node.name}' has shape {array.shape}, not (batch, T, {node.type.shape})", loc=node.loc)
+        if is_float(port.api):
+            result[node.name] = array.astype(DTYPES[port.api], copy=False)
+            continue
+        low, high = int_range(port.api)
+        if array.size and (array.dtype.kind == "f" and not np.all(array == np.floor(array))):
+            raise CompileError("SPK007", f"input '{node.name}' must hold integers", loc=node.loc)
+        if array.size and (array.min() < low or array.max() > high):
+            raise CompileError("SPK007", f"input '{node.name}' holds values outside {low} to {high}", loc=node.loc)
+        result[node.name] = array.astype(DTYPES[port.api], copy=False)
+    return result
+
+
+def collect(
+    graph: Graph, compiled: Compiled, inputs: Mapping[str, Array], record: Collection[str], progress: Progress | None = None
+) -> Execution:
+    """Run whole samples on a compiled network and return what `interpret` returns."""
+    network = compiled.network
+    first = next(iter(inputs.values()), None)
+    if first is None:
+        raise CompileError("SPK006", "a graph without inputs needs the number of steps")
+    batch, steps = first.shape[0], first.shape[1]
+    given = checked_inputs(graph, network, inputs)
+    place = {port.name: network.outputs + k for k, port in enumerate(network.ports[network.outputs :])}
+    ports = [*range(network.outputs), *(place[name] for name in record)]
+    records: list[list[Array]] = []
+    states: list[list[Array]] = []
+    for begin in range(0, batch, _CHUNK) if batch else [0]:
+        chunk = {name: array[begin : begin + _CHUNK] for name, array in given.items()}
+        count = min(_CHUNK, batch - begin)
+        found, final, _ = compiled.run(chunk, count, steps, graph.max_lag, ports)
+        records.append(found)
+        states.append(final)
+        if progress is not None:
+            progress(begin + count, batch)
+    integer = graph.level != "float"
+
+    def whole(parts: list[Array], shape: tuple[int, ...], lead: int) -> Array:
+        joined = np.concatenate(parts)
+        joined = joined.astype(np.int64) if integer else joined
+        return joined.reshape(*joined.shape[:lead], *shape)
+
+    def shape_of(port: Port) -> tuple[int, ...]:
+        return dict(graph.types[port.wire[0]])[port.wire[1]].shape
+
+    values = [whole([part[k] for part in records], shape_of(network.ports[number]), 2) for k, number in enumerate(ports)]
+    names = [port.name for port in network.ports[: network.outputs]]
+    outputs = dict(zip(names, values[: network.outputs], strict=True))
+    kept = dict(zip(record, values[network.outputs :], strict=True))
+    ends: dict[str, dict[str, Any]] = {node.name: {} for node in graph.neurons}
+    for k, port in enumerate(network.states):
+        ends[port.wire[0]][port.wire[1]] = whole([part[k] for part in states], graph.shape_of(port.wire[0]), 1)
+    return Execution(outputs, kept, ends)
+
+
+class CBackend:
+    """Event-driven C99: a folder that builds anywhere with make, and the same code as a library on this machine."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+
+    def available(self) -> str | None:
+        """None if there is a C compiler."""
+        return None if find_compiler() else missing_compiler()
+
+    def check(self, graph: Graph) -> Iterator[Diagnostic]:
+        """What cannot be compiled: see `unsupported`."""
+        return iter(unsupported(graph))
+
+    def emit(self, graph: Graph, folder: Path, golden: Golden | None = None) -> None:
+        """Write the folder; needs no compiler. Raises CompileError SPK502."""
+        self._require(graph)
+        network = generate(graph)
+        contents = folder_files(graph, network)
+        if golden is not None:
+            contents["golden.txt"] = golden_text(graph, network, golden)
+        for name, content in contents.items():
+            (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+
+    def run(
+        self,
+        graph: Graph,
+        inputs: Mapping[str, Array],
+        *,
+        record: Collection[str] = (),
+        artefact: Path | None = None,
+        progress: Progress | None = None,
+        timeout: float | None = None,
+    ) -> Execution:
+        """Compile (or take the kept library) and run. Raises CompileError SPK501, SPK502, SPK006, SPK007, SPK010."""
+        self._require(graph)
+        wires = {record_name((node, port)) for node, ports in graph.types.items() for port, _ in ports}
+        for name in record:
+            if name not in wires:
+                raise CompileError("SPK010", f"there is no wire '{name}' to record")
+        usual = set(default_record(graph))
+        observe = tuple(sorted(name for name in set(record) if name not in usual))
+        return collect(graph, _compiled(graph, observe), inputs, tuple(dict.fromkeys(record)), progress)
+
+    def _require(self, graph: Graph) -> None:
+        found = unsupported(graph)
+        if found:
+            raise CompileError.many(found)

@@ -1,0 +1,311 @@
+/* main.c - runs the network on a text file or on standard input and prints what it emits, or compares with what the file
+ * says it should emit.
+ *
+ *     network [FILE]            run
+ *     network --check FILE      compare; exit status 1 if anything differs
+ *
+ * The file consists of words; a line is
+ *
+ *     spk 1                     format and version, first
+ *     tolerance X               floating-point networks: values may differ by X * max(1, |value|)
+ *     sample                    begin afresh
+ *     step                      the next step; the lines that follow belong to it
+ *     in NAME E...              what arrives at an input: elements, each `number` or `number:value`, numbers rising
+ *     out NAME E...             what an output must hold: all elements that are not zero
+ *     port NAME E...            the same for another port
+ *     state NAME V...           what a state must be after this step, all values
+ *
+ * Output has the same form, so that it can be stored and compared. Numbers are decimal; floats may be hexadecimal. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "network.h"
+
+typedef struct number {
+  int64_t i;
+  double f;
+} number;
+
+static const spk_model *const model = &spk_network;
+static FILE *file;
+static const char *file_name = "standard input";
+static unsigned long line = 1;
+static char word[512];
+static int at_end_of_line = 1;
+
+static void fail(const char *what, const char *about) {
+  fprintf(stderr, "%s:%lu: %s%s%s\n", file_name, line, what, about[0] ? ": " : "", about);
+  exit(1);
+}
+
+static const char *message(spk_status status) {
+#define SPK_STATUS_TEXT(name, code, meaning) case name: return meaning;
+  switch (status) {
+    SPK_STATUS_LIST(SPK_STATUS_TEXT)
+    default: return "unknown status";
+  }
+}
+
+/* The next word of this line; 0 at its end. */
+static int next_word(void) {
+  size_t n = 0;
+  int c = getc(file);
+  while (c == ' ' || c == '\t' || c == '\r') { c = getc(file); }
+  while (c != EOF && c != ' ' && c != '\t' && c != '\r' && c != '\n') {
+    if (n + 1 == sizeof word) { fail("a word is too long", ""); }
+    word[n++] = (char)c;
+    c = getc(file);
+  }
+  word[n] = 0;
+  at_end_of_line = c == '\n' || c == EOF;
+  if (c != EOF) { ungetc(c, file); }
+  return n > 0;
+}
+
+/* To the next line that holds a word; 0 at the end of the file. */
+static int next_line(void) {
+  for (;;) {
+    int c = getc(file);
+    while (c != EOF && c != '\n') { c = getc(file); }
+    if (c == EOF) { return 0; }
+    line++;
+    if (next_word()) { return 1; }
+  }
+}
+
+static int is_float(unsigned type) { return type == SPK_F32 || type == SPK_F64; }
+
+static number parse(const char *text, unsigned type) {
+  number result = {0, 0};
+  char *end = NULL;
+  if (is_float(type)) {
+    result.f = strtod(text, &end);
+  } else {
+    result.i = (int64_t)strtoll(text, &end, 10);
+  }
+  if (end == text || *end != 0) { fail("not a number", text); }
+  return result;
+}
+
+static void store(void *values, uint32_t at, unsigned type, number value) {
+  switch (type) {
+    case SPK_I8: ((int8_t *)values)[at] = (int8_t)value.i; break;
+    case SPK_I16: ((int16_t *)values)[at] = (int16_t)value.i; break;
+    case SPK_I32: ((int32_t *)values)[at] = (int32_t)value.i; break;
+    case SPK_I64: ((int64_t *)values)[at] = value.i; break;
+    case SPK_F32: ((float *)values)[at] = (float)value.f; break;
+    default: ((double *)values)[at] = value.f; break;
+  }
+}
+
+static number load(const void *values, uint32_t at, unsigned type) {
+  number result = {0, 0};
+  switch (type) {
+    case SPK_I8: result.i = ((const int8_t *)values)[at]; break;
+    case SPK_I16: result.i = ((const int16_t *)values)[at]; break;
+    case SPK_I32: result.i = ((const int32_t *)values)[at]; break;
+    case SPK_I64: result.i = ((const int64_t *)values)[at]; break;
+    case SPK_F32: result.f = (double)((const float *)values)[at]; break;
+    default: result.f = ((const double *)values)[at]; break;
+  }
+  return result;
+}
+
+static void *room(size_t count, size_t size) {
+  void *memory = calloc(count ? count : 1, size);
+  if (memory == NULL) { fail("out of memory", ""); }
+  return memory;
+}
+
+static uint32_t find(const spk_port *table, uint32_t from, uint32_t to) {
+  uint32_t k;
+  if (!next_word()) { fail("a name is missing", ""); }
+  for (k = from; k < to; k++) {
+    if (strcmp(table[k].name, word) == 0) { return k; }
+  }
+  fail("there is nothing of this name", word);
+  return 0;
+}
+
+/* `number` or `number:value`, rising. */
+static uint32_t element(const spk_port *p, int64_t *last, number *value) {
+  char *colon = strchr(word, ':');
+  int64_t index;
+  if (colon != NULL) { *colon = 0; }
+  index = parse(word, SPK_I64).i;
+  if (index < 0 || index >= (int64_t)p->size || index <= *last) { fail("an element is out of range or out of order", word); }
+  *last = index;
+  value->i = 1;
+  value->f = 1;
+  if (colon != NULL) { *value = parse(colon + 1, p->type); }
+  return (uint32_t)index;
+}
+
+static void print_port(const spk_port *p, const char *kind, const void *values) {
+  uint32_t k;
+  printf("%s %s", kind, p->name);
+  for (k = 0; k < p->size; k++) {
+    const number value = load(values, k, p->type);
+    if (is_float(p->type) ? !(value.f >= 0 && value.f <= 0) : value.i != 0) {
+      printf(" %lu", (unsigned long)k);
+      if (p->kind != SPK_SPIKE) {
+        if (is_float(p->type)) {
+          printf(":%a", value.f);
+        } else {
+          printf(":%lld", (long long)value.i);
+        }
+      }
+    }
+  }
+  printf("\n");
+}
+
+static unsigned long compared, different, samples, steps;
+
+static void compare(const spk_port *p, const void *want, const void *have, double tolerance) {
+  uint32_t k;
+  for (k = 0; k < p->size; k++) {
+    const number w = load(want, k, p->type), h = load(have, k, p->type);
+    int same = w.i == h.i;
+    compared++;
+    if (is_float(p->type)) {
+      const double gap = w.f > h.f ? w.f - h.f : h.f - w.f;
+      const double size = w.f < 0 ? -w.f : w.f;
+      same = (w.f <= h.f && w.f >= h.f) || (p->kind != SPK_SPIKE && gap <= tolerance * (size > 1 ? size : 1)) ||
+             (!(w.f <= 0) && !(w.f > 0) && !(h.f <= 0) && !(h.f > 0));
+    }
+    if (!same && different++ < 10) {
+      if (is_float(p->type)) {
+        fprintf(stderr, "%s:%lu: sample %lu, step %lu, %s[%lu]: %a, expected %a\n", file_name, line, samples - 1, steps - 1,
+                p->name, (unsigned long)k, h.f, w.f);
+      } else {
+        fprintf(stderr, "%s:%lu: sample %lu, step %lu, %s[%lu]: %lld, expected %lld\n", file_name, line, samples - 1,
+                steps - 1, p->name, (unsigned long)k, (long long)h.i, (long long)w.i);
+      }
+    }
+  }
+}
+
+int main(int argc, char **argv) {
+  static unsigned char memory[SPK_BYTES];
+  const int check = argc > 1 && strcmp(argv[1], "--check") == 0;
+  const char *path = argc > 1 + check ? argv[1 + check] : NULL;
+  spk_net *net = NULL;
+  spk_in *in = (spk_in *)room(model->inputs, sizeof *in);
+  uint32_t **index = (uint32_t **)room(model->inputs, sizeof *index);
+  void **value = (void **)room(model->inputs, sizeof *value);
+  void *have, *want;
+  uint32_t most = 1, k;
+  double tolerance = 0;
+  int open = 0, waiting = 0, more;
+  if ((check && path == NULL) || argc > 2 + check) {
+    fprintf(stderr, "usage: %s [FILE]\n       %s --check FILE\n", argv[0], argv[0]);
+    return 2;
+  }
+  file = path != NULL ? fopen(path, "r") : stdin;
+  if (path != NULL) { file_name = path; }
+  if (file == NULL) {
+    fprintf(stderr, "%s: cannot be read\n", path);
+    return 1;
+  }
+  if (model->abi != SPK_ABI || spk_init(memory, sizeof memory, &net) != SPK_OK) { fail(message(SPK_E_ABI), ""); }
+  for (k = 0; k < model->inputs; k++) {
+    index[k] = (uint32_t *)room(model->input[k].size, sizeof **index);
+    value[k] = room(model->input[k].size, 8);
+  }
+  for (k = 0; k < model->ports; k++) { most = model->port[k].size > most ? model->port[k].size : most; }
+  for (k = 0; k < model->states; k++) { most = model->state[k].size > most ? model->state[k].size : most; }
+  have = room(most, 8);
+  want = room(most, 8);
+  if (!next_word() || strcmp(word, "spk") != 0 || !next_word() || strcmp(word, "1") != 0) { fail("the file does not begin with 'spk 1'", ""); }
+  do {
+    more = next_line();
+    /* The first line that is no input ends the step's input. */
+    if (waiting && (!more || strcmp(word, "in") != 0)) {
+      const spk_status status = spk_step(net, in);
+      if (status != SPK_OK) { fail(message(status), ""); }
+      waiting = 0;
+      steps++;
+      if (!check) {
+        printf("step\n");
+        for (k = 0; k < model->outputs; k++) {
+          if (spk_read(net, k, have) != SPK_OK) { fail(message(SPK_E_PORT), ""); }
+          print_port(&model->port[k], "out", have);
+        }
+      }
+    }
+    if (!more) { break; }
+    if (strcmp(word, "tolerance") == 0) {
+      if (!next_word()) { fail("a number is missing", ""); }
+      tolerance = parse(word, SPK_F64).f;
+    } else if (strcmp(word, "sample") == 0) {
+      spk_reset(net);
+      open = 1;
+      samples++;
+      steps = 0;
+      if (!check) { printf(samples == 1 ? "spk 1\nsample\n" : "sample\n"); }
+    } else if (strcmp(word, "step") == 0) {
+      if (!open) { fail("a step before the first sample", ""); }
+      for (k = 0; k < model->inputs; k++) {
+        in[k].index = NULL;
+        in[k].value = NULL;
+        in[k].count = 0;
+      }
+      waiting = 1;
+    } else if (strcmp(word, "in") == 0) {
+      int64_t last = -1;
+      uint32_t count = 0;
+      if (!waiting) { fail("input outside a step", ""); }
+      k = find(model->input, 0, model->inputs);
+      while (!at_end_of_line && next_word()) {
+        number v;
+        index[k][count] = element(&model->input[k], &last, &v);
+        store(value[k], count++, model->input[k].type, v);
+      }
+      in[k].index = index[k];
+      in[k].value = value[k];
+      in[k].count = count;
+    } else if (strcmp(word, "out") == 0 || strcmp(word, "port") == 0 || strcmp(word, "state") == 0) {
+      const int is_state = word[0] == 's', is_out = word[0] == 'o';
+      const spk_port *table = is_state ? model->state : model->port;
+      const uint32_t at = is_state ? find(table, 0, model->states)
+                          : is_out ? find(table, 0, model->outputs) : find(table, model->outputs, model->ports);
+      const spk_port *p = &table[at];
+      int64_t last = -1;
+      uint32_t count = 0;
+      if (!check) { continue; }
+      memset(want, 0, (size_t)p->size * 8);
+      while (!at_end_of_line && next_word()) {
+        number v;
+        if (is_state) {
+          if (count == p->size) { fail("too many values", p->name); }
+          store(want, count++, p->type, parse(word, p->type));
+        } else {
+          const uint32_t e = element(p, &last, &v);
+          store(want, e, p->type, v);
+        }
+      }
+      if (is_state && count != p->size) { fail("too few values", p->name); }
+      if ((is_state ? spk_read_state(net, at, have) : spk_read(net, at, have)) != SPK_OK) { fail(message(SPK_E_PORT), p->name); }
+      compare(p, want, have, tolerance);
+    } else {
+      fail("unknown line", word);
+    }
+  } while (more);
+  for (k = 0; k < model->inputs; k++) {
+    free(index[k]);
+    free(value[k]);
+  }
+  free(index);
+  free(value);
+  free(in);
+  free(have);
+  free(want);
+  if (path != NULL) { fclose(file); }
+  if (check) {
+    printf("%s: %lu samples, %lu values compared, %lu differ\n", different || !compared ? "FAILED" : "ok", samples, compared, different);
+    return different || !compared;
+  }
+  return 0;
+}

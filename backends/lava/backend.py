@@ -1,0 +1,215 @@
+"""The Lava backend: a readable Python package for Loihi 2, run on Lava's bit-accurate simulation in its own interpreter.
+
+Lava never runs inside this process: it declares another Python, forks a process for every part of a network, and can
+hang. The package that `emit` writes is what `run` runs, as a program with a time limit.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spikec.backends.lava import environment
+from spikec.backends.lava.emit import COPIED, npz, write_package
+from spikec.backends.lava.plan import Plan, make_plan, require_plan
+from spikec.diagnostics import CompileError, Diagnostic
+from spikec.ir.graph import Graph
+from spikec.ir.interpret import Execution, interpret, record_name
+from spikec.ir.types import Array
+
+if TYPE_CHECKING:
+    from spikec.backend import Golden, Progress
+    from spikec.target import Target
+
+# A run of the package takes the samples side by side as one large network; it holds at most so many connections and
+# numbers that pass between processes at once, whose channels lie in shared memory (often only 64 MB).
+_CONNECTIONS = 2_000_000
+_NUMBERS = 400_000
+_SAMPLES = 256
+# A generous time limit: seconds to start, per step and process, and per connection and step. Measured: 0.7 s, 0.2 ms, 3 ns.
+_START_SECONDS = 60.0
+_STEP_SECONDS = 0.02
+_CONNECTION_SECONDS = 1e-6
+_CAUSES = (
+    "Lava waits for ever, without a word, for a part that failed or for one that nothing feeds; "
+    "run.py in the package, run by hand, shows what there is to see."
+)
+
+
+class LavaBackend:
+    """Emits and runs graphs of level fixed whose neurons are native to the target."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+
+    def available(self) -> str | None:
+        """None if Lava is installed for spikec; reads a marker file only."""
+        return None if environment.locate() is not None else "not installed (spikec setup lava)"
+
+    def check(self, graph: Graph) -> Iterator[Diagnostic]:
+        """Everything in the graph that Lava has no process for, or would compute otherwise."""
+        return iter(make_plan(graph, self.target).problems)
+
+    def emit(self, graph: Graph, folder: Path, golden: Golden | None = None) -> None:
+        """Write network.py, run.py, weights.npz, golden.npz and README.md. Raises CompileError SPK502."""
+        write_package(require_plan(graph, self.target), folder, golden)
+
+    def run(
+        self,
+        graph: Graph,
+        inputs: Mapping[str, Array],
+        *,
+        record: Collection[str] = (),
+        artefact: Path | None = None,
+        progress: Progress | None = None,
+        timeout: float | None = None,
+    ) -> Execution:
+        """Run the package in Lava's interpreter. Raises SPK502, SPK511 (not installed), SPK512 (time), SPK513 (failed)."""
+        plan = require_plan(graph, self.target)
+        lava = environment.require()
+        wires = self._wires(plan, record)
+        first = next(iter(inputs.values()), None)
+        if first is None or 0 in first.shape[:2]:
+            return interpret(graph, inputs, record=record)  # nothing for Lava to do; the interpreter knows the right shapes
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with tempfile.TemporaryDirectory(prefix="spikec-lava-") as scratch:
+            package = self._package(plan, artefact, Path(scratch))
+            batch, length = first.shape[:2]
+            parts = _split(plan, batch)
+            limit = _limit(plan, length, max(part.stop - part.start for part in parts))
+
+            def one(number: int) -> dict[str, Array]:
+                given, result = Path(scratch, f"in{number}.npz"), Path(scratch, f"out{number}.npz")
+                part = parts[number]
+                given.write_bytes(npz({name: array[part].astype(np.int8) for name, array in inputs.items()}))
+                left = limit if deadline is None else deadline - time.monotonic()
+                _run(lava, package, given, result, wires, part.stop - part.start, left)
+                with np.load(result) as file:
+                    found = {name: file[name] for name in file.files}
+                given.unlink()
+                result.unlink()
+                return found
+
+            found = _run_all(one, parts, batch, progress)
+        return self._execution(plan, {name: np.concatenate([p[name] for p in found]) for name in found[0]}, record)
+
+    def _wires(self, plan: Plan, record: Collection[str]) -> list[str]:
+        wires = []
+        for name in record:
+            wire = plan.wire(name)
+            if wire is None:
+                known = {record_name((node, port)) for node, ports in plan.graph.types.items() for port, _ in ports}
+                what = "cannot be recorded on Lava" if name in known else "there is no such wire to record"
+                fix = "record a population, an input, or the sum that enters a population"
+                raise CompileError("SPK010", f"'{name}': {what}", fix=fix)
+            wires.append(wire)
+        return list(dict.fromkeys(wires))
+
+    def _package(self, plan: Plan, artefact: Path | None, scratch: Path) -> Path:
+        """The folder to run: the artefact where there is one, else a fresh one."""
+        if artefact is not None:
+            for name in (*COPIED, "network.py", "weights.npz"):
+                if not (artefact / name).is_file():
+                    raise CompileError("SPK402", f"{artefact / name} is missing", fix="compile the model again")
+            return artefact.resolve()
+        package = scratch / "package"
+        package.mkdir()
+        write_package(plan, package, None)
+        return package
+
+    def _execution(self, plan: Plan, found: Mapping[str, Array], record: Collection[str]) -> Execution:
+        def get(name: str) -> Array:
+            return found[name].astype(np.int64)
+
+        states: dict[str, dict[str, Array]] = {}
+        for name, item in plan.populations.items():
+            variables = item.native.implementation["states"]
+            states[name] = {state: get(f"state.{name}.{variable}") for state, variable in variables.items()}
+        outputs = {name: get(f"output.{name}") for name in plan.outputs}
+        return Execution(outputs, {name: get(f"record.{plan.wire(name)}") for name in record}, states)
+
+
+def _split(plan: Plan, batch: int) -> list[slice]:
+    """Which samples run side by side."""
+    passing = sum(item.size for item in plan.populations.values()) * 4
+    passing += sum(item.rows + item.columns for item in plan.synapses.values())
+    together = min(_CONNECTIONS // max(plan.connections, 1), _NUMBERS // max(passing, 1), _SAMPLES)
+    count = -(-batch // max(together, 1))
+    ends = [batch * i // count for i in range(count + 1)]
+    return [slice(begin, end) for begin, end in pairwise(ends)]
+
+
+def _limit(plan: Plan, length: int, copies: int) -> float:
+    steps = length + plan.graph.max_lag
+    processes = 4 * len(plan.populations) + len(plan.synapses) + len(plan.sources)
+    reach = 1 + max((int(np.max(item.delay)) for item in plan.synapses.values()), default=0)
+    each = _STEP_SECONDS * processes + _CONNECTION_SECONDS * plan.connections * copies * reach
+    return _START_SECONDS + steps * each
+
+
+def _run(
+    lava: environment.LavaEnvironment,
+    package: Path,
+    given: Path,
+    result: Path,
+    wires: list[str],
+    copies: int,
+    seconds: float,
+) -> None:
+    """One run of the package."""
+    command: list[str | Path] = [package / "run.py", "--input", given, "--output", result, "--copies", str(copies)]
+    if wires:
+        command += ["--record", *wires]
+    try:
+        lava.run(command, timeout=max(seconds, 0.0), cwd=given.parent)
+    except CompileError as error:
+        (problem,) = error.diagnostics
+        if problem.code == "SPK512":
+            notes = (_CAUSES, *useful_lines(problem.notes))
+        else:
+            notes = useful_lines(problem.notes)
+        raise CompileError(problem.code, problem.message, notes=notes, fix=problem.fix) from None
+    if not result.is_file():
+        raise CompileError("SPK513", f"the Lava run of {package / 'run.py'} wrote no result")
+
+
+def _run_all(
+    one: Callable[[int], dict[str, Array]], parts: list[slice], batch: int, progress: Progress | None
+) -> list[dict[str, Array]]:
+    """All parts, a few at a time; the first failure ends the others that have not begun."""
+    if progress:
+        progress(0, batch)
+    done = 0
+    with ThreadPoolExecutor(max_workers=max(1, min(len(parts), (os.cpu_count() or 1) // 2))) as pool:
+        waiting = {pool.submit(one, number): number for number in range(len(parts))}
+        results: dict[int, dict[str, Array]] = {}
+        try:
+            while len(results) < len(parts):
+                for future in [f for f in waiting if f.done()] or list(wait(waiting, return_when=FIRST_COMPLETED).done):
+                    number = waiting.pop(future)
+                    results[number] = future.result()
+                    done += parts[number].stop - parts[number].start
+                    if progress:
+                        progress(done, batch)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+    return [results[number] for number in range(len(parts))]
+
+
+def useful_lines(notes: tuple[str, ...]) -> tuple[str, ...]:
+    """Without the frames of a traceback: what a person needs is the last line of it, and what a program said itself."""
+    kept = []
+    for line in notes:
+        if line.startswith((" ", "\t", "Traceback", "Process ", "During handling", "The above exception", "^")):
+            continue
+        kept.append(re.sub(r"^error: ", "", line))
+    return tuple(dict.fromkeys(kept))

@@ -1,0 +1,548 @@
+"""What of a graph becomes which Lava process: sources, synapses, populations, and what can be read.
+
+Lava's processes are joined by plain wires, so reshaping, gathering, concatenating and adding between a population and its
+synapses has to go into the synapses' matrices. Every wire is taken apart into pieces, each of which reads elements of one
+origin (a source, a population, or a synapse) some steps ago; a synapse between two populations is then its matrix with rows
+and columns moved. A plan says everything that is wrong, not only the first thing.
+"""
+
+from __future__ import annotations
+
+import keyword
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from spikec.diagnostics import CompileError, Diagnostic
+from spikec.ir.graph import Graph
+from spikec.ir.interpret import record_name
+from spikec.ir.ops import Add, Concat, Constant, Dense, Gather, Input, Neuron, Node, Ref, Reshape, Sparse, spread
+from spikec.ir.ranges import graph_ranges
+from spikec.ir.types import Array
+from spikec.target import NativeNeuron, Target
+
+SOURCES = (Input, Constant)
+SYNAPSES = (Dense, Sparse)
+VIEWS = (Reshape, Gather, Concat, Add)
+
+# What Lava's processes take (loihi2.md 1.1, 1.2): bias_mant is an int16 array, the others are what their equations allow.
+ARGUMENT_RANGES = {
+    "bias_mant": (-(1 << 15), (1 << 15) - 1),
+    "bias_exp": (0, 7),
+    "du": (-1, 4095),
+    "dv": (0, 4096),
+    "vth": (-(1 << 24), 1 << 24),
+    "reset_interval": (1, (1 << 31) - 1),
+    "reset_offset": (0, (1 << 31) - 1),
+}
+ONE_FOR_ALL = ("reset_interval", "reset_offset")
+# Lava computes in int32 what the program computes in any width: far below, nothing can wrap (loihi2.md 1.1).
+MOST_INPUT = 1 << 24
+MOST_STATE = 1 << 30
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Elements `into` of a wire read elements `taken` of `origin`, `delay` steps ago; no element of a piece twice."""
+
+    origin: str
+    into: Array
+    taken: Array
+    delay: int
+
+
+@dataclass(frozen=True)
+class Synapse:
+    """One Lava process: weights (rows, columns), or in compressed rows with `indices` and `indptr`.
+
+    delay: steps on top of the one that every synapse takes; one for all or one per weight.
+    """
+
+    name: str
+    node: Dense | Sparse
+    source: str
+    rows: int
+    columns: int
+    weight: Array
+    delay: int | Array = 0
+    indices: Array | None = None
+    indptr: Array | None = None
+
+    @property
+    def connections(self) -> int:
+        """Weights that are not zero."""
+        return int(np.count_nonzero(self.weight))
+
+
+@dataclass(frozen=True)
+class Population:
+    """One neuron process: `arguments` and initial `states` by Lava's names; numbers, or arrays of one per neuron.
+
+    late: what the host writes at step `node.start`; it is left out of `arguments` and `states`.
+    """
+
+    node: Neuron
+    native: NativeNeuron
+    shape: tuple[int, ...]
+    inputs: tuple[str, ...]
+    arguments: dict[str, int | Array]
+    states: dict[str, int | Array]
+    late: dict[str, int | Array] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Number of neurons."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Lava's names of the states."""
+        return tuple(self.native.implementation["states"].values())
+
+
+@dataclass(frozen=True)
+class Value:
+    """A wire of numbers that is the sum of whole synapses."""
+
+    synapses: tuple[str, ...]
+    shape: tuple[int, ...]
+    lag: int
+
+
+@dataclass(frozen=True)
+class View:
+    """Elements `take` of the wires one after the other (None: all), as `shape`."""
+
+    wires: tuple[str, ...]
+    shape: tuple[int, ...]
+    lag: int
+    take: Array | None
+
+
+@dataclass
+class Plan:
+    """Everything that is emitted, in the order of the graph. `problems` is empty where it can be."""
+
+    graph: Graph
+    problems: list[Diagnostic] = field(default_factory=list)
+    sources: dict[str, Input | Constant] = field(default_factory=dict)
+    synapses: dict[str, Synapse] = field(default_factory=dict)
+    populations: dict[str, Population] = field(default_factory=dict)
+    values: dict[str, Value] = field(default_factory=dict)
+    outputs: dict[str, str | View] = field(default_factory=dict)
+
+    @property
+    def connections(self) -> int:
+        """Of all synapses."""
+        return sum(item.connections for item in self.synapses.values())
+
+    @property
+    def neurons(self) -> int:
+        """Of all populations."""
+        return sum(item.size for item in self.populations.values())
+
+    def wire(self, name: str) -> str | None:
+        """The name under which the package records a wire of the graph; None if it cannot."""
+        node, _, port = name.partition(".")
+        if node in self.populations and port:
+            variable = self.populations[node].native.implementation["states"].get(port)
+            return f"{node}.{variable}" if variable else None
+        return name if name in {**self.sources, **self.populations, **self.values} else None
+
+
+def make_plan(graph: Graph, target: Target) -> Plan:
+    """The plan of a graph; look at its `problems` before anything else."""
+    planner = _Planner(graph, target)
+    planner.make()
+    return planner.plan
+
+
+class _Planner:
+    def __init__(self, graph: Graph, target: Target) -> None:
+        self.graph = graph
+        self.target = target
+        self.plan = Plan(graph)
+        self._made: dict[tuple[object, ...], str] = {}
+        self._names: set[str] = set()
+        self._reported: set[tuple[str, str]] = set()
+
+    def problem(self, node: Node | None, message: str, fix: str | None = None) -> None:
+        name = node.name if node else ""
+        if (name, message) not in self._reported:
+            self._reported.add((name, message))
+            text = f"%{name}: {message}" if node else message
+            self.plan.problems.append(Diagnostic("SPK502", text, loc=node.loc if node else None, fix=fix))
+
+    def make(self) -> None:
+        graph, plan = self.graph, self.plan
+        if graph.level != "fixed":
+            message = f"Lava runs graphs of level fixed, and this one is {graph.level}"
+            self.problem(None, message, f"compile it for {self.target.name}")
+            return
+        for node in graph.nodes:
+            for _, type_ in graph.types[node.name]:
+                if type_.size == 0:
+                    self.problem(node, "is empty, and a Lava process has at least one element")
+            if not isinstance(node, (*SOURCES, *SYNAPSES, *VIEWS, Neuron)):
+                self.problem(node, f"there is no Lava process for the operation '{node.op}'", "compile for host")
+            for ref in node.inputs:
+                if ref.init is not None and ref.init.any():
+                    self.problem(node, f"{ref} has initial values, and Lava's delay lines begin empty")
+        if plan.problems:
+            return
+        for node in graph.nodes:
+            if isinstance(node, (Input, Constant)):
+                self._source(node)
+        for node in graph.neurons:
+            self._population(node)
+        for name, ref in graph.outputs:
+            self._output(name, ref)
+        for node in graph.nodes:
+            if graph.types[node.name][0][1].kind == "value" and not isinstance(node, Neuron):
+                self._value(Ref(node.name), make=False)
+        self._ranges()
+        self._starts()
+
+    # Pieces ----------------------------------------------------------------------------------------------------------
+
+    def pieces(self, ref: Ref) -> Iterator[Piece]:
+        """The wire behind a reference, taken apart."""
+        node = self.graph[ref.node]
+        if not isinstance(node, VIEWS):
+            every = np.arange(self.graph.type_of(ref).size)
+            yield Piece(record_name((ref.node, ref.port)), every, every, ref.delay)
+            return
+        for operand, places in zip(node.inputs, self._places(node), strict=True):
+            for piece in self.pieces(operand):
+                delay = piece.delay + ref.delay
+                if isinstance(node, Gather):
+                    found = np.full(self.graph.type_of(operand).size, -1)
+                    found[piece.into] = piece.taken
+                    taken = found[places]
+                    into = np.nonzero(taken >= 0)[0]
+                    yield Piece(piece.origin, into, taken[into], delay)
+                else:
+                    yield Piece(piece.origin, places[piece.into], piece.taken, delay)
+
+    def _places(self, node: Node) -> list[Array]:
+        """For every operand, where its elements stand in the result; of a gather, which element stands where."""
+        if isinstance(node, Gather):
+            return [node.indices.ravel()]
+        if isinstance(node, Concat):
+            shape = self.graph.shape_of(node.name)
+            ends = np.cumsum([self.graph.type_of(ref).shape[node.axis] for ref in node.inputs])
+            every = np.arange(int(np.prod(shape))).reshape(shape)
+            return [part.ravel() for part in np.split(every, ends[:-1], axis=node.axis)]
+        return [np.arange(self.graph.type_of(ref).size) for ref in node.inputs]
+
+    # Nodes -----------------------------------------------------------------------------------------------------------
+
+    def _source(self, node: Input | Constant) -> None:
+        kind = node.type.kind if isinstance(node, Input) else node.kind
+        if kind != "spike":
+            self.problem(node, "sends numbers, and a synapse on Lava takes spikes", "encode the data as spikes")
+        elif isinstance(node, Constant) and not np.isin(node.value, (0, 1)).all():
+            self.problem(node, "sends other numbers than 0 and 1")
+        self.plan.sources[node.name] = node
+
+    def _population(self, node: Neuron) -> None:
+        native = self.target.native(node.program)
+        if native is None or not native.implementation:
+            self.problem(node, f"there is no Lava process for @{node.program.name}", "compile for host or reference")
+            return
+        implementation = native.implementation
+        for emit in node.program.emits[1:]:
+            if emit.name not in implementation["states"]:
+                self.problem(node, f"{emit.name} cannot be read from {implementation['process']}, only its states")
+        shape = self.graph.shape_of(node.name)
+        arguments = {
+            argument: self._argument(node, argument, node.params[parameter], shape)
+            for argument, parameter in implementation["arguments"].items()
+        }
+        states = {
+            implementation["states"][state.name]: _short(_per_neuron(node.init.get(state.name, np.asarray(state.init)), shape))
+            for state in node.program.states
+            if state.name in implementation["states"]
+        }
+        late: dict[str, int | Array] = {}
+        if node.start:
+            if np.any(np.asarray(arguments.get("vth", 0)) < 0):
+                self.problem(node, "starts late, and its negative threshold would let it fire before")
+            bias = native.bias_synapse.get("mantissa")
+            late = {argument: arguments[argument] for argument, name in implementation["arguments"].items() if name == bias}
+            late |= states
+            arguments = {name: 0 if name in late else value for name, value in arguments.items()}
+            late = {name: value for name, value in late.items() if np.any(value)}
+            states = dict.fromkeys(states, 0)
+        inputs = tuple(name for ref in node.inputs for name in self._synapses(ref, node))
+        self.plan.populations[node.name] = Population(node, native, shape, inputs, arguments, states, late)
+
+    def _argument(self, node: Neuron, argument: str, value: Array, shape: tuple[int, ...]) -> int | Array:
+        full = _per_neuron(value, shape)
+        low, high = ARGUMENT_RANGES.get(argument, (-(1 << 31), (1 << 31) - 1))
+        outside = (full < low) | (full > high)
+        if outside.any():
+            message = f"{argument} is {full[outside].flat[0]} ({int(outside.sum())} of {full.size})"
+            self.problem(node, f"{message}, and Lava takes {low} to {high}")
+        short = _short(full)
+        if argument in ONE_FOR_ALL and not isinstance(short, int):
+            self.problem(node, f"has several values of {argument}, and Lava takes one per population", "split the layer")
+        return short
+
+    def _output(self, name: str, ref: Ref) -> None:
+        node, type_ = self.graph[ref.node], self.graph.type_of(ref)
+        if isinstance(node, (*SOURCES, Neuron)):
+            wire = self.plan.wire(record_name((ref.node, ref.port)))
+            if wire is not None:
+                self.plan.outputs[name] = wire
+            return
+        pieces = list(self.pieces(ref))
+        origins = {piece.origin for piece in pieces}
+        if any(isinstance(self.graph[origin.partition(".")[0]], SYNAPSES) for origin in origins):
+            self._value(ref, make=True)
+            self.plan.outputs[name] = ref.node
+        elif sum(len(piece.into) for piece in pieces) != type_.size or any(piece.delay for piece in pieces):
+            message = f"the output {name} adds or delays spikes, which has no process on Lava"
+            self.problem(node, message, "read the populations instead")
+        else:
+            wires = list(dict.fromkeys(piece.origin for piece in pieces))
+            begins = dict(zip(wires, np.cumsum([0, *(self._size(wire) for wire in wires)]), strict=False))
+            take = np.zeros(type_.size, np.int64)
+            for piece in pieces:
+                take[piece.into] = begins[piece.origin] + piece.taken
+            total = sum(map(self._size, wires))
+            whole = total == type_.size and np.array_equal(take, np.arange(total))
+            named = tuple(self.plan.wire(wire) or wire for wire in wires)
+            self.plan.outputs[name] = View(named, type_.shape, node.lag, None if whole else take)
+
+    def _size(self, wire: str) -> int:
+        name, _, port = wire.partition(".")
+        return self.graph.type_of(Ref(name, port)).size
+
+    def _value(self, ref: Ref, make: bool) -> None:
+        """Enter a sum of synapses among what can be recorded: those that are there anyway, or all if `make`."""
+        names = self._synapses(ref, self.graph[ref.node], make=make)
+        if names:
+            self.plan.values[ref.node] = Value(tuple(names), self.graph.type_of(ref).shape, self.graph[ref.node].lag)
+
+    # Synapses --------------------------------------------------------------------------------------------------------
+
+    def _synapses(self, ref: Ref, reader: Node, make: bool = True) -> list[str]:
+        """The synapses whose sum is the wire behind `ref`; without `make` only if all of them exist already."""
+        names: list[str] = []
+        size = self.graph.type_of(ref).size
+        for piece in self.pieces(ref):
+            origin = self.graph[piece.origin.partition(".")[0]]
+            if not isinstance(origin, SYNAPSES):
+                if make:
+                    self.problem(reader, f"%{piece.origin} enters without a synapse", "put a synapse of weight 1 between")
+                return []
+            if make and not self._sound(origin):
+                continue
+            for operand in self.pieces(origin.inputs[0]):
+                if not self._spikes(origin, operand.origin, make):
+                    continue
+                key: tuple[object, ...] = (origin.name, size, operand.origin, piece.delay + operand.delay)
+                key += tuple(a.tobytes() for a in (piece.into, piece.taken, operand.into, operand.taken))
+                number = 0
+                while (*key, number) in self._made:
+                    names.append(self._made[*key, number])
+                    number += 1
+                if number:
+                    continue
+                if not make:
+                    return []
+                for number, made in enumerate(self._compose(origin, piece, operand, size)):
+                    self.plan.synapses[made.name] = made
+                    self._made[*key, number] = made.name
+                    names.append(made.name)
+        return names
+
+    def _sound(self, node: Dense | Sparse) -> bool:
+        """Whether a synapse's own numbers are what Lava keeps as they are."""
+        before = len(self.plan.problems)
+        low, high = self.target.integer("weight_min"), self.target.integer("weight_max")
+        step = self.target.integer("weight_step")
+        outside = (node.weight < low) | (node.weight > high)
+        if outside.any():
+            message = f"{int(outside.sum())} of {node.weight.size} weights lie outside {low} to {high}"
+            self.problem(node, message, "quantize the weights to 8 bits")
+        off = node.weight % step != 0
+        if off.any():
+            message = f"{int(off.sum())} of {node.weight.size} weights are no multiples of {step}, and Lava would round them"
+            self.problem(node, message, "quantize the weights to 8 bits")
+        if node.bias is not None and node.bias.any():
+            self.problem(node, "has a bias, which a synapse on Lava has not", "move the bias into the neurons")
+        return len(self.plan.problems) == before
+
+    def _spikes(self, node: Node, wire: str, make: bool) -> bool:
+        """Whether a synapse's operand is something that sends spikes."""
+        name, _, port = wire.partition(".")
+        origin = self.graph[name]
+        if isinstance(origin, (*SOURCES, Neuron)) and not port:
+            return True
+        if make:
+            self.problem(node, f"%{wire} is not spikes, and a synapse on Lava takes spikes", "use its spikes")
+        return False
+
+    def _compose(self, node: Dense | Sparse, piece: Piece, operand: Piece, size: int) -> list[Synapse]:
+        """A synapse's matrix from the elements of its source to those of its reader."""
+        columns = self._size(operand.origin)
+        wait = piece.delay + operand.delay - 1
+        own = node.delay[node.weight != 0] if node.delay is not None else np.zeros(0, np.int64)
+        least, most = (wait + int(own.min()), wait + int(own.max())) if own.size else (wait, wait)
+        limit = self.target.integer("max_delay")
+        if least < 0:
+            self.problem(node, "reads a spike of the same step, and a synapse on Lava takes a step", "retime the graph")
+            return []
+        if most > limit:
+            self.problem(node, f"waits {most} steps; Lava's synapses have at most {limit}", "shorten the delay")
+            return []
+        plain = isinstance(node, Dense) and len(self.graph.type_of(node.inputs[0]).shape) == 1
+        once = len(np.unique(operand.taken)) == len(operand.taken)
+        if plain and once and 2 * len(piece.into) * len(operand.into) >= size * columns:
+            weight = _moved(node.weight, piece, operand, size, columns)
+            delay: int | Array = wait
+            if own.size:
+                waits = _moved(np.asarray(node.delay), piece, operand, size, columns) + wait
+                delay = _short(np.where(weight != 0, waits, 0 if np.any(waits < 0) else waits))
+            return [Synapse(self._name(node, operand.origin), node, operand.origin, size, columns, weight, delay)]
+        return list(self._sparse(node, piece, operand, size, columns, wait))
+
+    def _sparse(self, node: Dense | Sparse, piece: Piece, operand: Piece, size: int, columns: int, wait: int) -> Iterator[Synapse]:
+        """In compressed rows; what meets twice between the same two neurons becomes a synapse of its own."""
+        rows, inner, weight, delay = _entries(node, self.graph.type_of(node.inputs[0]).size)
+        order = np.argsort(operand.into, kind="stable")
+        low = np.searchsorted(operand.into[order], inner)
+        there = low < len(order)
+        there[there] = operand.into[order][low[there]] == inner[there]
+        rows, weight, delay, low = rows[there], weight[there], delay[there], low[there]
+        column = operand.taken[order][low]
+        # A row may stand in several places of the reader, where a gather repeats it.
+        order = np.argsort(piece.taken, kind="stable")
+        begin = np.searchsorted(piece.taken[order], rows, side="left")
+        count = np.searchsorted(piece.taken[order], rows, side="right") - begin
+        entry = np.repeat(np.arange(len(rows)), count)
+        within = np.arange(len(entry)) - np.repeat(np.cumsum(count) - count, count)
+        row = piece.into[order][begin[entry] + within]
+        column, weight, delay = column[entry], weight[entry], delay[entry]
+        order = np.lexsort((column, row))
+        row, column, weight, delay = row[order], column[order], weight[order], delay[order]
+        place = row.astype(np.int64) * columns + column
+        fresh = np.ones(len(place), bool)
+        fresh[1:] = place[1:] != place[:-1]
+        first = np.nonzero(fresh)[0]
+        turn = np.arange(len(place)) - np.repeat(first, np.diff([*first, len(place)]))
+        for number in range(int(turn.max(initial=0)) + 1):
+            chosen = turn == number
+            waits = delay[chosen] + wait
+            yield Synapse(
+                self._name(node, operand.origin),
+                node,
+                operand.origin,
+                size,
+                columns,
+                weight[chosen],
+                _short(waits) if len(waits) else 0,
+                column[chosen].astype(np.int32),
+                np.searchsorted(row[chosen], np.arange(size + 1)).astype(np.int32),
+            )
+
+    def _name(self, node: Node, source: str) -> str:
+        """The node's own name; where one node becomes several synapses, with the source's or a number."""
+        name, number = node.name, 1
+        while name in self._names or (name in self.graph and name != node.name):
+            name = f"{node.name}_from_{source}" + (f"_{number}" if number > 1 else "")
+            number += 1
+        self._names.add(name)
+        return name
+
+    # Checks of the whole ---------------------------------------------------------------------------------------------
+
+    def _ranges(self) -> None:
+        """Lava's int32 must hold what the program's unbounded integers hold."""
+        if self.plan.problems:
+            return
+        found = graph_ranges(self.graph)
+        for node in self.graph.neurons:
+            for ref in node.inputs:
+                low, high = found.wires[ref.node, ref.port]
+                if max(-low, high) >= MOST_INPUT:
+                    message = f"its input can reach {low} to {high}, which Lava's arithmetic does not hold"
+                    self.problem(node, message, "smaller weights or fewer connections")
+            for state, (low, high) in found.neurons[node.name].states.items():
+                if max(-low, high) >= MOST_STATE:
+                    message = f"its state {state} can reach {low} to {high}, which Lava's arithmetic does not hold"
+                    self.problem(node, message, "smaller weights or fewer connections")
+
+    def _starts(self) -> None:
+        """A population that starts late must get nothing before: only then is it silent without its bias."""
+        for node in self.graph.neurons:
+            if not node.start or node.name not in self.plan.populations:
+                continue
+            for name in self.plan.populations[node.name].inputs:
+                synapse = self.plan.synapses[name]
+                source = self.graph[synapse.source]
+                sends = max(getattr(source, "start", 0), source.lag)
+                if sends + 1 + int(np.min(synapse.delay)) < node.start:
+                    self.problem(node, f"starts at step {node.start}, and spikes of %{source.name} arrive before")
+
+
+def _per_neuron(value: Array, shape: tuple[int, ...]) -> Array:
+    return np.broadcast_to(spread(value, shape), shape).reshape(-1)
+
+
+def _moved(array: Array, piece: Piece, operand: Piece, size: int, columns: int) -> Array:
+    """A matrix with its rows and columns in their places; the same array where all of them are there already."""
+    same = [
+        len(a) == n and np.array_equal(a, np.arange(n))
+        for a, n in ((piece.into, size), (piece.taken, size), (operand.taken, columns), (operand.into, columns))
+    ]
+    if all(same) and array.shape == (size, columns):
+        return array
+    result = np.zeros((size, columns), array.dtype)
+    result[np.ix_(piece.into, operand.taken)] = array[np.ix_(piece.taken, operand.into)]
+    return result
+
+
+def _entries(node: Dense | Sparse, fan_in: int) -> tuple[Array, Array, Array, Array]:
+    """Rows, columns, weights and delays of all weights that are not zero."""
+    if isinstance(node, Sparse):
+        delay = node.delay if node.delay is not None else np.zeros(len(node.weight), np.int64)
+        rows, columns, weight = node.rows, node.indices, node.weight
+        kept = weight != 0
+        return rows[kept], columns[kept], weight[kept], delay[kept]
+    outer, inner = np.nonzero(node.weight)
+    weight = node.weight[outer, inner]
+    delay = node.delay[outer, inner] if node.delay is not None else np.zeros(len(weight), np.int64)
+    out, width = node.weight.shape
+    block = np.arange(fan_in // width)[:, None]  # a dense layer acts on the last axis, alike for all the others
+    repeat = len(block)
+    rows, columns = (block * out + outer).ravel(), (block * width + inner).ravel()
+    return rows, columns, np.tile(weight, repeat), np.tile(delay, repeat)
+
+
+def _short(array: Array) -> int | Array:
+    """One number where all are equal, else the array."""
+    first = int(array.flat[0])
+    return first if np.all(array == first) else np.ascontiguousarray(array, np.int64)
+
+
+def identifiers(names: list[str], reserved: set[str]) -> dict[str, str]:
+    """A Python variable for every name; names are words, but `in` and `2nd` are not variables."""
+    table: dict[str, str] = {}
+    for name in names:
+        variable = name if name.isidentifier() else f"n{name}"
+        while keyword.iskeyword(variable) or variable in reserved or variable in table.values():
+            variable += "_"
+        table[name] = variable
+    return table
+
+
+def require_plan(graph: Graph, target: Target) -> Plan:
+    """The plan, or CompileError with everything that is wrong."""
+    plan = make_plan(graph, target)
+    if plan.problems:
+        raise CompileError.many(plan.problems)
+    return plan

@@ -1,0 +1,123 @@
+"""What network.py is built from: synapses with every option spelled out, sources, and the description of a network.
+
+Several samples run side by side as `copies` of the network in one: populations are that many times as large, and
+weight matrices repeat along the diagonal. Sample b of a population of n neurons has the neurons b * n to b * n + n - 1.
+With one copy the processes are exactly those that go onto a chip.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from lava.proc.dense.process import DelayDense, Dense
+from lava.proc.io.source import RingBuffer
+from lava.proc.sparse.process import DelaySparse, Sparse
+from lava.utils.weightutils import SignMode
+from scipy.sparse import csr_matrix
+
+# Left to itself Lava chooses the sign mode from the values: a single negative weight would change every odd one.
+SYNAPSE = {"sign_mode": SignMode.MIXED, "num_weight_bits": 8, "num_message_bits": 0}
+
+
+@dataclass
+class Population:
+    """Neurons of one kind. `shape` is one sample's; `lag`: its step t is the network's step t + lag.
+
+    Before step `start` the population is silent; then the host writes the Vars in `late`: its bias and initial state.
+    """
+
+    process: Any
+    shape: tuple
+    lag: int
+    states: tuple = ("u", "v")
+    start: int = 0
+    late: dict = field(default_factory=dict)
+
+
+@dataclass
+class Source:
+    """Spikes that come from outside: data given at every step."""
+
+    process: Any
+    shape: tuple
+    lag: int = 0
+
+
+@dataclass
+class Value:
+    """A sum of synapses that can be recorded."""
+
+    synapses: tuple
+    shape: tuple
+    lag: int
+
+
+@dataclass
+class View:
+    """Spikes or values of `wires` one after the other, in this order, or those that `take` names, as `shape`."""
+
+    wires: tuple
+    shape: tuple
+    lag: int
+    take: Any = None
+
+
+@dataclass
+class Network:
+    """The network as it stands. `outputs` names a wire, or a View of several."""
+
+    copies: int
+    sources: dict
+    synapses: dict
+    populations: dict
+    values: dict
+    outputs: dict
+
+
+def spikes(data):
+    """A source that plays `data`, (copies, steps, neurons)."""
+    copies, steps, size = data.shape
+    return RingBuffer(data=np.ascontiguousarray(data.transpose(0, 2, 1)).reshape(copies * size, steps))
+
+
+def always_on(value, start, steps, copies):
+    """A source that sends `value`, (neurons,), at every step from `start`."""
+    data = np.zeros((copies, steps, len(value)), np.int32)
+    data[:, start:] = value
+    return spikes(data)
+
+
+def tile(array, copies):
+    """One number per neuron, for every copy."""
+    return np.tile(array, copies)
+
+
+def dense(weights, copies, name, delays=0):
+    """All-to-all synapses, weights (out, in); a spike of step t arrives at t + 1 + delays (a number or one each)."""
+    if copies > 1:
+        rows, columns = np.nonzero(weights)
+        waits = np.broadcast_to(delays, weights.shape)[rows, columns]
+        return _sparse(rows, columns, weights[rows, columns], waits, weights.shape, copies, name)
+    if np.any(delays):
+        delays = delays if isinstance(delays, int) else delays.astype(int)
+        return DelayDense(weights=weights.astype(np.int32), delays=delays, name=name, **SYNAPSE)
+    return Dense(weights=weights.astype(np.int32), name=name, **SYNAPSE)
+
+
+def sparse(w, key, shape, copies, name, delays=0):
+    """Synapses of a matrix in compressed rows: `key`.weight, .indices and .indptr in weights.npz; delays as for `dense`."""
+    rows = np.repeat(np.arange(shape[0]), np.diff(w[key + ".indptr"]))
+    weights = w[key + ".weight"]
+    return _sparse(rows, w[key + ".indices"], weights, np.broadcast_to(delays, weights.shape), shape, copies, name)
+
+
+def _sparse(rows, columns, weights, delays, shape, copies, name):
+    """The matrix `copies` times along the diagonal."""
+    copy = np.arange(copies)[:, None]
+    place = ((copy * shape[0] + rows).ravel(), (copy * shape[1] + columns).ravel())
+    large = (shape[0] * copies, shape[1] * copies)
+    matrix = csr_matrix((np.tile(weights.astype(np.int32), copies), place), shape=large)
+    if not np.any(delays):
+        return Sparse(weights=matrix, name=name, **SYNAPSE)
+    waits = csr_matrix((np.tile(delays.astype(int), copies), place), shape=large)
+    return DelaySparse(weights=matrix, delays=waits, name=name, **SYNAPSE)

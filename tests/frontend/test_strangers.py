@@ -1,0 +1,614 @@
+"""Models as different people write them: each is traced, and its graph gives exactly what the model gives.
+
+Weights, decays, thresholds and inputs are dyadic numbers with few bits, so that every sum is exact and no difference is allowed.
+"""
+
+import numpy as np
+import pytest
+import snntorch as snn
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from snntorch import surrogate, utils
+from spikec.frontend.torch_trace import trace
+from spikec.ir.interpret import interpret
+from spikec.ir.text import parse_graph, print_graph
+
+T, B = 9, 3
+
+
+class TutorialLoop(nn.Module):
+    """snnTorch's tutorial 5."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1 = nn.Linear(12, 8)
+        self.lif1 = snn.Leaky(beta=0.75, reset_mechanism="zero", reset_delay=False)
+        self.fc2 = nn.Linear(8, 4)
+        self.lif2 = snn.Leaky(beta=0.5)
+
+    def forward(self, x):
+        mem1 = self.lif1.init_leaky()
+        mem2 = self.lif2.init_leaky()
+        spk2_rec = []
+        mem2_rec = []
+        for step in range(x.size(0)):
+            cur1 = self.fc1(x[step])
+            spk1, mem1 = self.lif1(cur1, mem1)
+            cur2 = self.fc2(spk1)
+            spk2, mem2 = self.lif2(cur2, mem2)
+            spk2_rec.append(spk2)
+            mem2_rec.append(mem2)
+        return torch.stack(spk2_rec, dim=0), torch.stack(mem2_rec, dim=0)
+
+
+class BatchFirstWhile(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inp = nn.Linear(12, 6, bias=False)
+        self.neuron = snn.Leaky(beta=torch.tensor([0.5, 0.25, 0.75, 0.5, 0.125, 0.5]), threshold=0.5)
+
+    def forward(self, data):
+        t, mem, out = 0, torch.zeros(data.shape[0], 6), []
+        while t < data.shape[1]:
+            spk, mem = self.neuron(self.inp(data[:, t, :]), mem)
+            out.append(spk)
+            t += 1
+        return torch.stack(out, 1)
+
+
+class Unbind(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(12, 7), nn.Linear(7, 5)])
+        self.neurons = nn.ModuleList([snn.Leaky(beta=0.5), snn.Leaky(beta=0.75, reset_delay=False)])
+
+    def forward(self, x):
+        mems = [n.reset_mem() for n in self.neurons]
+        outs = []
+        for xt in x.unbind(0):
+            for i, (fc, lif) in enumerate(zip(self.layers, self.neurons)):
+                xt, mems[i] = lif(fc(xt), mems[i])
+            outs.append(xt)
+        return torch.stack(outs)
+
+
+class IterateDict(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(12, 6)
+        self.b = nn.Linear(6, 6)
+        self.lif_a = snn.Leaky(beta=0.5)
+        self.lif_b = snn.Leaky(beta=0.5, reset_mechanism="none")
+
+    def forward(self, x):
+        state = {"a": None, "b": None}
+        rec = {"spikes": [], "skip": []}
+        for frame in x:
+            sa, state["a"] = self.lif_a(self.a(frame), state["a"])
+            sb, state["b"] = self.lif_b(self.b(sa) + sa, state["b"])
+            rec["spikes"].append(sb)
+            rec["skip"].append(sa + sb)
+        return {key: torch.stack(value) for key, value in rec.items()}
+
+
+class Hidden(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(12, 8), snn.Leaky(beta=0.5, init_hidden=True),
+            nn.Dropout(0.5), nn.Linear(8, 4), snn.Leaky(beta=0.75, init_hidden=True, output=True),
+        )
+
+    def forward(self, x):
+        utils.reset(self.net)
+        spk_rec, mem_rec = [], []
+        for step in range(x.shape[0]):
+            spk, mem = self.net(x[step])
+            spk_rec.append(spk)
+            mem_rec.append(mem)
+        return torch.stack(spk_rec), torch.stack(mem_rec)
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(12, 6)
+        self.rec = nn.Linear(6, 6)
+        self.lif = snn.Leaky(beta=0.5, reset_mechanism="zero")
+        self.out = nn.Linear(6, 3)
+
+    def forward(self, x):
+        spk = torch.zeros(x.size(1), 6)
+        mem = torch.zeros(x.size(1), 6)
+        logits = []
+        for t in range(x.size(0)):
+            cur = self.rec(spk) + self.fc(x[t])
+            spk, mem = self.lif(cur, mem)
+            logits.append(self.out(spk))
+        return torch.stack(logits)
+
+
+class RecurrentAfter(Recurrent):
+    """The same with the fed-back current computed at the end of the round, and zeros to begin with."""
+
+    def forward(self, x):
+        feedback = torch.zeros(x.size(1), 6)
+        mem = self.lif.init_leaky()
+        out = []
+        for xt in x:
+            spk, mem = self.lif(self.fc(xt) + feedback, mem)
+            feedback = self.rec(spk)
+            out.append(spk)
+        return torch.stack(out)
+
+
+class Hoisted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc1 = nn.Linear(12, 6)
+        self.lif1 = snn.Leaky(beta=0.5)
+        self.fc2 = nn.Linear(6, 4)
+        self.lif2 = snn.Leaky(beta=0.75)
+
+    def run(self, lif, cur):
+        mem, out = lif.init_leaky(), []
+        for t in range(cur.shape[0]):
+            spk, mem = lif(cur[t], mem)
+            out.append(spk)
+        return torch.stack(out)
+
+    def forward(self, x):
+        s = self.run(self.lif1, self.fc1(x))
+        return self.run(self.lif2, self.fc2(s))
+
+
+class HoistedFlat(Hoisted):
+    def forward(self, x):
+        steps, batch, _ = x.shape
+        cur = self.fc1(x.reshape(steps * batch, -1)).view(steps, batch, -1)
+        s = self.run(self.lif1, cur)
+        return self.run(self.lif2, self.fc2(s.flatten(0, 1)).unflatten(0, (steps, batch)))
+
+
+class HoistedBatchFirst(Hoisted):
+    def forward(self, x):
+        cur = self.fc1(x).permute(1, 0, 2)
+        s = self.run(self.lif1, cur).transpose(0, 1)
+        return self.run(self.lif2, self.fc2(s).transpose(0, 1))
+
+
+class HandWritten(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w1 = nn.Parameter(torch.randn(12, 6))
+        self.w2 = nn.Parameter(torch.randn(6, 4))
+        self.spike = surrogate.fast_sigmoid(slope=25)
+
+    def forward(self, x):
+        mem1 = torch.zeros(x.shape[1], 6)
+        mem2 = torch.zeros(x.shape[1], 4)
+        out, volts = [], []
+        for t in range(x.shape[0]):
+            mem1 = 0.75 * mem1 + x[t] @ self.w1
+            spk1 = self.spike(mem1 - 1.0)
+            mem1 = mem1 * (1 - spk1)
+            mem2 = 0.5 * mem2 + spk1 @ self.w2
+            spk2 = (mem2 > 0.5).float()
+            mem2 = mem2 - spk2 * 0.5
+            out.append(spk2)
+            volts.append(mem2)
+        return torch.stack(out), torch.stack(volts)
+
+
+class Cuba(nn.Module):
+    """Two states, numbers as first states, the reset read from the spike of the step before."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(12, 5)
+        self.alpha = nn.Parameter(torch.tensor([0.5, 0.25, 0.5, 0.75, 0.5]))
+
+    def forward(self, x):
+        syn = mem = spk = 0
+        out = []
+        for xt in x:
+            syn = self.alpha * syn + self.fc(xt)
+            mem = 0.5 * mem + syn - spk * 1.5
+            spk = (mem >= 1.5).float()
+            out.append(spk)
+        return torch.stack(out)
+
+
+class LIFCell(nn.Module):
+    def __init__(self, beta):
+        super().__init__()
+        self.register_buffer("beta", torch.tensor(beta))
+        self.mem = None
+
+    def reset(self):
+        self.mem = None
+
+    def forward(self, current):
+        if self.mem is None:
+            self.mem = torch.zeros_like(current)
+        self.mem = self.beta * self.mem + current
+        fired = self.mem > 1
+        self.mem = torch.where(fired, torch.zeros_like(self.mem), self.mem)
+        return fired.to(current.dtype)
+
+
+class OwnCell(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(nn.Linear(12, 8), LIFCell(0.5), nn.Linear(8, 8), LIFCell(0.75))
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x):
+        for module in self.modules():
+            if isinstance(module, LIFCell):
+                module.reset()
+        total = 0
+        for t in range(x.shape[0]):
+            total = total + self.head(self.features(x[t]))
+        return total
+
+
+class ConstantFrame(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc1 = nn.Linear(12, 6)
+        self.lif1 = snn.Leaky(beta=0.75)
+        self.fc2 = nn.Linear(6, 3)
+        self.lif2 = snn.Leaky(beta=0.5)
+
+    def forward(self, x):
+        mem1, mem2 = self.lif1.init_leaky(), self.lif2.init_leaky()
+        rec = []
+        for _ in range(T):
+            spk1, mem1 = self.lif1(self.fc1(x), mem1)
+            spk2, mem2 = self.lif2(self.fc2(spk1), mem2)
+            rec.append(spk2)
+        return torch.stack(rec)
+
+
+class ConstantFrameHoisted(ConstantFrame):
+    def forward(self, x):
+        cur = self.fc1(x)
+        mem1, mem2 = self.lif1.init_leaky(), self.lif2.init_leaky()
+        rec = []
+        for _ in range(T):
+            spk1, mem1 = self.lif1(cur, mem1)
+            spk2, mem2 = self.lif2(self.fc2(spk1), mem2)
+            rec.append(spk2)
+        return torch.stack(rec).sum(0)
+
+
+class ConstantFrameByHand(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(12, 6)
+        self.rec = nn.Linear(6, 6, bias=False)
+
+    def forward(self, x):
+        cur = self.fc(x)
+        mem, spk, rec = torch.zeros(len(x), 6), torch.zeros(len(x), 6), []
+        for _ in range(T):
+            mem = 0.5 * mem + cur + self.rec(spk)
+            spk = (mem > 1).float()
+            mem = mem - spk
+            rec.append(spk)
+        return torch.stack(rec)
+
+
+class RepeatedFrame(ConstantFrame):
+    def forward(self, x):
+        x = x.unsqueeze(0).expand(T, -1, -1)
+        mem1, rec = self.lif1.init_leaky(), []
+        for t in range(T):
+            spk1, mem1 = self.lif1(self.fc1(x[t]), mem1)
+            rec.append(spk1)
+        return torch.stack(rec)
+
+
+class SharedTwice(nn.Module):
+    """One linear layer used twice in a step, and one neuron module with two states."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(12, 6)
+        self.shared = nn.Linear(6, 6)
+        self.lif = snn.Leaky(beta=0.5)
+
+    def forward(self, x):
+        m0 = m1 = m2 = torch.zeros(x.shape[1], 6)
+        out = []
+        for t in range(x.shape[0]):
+            s, m0 = self.lif(self.first(x[t]), m0)
+            s, m1 = self.lif(self.shared(s), m1)
+            s, m2 = self.lif(self.shared(s), m2)
+            out.append(s)
+        return torch.stack(out)
+
+
+class Concat(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = nn.Linear(5, 4), nn.Linear(7, 4)
+        self.lif1, self.lif2 = snn.Leaky(beta=0.5), snn.Leaky(beta=0.75)
+        self.lif3 = snn.Leaky(beta=0.5)
+
+    def forward(self, x):
+        ml = mr = mo = None
+        out = torch.zeros(x.shape[0], x.shape[1], 8)
+        for t in range(x.shape[0]):
+            a, ml = self.lif1(self.left(x[t, :, :5]), ml)
+            b, mr = self.lif2(self.right(x[t][:, 5:]), mr)
+            c, mo = self.lif3(torch.cat([a, b], dim=-1), mo)
+            out[t] = c
+        return out
+
+
+class ConvNet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.bn = nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.lif1 = snn.Leaky(beta=0.5, threshold=0.5)
+        self.conv2 = nn.Conv2d(4, 3, 3, stride=2)
+        self.lif2 = snn.Leaky(beta=0.75, threshold=0.25)
+        self.fc = nn.Linear(3, 5)
+        self.lif3 = snn.Leaky(beta=0.5)
+        self.bn.running_var.fill_(1 - 1e-5)
+
+    def forward(self, x):
+        m1, m2, m3 = self.lif1.init_leaky(), self.lif2.init_leaky(), self.lif3.init_leaky()
+        rec = []
+        for t in range(x.size(0)):
+            s1, m1 = self.lif1(F.avg_pool2d(self.conv1(x[t]), 2), m1)
+            s2, m2 = self.lif2(self.conv2(s1), m2)
+            s3, m3 = self.lif3(self.fc(s2.view(x.size(1), -1)), m3)
+            rec.append(s3)
+        return torch.stack(rec), s3
+
+
+class TwoInputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(12, 6), nn.Linear(3, 6)
+        self.lif = snn.Leaky(beta=0.5)
+
+    def forward(self, events, context):
+        mem, out = None, []
+        for t in range(events.shape[1]):
+            spk, mem = self.lif(self.a(events[:, t]) + self.b(context[:, t]), mem)
+            out.append(spk)
+        return torch.stack(out, dim=1), mem
+
+
+class Adaptive(nn.Module):
+    """A threshold that rises with every spike."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(12, 6)
+
+    def forward(self, x):
+        v = torch.zeros(x.shape[1], 6)
+        a = torch.zeros(x.shape[1], 6)
+        out = []
+        for xt in x:
+            v = v * 0.5 + self.fc(xt)
+            z = torch.heaviside(v - (0.5 + a), torch.tensor(0.0))
+            v = v.masked_fill(z.bool(), 0.0)
+            a = 0.75 * a + 0.25 * z
+            out.append(z)
+        return torch.stack(out)
+
+
+class Synaptic(nn.Module):
+    """A snnTorch neuron that is in no table: its inside is traced."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(12, 6)
+        self.lif = snn.Synaptic(alpha=0.5, beta=0.75)
+
+    def forward(self, x):
+        syn, mem = self.lif.init_synaptic()
+        out = []
+        for t in range(x.shape[0]):
+            spk, syn, mem = self.lif(self.fc(x[t]), syn, mem)
+            out.append(spk)
+        return torch.stack(out)
+
+
+class EditedState(nn.Module):
+    """The membrane of a Leaky is damped by hand between its calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(12, 6)
+        self.lif = snn.Leaky(beta=0.5)
+
+    def forward(self, x):
+        mem, out = torch.zeros(x.shape[1], 6), []
+        for t in range(x.shape[0]):
+            spk, mem = self.lif(self.fc(x[t]), mem)
+            mem = mem.clamp(min=-0.5)
+            out.append(spk)
+        return torch.stack(out)
+
+
+class Readouts(nn.Module):
+    """Spike count, mean membrane, last spike, largest membrane."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(12, 4)
+        self.lif = snn.Leaky(beta=0.5)
+
+    def forward(self, x):
+        mem = self.lif.init_leaky()
+        spikes, mems = [], []
+        for t in range(x.shape[0]):
+            spk, mem = self.lif(self.fc(x[t]), mem)
+            spikes.append(spk)
+            mems.append(mem)
+        return torch.stack(spikes).sum(0), spk, torch.stack(mems).max(0)[0]
+
+
+class DelayLine(nn.Module):
+    """Reads spikes of three steps ago from a queue."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.late = nn.Linear(12, 6), nn.Linear(6, 6, bias=False)
+        self.lif = snn.Leaky(beta=0.5)
+
+    def forward(self, x):
+        queue = [torch.zeros(x.shape[1], 6) for _ in range(3)]
+        mem, out = None, []
+        for t in range(x.shape[0]):
+            spk, mem = self.lif(self.fc(x[t]) + self.late(queue.pop(0)), mem)
+            queue.append(spk)
+            out.append(spk)
+        return out
+
+
+class OneStep(nn.Module):
+    """One step a call; the caller loops over time."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.lif1 = nn.Linear(12, 6), snn.Leaky(beta=0.5, init_hidden=True)
+        self.fc2, self.lif2 = nn.Linear(6, 4), snn.Leaky(beta=0.75, init_hidden=True, output=True)
+
+    def forward(self, x):
+        return self.lif2(self.fc2(self.lif1(self.fc1(x))))
+
+
+class Double(BatchFirstWhile):
+    """Weights in float64; snnTorch's spikes stay float32."""
+
+    def __init__(self):
+        super().__init__()
+        self.double()
+
+    def forward(self, data):
+        mem, out = torch.zeros(data.shape[0], 6, dtype=torch.float64), []
+        for t in range(data.shape[1]):
+            spk, mem = self.neuron(self.inp(data[:, t, :]), mem)
+            out.append(mem)
+        return torch.stack(out, 1)
+
+
+SEQUENCE, FIRST, FRAME = (T, B, 12), (B, T, 12), (B, 12)
+CASES = [
+    (TutorialLoop, SEQUENCE, {}),
+    (BatchFirstWhile, FIRST, {}),
+    (Unbind, SEQUENCE, {}),
+    (IterateDict, SEQUENCE, {}),
+    (Hidden, SEQUENCE, {}),
+    (Recurrent, SEQUENCE, {}),
+    (RecurrentAfter, SEQUENCE, {}),
+    (Hoisted, SEQUENCE, {}),
+    (HoistedFlat, SEQUENCE, {}),
+    (HoistedBatchFirst, FIRST, {}),
+    (HandWritten, SEQUENCE, {}),
+    (Cuba, SEQUENCE, {}),
+    (OwnCell, SEQUENCE, {}),
+    (ConstantFrame, FRAME, {"time_axis": None, "steps": T}),
+    (ConstantFrameHoisted, FRAME, {"time_axis": None, "steps": T}),
+    (ConstantFrameByHand, FRAME, {"time_axis": None, "steps": T}),
+    (RepeatedFrame, FRAME, {}),
+    (SharedTwice, SEQUENCE, {}),
+    (Concat, SEQUENCE, {}),
+    (ConvNet, (T, B, 2, 6, 6), {}),
+    (TwoInputs, ((B, T, 12), (B, T, 3)), {}),
+    (Adaptive, SEQUENCE, {}),
+    (Synaptic, SEQUENCE, {}),
+    (EditedState, SEQUENCE, {}),
+    (Readouts, SEQUENCE, {}),
+    (DelayLine, SEQUENCE, {}),
+    (OneStep, FRAME, {"steps": 6}),
+    (Double, FIRST, {}),
+]
+
+
+def dyadic(model, seed=0):
+    """Round the weights to multiples of 1/8 between -1 and 1; leave single numbers alone."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        if parameter.ndim > 1 or parameter.shape[0] != 5:
+            parameter.data = torch.randint(-6, 9, parameter.shape, generator=generator).to(parameter.dtype) / 8
+    return model
+
+
+def example_for(shape, seed=1, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.rand(shape, generator=generator) < 0.5).to(dtype)
+
+
+def batch_time(array, time_first):
+    return np.moveaxis(array, 0, 1) if time_first else array
+
+
+def flatten(item):
+    if isinstance(item, torch.Tensor):
+        return [item.numpy()]
+    if isinstance(item, dict):
+        return [array for inner in item.values() for array in flatten(inner)]
+    if isinstance(item, list) and len(item) > 3:
+        return [torch.stack(item).numpy()]
+    return [array for inner in item for array in flatten(inner)]
+
+
+@pytest.mark.parametrize(("cls", "shape", "options"), CASES, ids=[case[0].__name__ for case in CASES])
+def test_graph_computes_what_the_model_computes(cls, shape, options):
+    torch.manual_seed(0)
+    model = dyadic(cls().eval())
+    dtype = torch.float64 if cls is Double else torch.float32
+    many = isinstance(shape[0], tuple)
+    examples = tuple(example_for(s, dtype=dtype) for s in (shape if many else (shape,)))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    graph = trace(model, examples if many else examples[0], **options)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key]), f"tracing changed {key}"
+
+    data = tuple(example_for(s, seed=2, dtype=dtype) for s in (shape if many else (shape,)))
+    frame = shape is FRAME
+    if cls is OneStep:
+        frames = example_for((T, *shape), seed=3)
+        utils.reset(model)
+        with torch.no_grad():
+            results = [model(item) for item in frames]
+        wanted = [torch.stack([r[i] for r in results]).numpy() for i in range(2)]
+        inputs = {"x": batch_time(frames.numpy(), True)}
+    else:
+        with torch.no_grad():
+            wanted = flatten(model(*data))
+        inputs = {}
+        for node, item in zip(graph.inputs, data, strict=True):
+            array = item.numpy()
+            inputs[node.name] = np.repeat(array[:, None], T, axis=1) if frame else batch_time(array, many is False and shape is not FIRST)
+    found = interpret(graph, inputs).outputs
+    assert len(found) == len(wanted)
+    fired = 0
+    for (name, array), expected in zip(found.items(), wanted, strict=True):
+        if expected.ndim < array.ndim:
+            array = array[:, -1]
+        elif not (many or cls in (BatchFirstWhile, Double)):
+            expected = np.moveaxis(expected, 0, 1)
+        np.testing.assert_array_equal(array, expected, err_msg=name)
+        assert array.dtype == expected.dtype
+        fired += np.count_nonzero(array)
+    assert fired, "a silent network shows nothing"
+    text, arrays = print_graph(graph)
+    assert parse_graph(text, arrays) == graph
+
+
+def test_readouts_are_named_after_their_nodes():
+    torch.manual_seed(0)
+    assert [name for name, _ in trace(TutorialLoop(), example_for(SEQUENCE)).outputs] == ["lif2", "lif2_mem"]
+    assert [name for name, _ in trace(IterateDict(), example_for(SEQUENCE)).outputs] == ["spikes", "skip"]
+    assert [name for name, _ in trace(Readouts(), example_for(SEQUENCE)).outputs] == ["lif_sum", "lif", "lif_v_max"]
