@@ -78,7 +78,7 @@ class _Matrix:
             return np.zeros((len(x), self.rows.shape[1]), self.dtype)
         if count * _CROSSOVER >= x.size or self.rows.size == 0:
             kind = self.exact if self.exact is not None else np.int64
-            return (x.astype(kind, copy=False) @ self.blas).astype(self.dtype, copy=False)
+            return np.asarray(x.astype(kind, copy=False) @ self.blas).astype(self.dtype, copy=False)
         row, column = np.nonzero(x)
         parts = self.rows[column].astype(self.dtype, copy=False)
         if not self.spikes:
@@ -125,7 +125,9 @@ class _Connections:
 class _Windows:
     """A convolution as one product per group over gathered windows, or as a list of connections when few inputs fire."""
 
-    def __init__(self, node: Conv, weight: Array, shape: tuple[int, ...], out: tuple[int, ...], dtype: Any, bound: int | None) -> None:
+    def __init__(
+        self, node: Conv, weight: Array, shape: tuple[int, ...], out: tuple[int, ...], dtype: Any, bound: int | None
+    ) -> None:
         self.shape, self.out_shape, self.dtype = shape, out, dtype
         self.groups = node.groups
         channels, filters = shape[0], weight.shape[0]
@@ -133,9 +135,7 @@ class _Windows:
         exact: Any = dtype if bound is None else np.float32 if bound < 1 << 24 else np.float64 if bound < 1 << 53 else np.int64
         self.exact = exact
         per_in, per_out = channels // node.groups, filters // node.groups
-        self.kernels = [
-            weight[g * per_out : (g + 1) * per_out].reshape(per_out, -1).T.astype(exact) for g in range(node.groups)
-        ]
+        self.kernels = [weight[g * per_out : (g + 1) * per_out].reshape(per_out, -1).T.astype(exact) for g in range(node.groups)]
         self.per_in = per_in
         pixels, taps = self.places.shape
         self.connections: _Connections | None = None
@@ -314,9 +314,7 @@ class _Engine:
         self.integer = graph.level != "float"
         self.ranges: Ranges | None = graph_ranges(graph) if self.integer else None
         self.components = list(_components(graph))
-        self.linear = {
-            node.name: list(self._linear(node)) for node in graph.nodes if isinstance(node, (Dense, Sparse, Conv))
-        }
+        self.linear = {node.name: list(self._linear(node)) for node in graph.nodes if isinstance(node, (Dense, Sparse, Conv))}
         self.sources = {node.name: self._source(node) for node in graph.neurons} if self.integer else {}
         self.depth = self._depths(observed)
 
@@ -429,7 +427,9 @@ class _Engine:
                         self._store((node.name, ""), traces, value, batch, t, steps)
         return traces, final
 
-    def _whole(self, node: Node, inputs: Mapping[str, Array], traces: dict[Wire, _Trace], batch: int, length: int, steps: int) -> Array:
+    def _whole(
+        self, node: Node, inputs: Mapping[str, Array], traces: dict[Wire, _Trace], batch: int, length: int, steps: int
+    ) -> Array:
         """A node outside any cycle, for all steps: (steps, batch, *shape)."""
         type_ = self.graph.types[node.name][0][1]
         if isinstance(node, Input):
@@ -532,7 +532,7 @@ class _Engine:
                 values[name] = array.item() if array.size == 1 and array.ndim <= 1 else spread(array, shape[1:])
             values = run_program(node.program, values | states | {STEP: t}, float_truth)
             for name in states:
-                states[name] = np.array(np.broadcast_to(values[name], shape))
+                states[name] = np.array(np.broadcast_to(values[name], shape), states[name].dtype)
             emitted = tuple(
                 np.broadcast_to(float_truth(values[emit.name]), shape).astype(DTYPES[type_.dtype])
                 for emit, (_, type_) in zip(node.program.emits, ports, strict=True)
@@ -594,9 +594,7 @@ class _Engine:
         padded = np.pad(x, [(0, 0), (0, 0), *((p, p) for p in node.padding)], constant_values=fill)
         result: Any = None
         for offset in np.ndindex(*node.kernel):
-            cut = tuple(
-                slice(o, o + s * (n - 1) + 1, s) for o, s, n in zip(offset, node.stride, shape[1:], strict=True)
-            )
+            cut = tuple(slice(o, o + s * (n - 1) + 1, s) for o, s, n in zip(offset, node.stride, shape[1:], strict=True))
             part = padded[(slice(None), slice(None), *cut)]
             result = part.copy() if result is None else np.maximum(result, part) if node.mode == "max" else result + part
         if node.mode == "average":

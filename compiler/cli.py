@@ -274,10 +274,10 @@ def _show(options: argparse.Namespace) -> int:
         from spikec.ir.rules import verify
         from spikec.ir.text import print_graph, read_graph
 
-        if options.after or options.level:
-            raise CompileError("SPK001", f"{path} is one graph: --after and --level need a build folder")
         if not path.exists():
             raise CompileError("SPK002", f"{path}: no such file or build folder")
+        if options.after or options.level:
+            raise CompileError("SPK001", f"{path} is one graph: --after and --level need a build folder")
         text = print_graph(verify(read_graph(path)), full=options.full)[0]
     if options.json:
         _print_json({"ir": text})

@@ -38,7 +38,10 @@ if TYPE_CHECKING:
 #: Told about every stage as soon as it is there.
 OnStage = Callable[[Stage], None]
 #: Formats that have a name in the interface and no reader in this version.
-_LATER: Final = {".nir": "NIR", ".onnx": "ONNX", ".net": "SLAYER"}
+_LATER: Final = {".nir": "NIR", ".onnx": "ONNX"}
+#: Formats that are whole graphs -> "module:function". The function takes the path and by keyword name, dt, ledger and what the
+#: module's OPTIONS lists.
+_READERS: Final = {".net": "spikec.frontend.slayer:read_net"}
 #: Options whose default is "auto"; None means something else there.
 _AUTO: Final = ("time_axis", "batch_axis")
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]*")
@@ -76,7 +79,7 @@ def compile(
     """Compile a trained model for a target.
 
     model: a torch module; "file.py:name", where name is a module, a module class that needs no arguments, or a function that
-    returns a module; a `.sir` file; a Graph.
+    returns a module; a `.sir` file; a SLAYER `.net` file, whose options (see `spikec.frontend.slayer`) are taken as well; a Graph.
     example_input: what the model itself takes. Needed for a torch module; a "file.py:name" may instead define `example_input`, a
     tensor or a function returning one. An array is made a tensor. time_axis, batch_axis, steps, dt (seconds per step),
     input_kind, name: see `spikec.trace`. weights: a state dict to load first.
@@ -92,6 +95,8 @@ def compile(
     if bits is not None and chosen.level == "float" and "to-fixed" not in passes:
         passes.append("to-fixed")
     known = {item.name for each in passes for item in fields(load_pass(each))}  # type: ignore[arg-type]  # dataclasses
+    module, read = _reader(model)
+    reading = {key: options.pop(key) for key in module.OPTIONS if key in options} if module else {}
     given: dict[str, Any] = {"target": chosen, "calibrate": None, "labels": None, "bits": bits, "strict": strict}
     for key in options:
         if key not in known - set(given):
@@ -110,14 +115,18 @@ def compile(
     plain = {"example_input": example_input, "weights": weights, **axes}
     asked = [key for key, value in plain.items() if value is not None and not (key in _AUTO and value == "auto")]
     asked += [key for key in _AUTO if plain[key] is None]
+    ledger = Ledger()
     if isinstance(model, Graph):
         graph = _plain_graph(model, name, asked, "a graph")
+    elif read is not None:
+        if wrong := [key for key in asked if key != "dt"]:
+            raise CompileError("SPK001", f"{wrong[0]} belongs to a torch model; {os.fspath(model)} is a graph already")
+        graph = read(Path(model), name=name, dt=dt, ledger=ledger, **reading)
     elif isinstance(model, (str, os.PathLike)) and Path(os.fspath(model)).suffix == ".sir":
         graph = _plain_graph(read_graph(Path(model)), name, asked, os.fspath(model))
     else:
         graph = _traced(model, example_input, weights, name, axes)
 
-    ledger = Ledger()
     watch = _Dump(Path(dump_ir)) if dump_ir is not None else None
 
     def seen(stage: Stage) -> None:
@@ -176,6 +185,15 @@ def find_target(name: str) -> tuple[Target, str]:
 
 
 # ------------------------------------------------------------------------------------------------------------- models
+
+
+def _reader(model: Any) -> tuple[Any, Callable[..., Graph] | None]:
+    """The module and the function that read a file of a known format; nothing for any other model."""
+    if not isinstance(model, (str, os.PathLike)) or (suffix := Path(os.fspath(model)).suffix) not in _READERS:
+        return None, None
+    name, _, function = _READERS[suffix].partition(":")
+    module = import_module(name)
+    return module, getattr(module, function)
 
 
 def _plain_graph(graph: Graph, name: str | None, asked: list[str], what: str) -> Graph:

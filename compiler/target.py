@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from spikec.diagnostics import CompileError
 from spikec.ir.neuron import Program
+from spikec.ir.types import LEVELS
 
 FOLDER: Final = Path(__file__).with_name("targets")
 STATUS: Final = ("measured", "published", "estimated", "chosen")
@@ -106,7 +107,11 @@ def load_target(name: str) -> Target:
     path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
     if ("/" in name and not name.endswith(".toml")) or not path.is_file():
         raise CompileError("SPK004", f"unknown target '{name}'", fix=f"choose one of {', '.join(target_names())}, or a .toml file")
-    return parse_target(path.read_text(encoding="utf-8"), path.name)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CompileError("SPK012", f"{path.name}: {error}") from None
+    return parse_target(text, path.name)
 
 
 def parse_target(text: str, file: str) -> Target:
@@ -128,8 +133,22 @@ def parse_target(text: str, file: str) -> Target:
     for key in ("name", "description", "backend", "passes", "level"):
         if key not in data:
             raise bad(f"the key '{key}' is missing")
+    for key in ("name", "description", "backend", "level"):
+        if not isinstance(data[key], str):
+            raise bad(f"{key} must be text")
+    if data["level"] not in LEVELS:
+        raise bad(f"level must be one of {', '.join(LEVELS)}")
+    for key in ("passes", "operations"):
+        if not isinstance(data.get(key, []), list) or not all(isinstance(item, str) for item in data.get(key, [])):
+            raise bad(f"{key} must be a list of names")
+    if not isinstance(data.get("numbers", {}), dict):
+        raise bad("numbers must be a table")
+    if not isinstance(data.get("neuron", []), list) or not all(isinstance(item, dict) for item in data.get("neuron", [])):
+        raise bad("neuron must be a list of tables")
     numbers = {}
     for key, table in data.get("numbers", {}).items():
+        if not isinstance(table, dict):
+            raise bad(f"numbers.{key} must be a table")
         known(table, _NUMBER, f"numbers.{key}")
         if not isinstance(table.get("value"), (int, float)) or isinstance(table.get("value"), bool):
             raise bad(f"numbers.{key} has no value")

@@ -82,7 +82,9 @@ def flatten(tree: Tree, file: str) -> Network:
     """The network of a graph's dictionary. Raises CompileError with everything that is wrong with its structure."""
     if tree.get("type") != "NIRGraph":
         kind = tree.get("type", "nothing that has a type")
-        raise CompileError("SPK003", f"holds {kind}, not a NIRGraph", loc=Loc(file), fix="write it as a graph with Input and Output")
+        raise CompileError(
+            "SPK003", f"holds {kind}, not a NIRGraph", loc=Loc(file), fix="write it as a graph with Input and Output"
+        )
     reader = _Flattener(file)
     reader.graph(tree, "")
     if reader.problems:
@@ -161,7 +163,7 @@ class _Flattener:
                 self.bad(
                     "SPK102",
                     path,
-                    f"the nested graph needs exactly one {kind}, not {len(ports)} ({names}): an edge to or from it does not say which",
+                    f"the nested graph needs one {kind}, not {len(ports)} ({names}): an edge to or from it does not say which",
                     "move its nodes into the outer graph",
                 )
         return tuple((found[kind] or [""])[0] for kind in ("Input", "Output"))  # type: ignore[return-value]
@@ -289,8 +291,8 @@ class Ambiguous(Exception):
 def recurrent_edges(kinds: Mapping[str, str], edges: Iterable[Edge], late: Collection[str], rule: str) -> set[Edge]:
     """The edges that are read one step later, so that no cycle remains within a step.
 
-    kinds: primitive by node; late: nodes that read their operand a step or more later anyhow (Delay); rule: see `spikec.frontend.nir`.
-    Raises CompileError SPK307 for a cycle that no neuron is part of, Ambiguous under the rule "feedback".
+    kinds: primitive by node; late: nodes that read their operand a step or more later anyhow (Delay); rule: see
+    `spikec.frontend.nir`. Raises CompileError SPK307 for a cycle that no neuron is part of, Ambiguous under the rule "feedback".
     """
     import networkx as nx
 

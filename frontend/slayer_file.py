@@ -36,9 +36,13 @@ class Group:
         """The place of this group."""
         return Loc(self.file, 0, self.path)
 
-    def fail(self, code: str, message: str, key: str = "", fix: str | None = None) -> NoReturn:
+    def fail(self, code: str, message: str, *, at: str = "", fix: str | None = None) -> NoReturn:
         """Raise a CompileError at this group, or at one of its members."""
-        raise CompileError(code, message, loc=Loc(self.file, 0, self._at(key)), fix=fix)
+        raise CompileError(code, message, loc=Loc(self.file, 0, self._at(at)), fix=fix)
+
+    def bad(self, key: str, what: str, *, code: str = "SPK003", fix: str | None = None) -> NoReturn:
+        """Raise a CompileError about a member: what is wrong with it, as in `holds text, not numbers`."""
+        self.fail(code, f"'{key}' {what}", at=key, fix=fix)
 
     def _at(self, key: str) -> str:
         return "/".join(part for part in (self.path, key) if part)
@@ -46,7 +50,7 @@ class Group:
     def __contains__(self, key: str) -> bool:
         return self._member(key) is not None
 
-    def keys(self) -> list[str]:
+    def names(self) -> list[str]:
         """Names of all members."""
         with self._reading(""):
             return [str(key) for key in self._group]
@@ -58,7 +62,7 @@ class Group:
             yield
         except (OSError, KeyError, RuntimeError, ValueError, TypeError, OverflowError, MemoryError) as error:
             first = (str(error).strip("'\"").splitlines() or [type(error).__name__])[0]
-            self.fail("SPK003", f"cannot be read; the file is damaged ({first})", key)
+            self.fail("SPK003", f"cannot be read; the file is damaged ({first})", at=key)
 
     def _member(self, key: str) -> Any:
         with self._reading(key):
@@ -69,7 +73,7 @@ class Group:
                 if link is None:
                     return None
                 if isinstance(link, self._h5py.ExternalLink):
-                    self.fail("SPK003", "is a link into another file, which is not followed", key)
+                    self.bad(key, "is a link into another file, which is not followed")
                 group = group.get(part)
                 if group is None or (number < len(parts) - 1 and not isinstance(group, self._h5py.Group)):
                     return None
@@ -80,7 +84,7 @@ class Group:
         found = self._member(key)
         if not isinstance(found, self._h5py.Group):
             what = "is missing" if found is None else "is an array, not a group"
-            self.fail("SPK003", what, key)
+            self.bad(key, what)
         return Group(self._h5py, found, self.file, self._at(key))
 
     def is_group(self, key: str) -> bool:
@@ -90,16 +94,16 @@ class Group:
     def _dataset(self, key: str) -> Any:
         found = self._member(key)
         if found is None:
-            self.fail("SPK003", "is missing", key)
+            self.bad(key, "is missing")
         if not isinstance(found, self._h5py.Dataset):
-            self.fail("SPK003", "is a group, not an array", key)
+            self.bad(key, "is a group, not an array")
         if found.shape is None:
-            self.fail("SPK003", "is empty", key)
+            self.bad(key, "is empty")
         if found.size > MAX_ELEMENTS:
-            self.fail("SPK003", f"has the absurd shape {tuple(found.shape)}: {found.size} elements", key)
+            self.bad(key, f"has the absurd shape {tuple(found.shape)}: {found.size} elements")
         with self._reading(key):
             if found.is_virtual or found.external:
-                self.fail("SPK003", "is stored in another file, which is not followed", key)
+                self.bad(key, "is stored in another file, which is not followed")
         return found
 
     def text(self, key: str) -> str:
@@ -113,13 +117,13 @@ class Group:
                 return item.decode("utf-8", "replace")
             if isinstance(item, str):
                 return str(item)
-        self.fail("SPK003", f"is an array of {dataset.dtype} of shape {tuple(dataset.shape)}, not a text", key)
+        self.bad(key, f"is an array of {dataset.dtype} of shape {tuple(dataset.shape)}, not a text")
 
     def integers(self, key: str) -> Array:
         """Whole numbers below 2^31 in magnitude as int64, of whatever type they are stored as; any other number is an error."""
         dataset = self._dataset(key)
         if dataset.dtype.kind not in "biuf":
-            self.fail("SPK003", f"holds {dataset.dtype}, not numbers", key)
+            self.bad(key, f"holds {dataset.dtype}, not numbers")
         with self._reading(key):
             value = np.asarray(dataset[()])
         if value.dtype.kind == "f":
@@ -135,7 +139,7 @@ class Group:
         if np.any(bad):
             index = tuple(int(i) for i in np.argwhere(bad)[0])
             place = f" at {list(index)}" if index else ""
-            self.fail("SPK003", f"holds {value[index]}{place}, {what} ({int(np.sum(bad))} of {value.size})", key, fix)
+            self.bad(key, f"holds {value[index]}{place}, {what} ({int(np.sum(bad))} of {value.size})", fix=fix)
 
     def integer(self, key: str, default: int | None = None) -> int:
         """One whole number: a scalar, or an array of one."""
@@ -143,7 +147,7 @@ class Group:
             return default
         value = self.integers(key)
         if value.size != 1:
-            self.fail("SPK003", f"has shape {value.shape}, not one number", key)
+            self.bad(key, f"has shape {value.shape}, not one number")
         return int(value.reshape(()))
 
 

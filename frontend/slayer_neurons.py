@@ -1,140 +1,250 @@
-"""The neurons of SLAYER as integer programs.
-
-Scales: weights, biases and thresholds of a file are integers in units of 1/64; states carry six bits more (sigma-delta: twelve).
-The LIF programs are those that the target `loihi2` has in its library, so that a network read from a file is native there.
-"""
+"""The neurons of SLAYER's blocks: which program with which parameters, and what it sends on."""
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
 
-from spikec.ir.neuron import Emit, Program
+import numpy as np
+
+from spikec.frontend.slayer_file import Group
+from spikec.frontend.slayer_network import Network, Wire
+from spikec.frontend.slayer_programs import ALIF, DELTA, RF_IZ, RF_PHASE, SIGMA, SIGMA_DELTA, lif, sigma_delta, with_states
+from spikec.frontend.slayer_synapses import small
+from spikec.ir.neuron import Program
+from spikec.ir.ops import Add, Dense, Neuron, Ref
 from spikec.ir.text import parse_program
-from spikec.target import load_target
+from spikec.ir.types import Array
 
-_WRAP: Final = "u = select(u > 8388608, u - 16777216, select(u <= -8388608, u + 16777216, u))"
-
-#: The sigma-delta input encoder: send the change since the last message once it reaches the threshold.
-DELTA: Final = """
-neuron @slayer_delta(a) params(vth) state(ref: i32 = 0) {
-  x = wrap(a << 12, 32)
-  d = wrap(x - ref, 32)
-  send = abs(d) >= vth << 12
-  ref = select(send, x, ref)
-  y = select(send, d >> 6, 0)
-  emit y: graded
-}"""
-
-SIGMA: Final = """
-neuron @slayer_sigma(a) state(sigma: i32 = 0) {
-  sigma = wrap(sigma + a, 32)
-  emit sigma
-}"""
-
-SIGMA_DELTA: Final = """
-neuron @slayer_sigma_delta(a) params(vth, bias) state(sigma: i32 = 0, ref: i32 = 0) {
-  sigma = wrap(sigma + a, 32)
-  x = wrap(sigma + (bias << 12), 32)
-  d = wrap(x - ref, 32)
-  send = abs(d) >= vth << 12
-  ref = select(send, x, ref)
-  y = select(send, d >> 6, 0)
-  emit y: graded
-}"""
-
-ALIF: Final = f"""
-neuron @slayer_alif(a) params(idecay, vdecay, thdecay, refdecay, theta0, step, bias)
-    state(u: i32 = 0, v: i32 = 0, theta: i32 = 0, r: i32 = 0) {{
-  u = rtz(u * (4096 - idecay), 12) + (a + bias << 6)
-  {_WRAP}
-  v = clip(rtz(v * (4096 - vdecay), 12) + u, 24)
-  theta = rtz((theta - theta0) * (4096 - thdecay), 12) + theta0
-  r = rtz(r * (4096 - refdecay), 12)
-  s = v - r >= theta
-  r = wrap(select(s, r + 2 * theta, r), 32)
-  theta = wrap(select(s, theta + step, theta), 32)
-  emit s
-}}"""
-
-_RESONATE: Final = """(a, b) params(cosd, sind, vth) state(re: i32 = 0, im: i32 = 0) {
-  x = clip(rtz(cosd * re, 12) - rtz(sind * im, 12) + (a << 6), 24)
-  y = clip(rtz(sind * re, 12) + rtz(cosd * im, 12) + (b << 6), 24)
-"""
-
-RF_PHASE: Final = f"""
-neuron @slayer_rf_phase{_RESONATE}
-  s = x >= vth << 6 and y >= 0 and im < 0
-  re = x
-  im = y
-  emit s
-}}"""
-
-RF_IZ: Final = f"""
-neuron @slayer_rf_iz{_RESONATE}
-  s = y >= vth << 6
-  re = select(s, 0, x)
-  im = select(s, (vth << 6) - 1, y)
-  emit s
-}}"""
-
-#: Hands on what arrives: a place for a delay per neuron where the reader has none.
-RELAY: Final = {
-    "spike": "neuron @relay_spike(a) { s = a > 0 emit s }",
-    "graded": "neuron @relay_graded(a) { y = a emit y: graded }",
-    "value": "neuron @relay_value(a) { y = a emit y }",
-}
+#: Whether an activation of sigma-delta neurons is a relu.
+_ACTIVATIONS: Final = {"relu": True, "identity": False, "linear": False}
+_RF: Final = {"RF": RF_IZ, "RF_IZ": RF_IZ, "RF_IZHIKEVICH": RF_IZ, "RF_PHASE": RF_PHASE}
+_CUBA: Final = ("CUBA", "LOIHI")
 
 
-def lif(*, reset: bool, volts: bool, graded: bool) -> Program:
-    """CUBA and LOIHI: Loihi's own step.
+@dataclass(frozen=True)
+class _Block:
+    """One block's neurons: their group in the file, what reaches them, and whether they encode the network's input."""
 
-    reset: cleared periodically. graded: sends the membrane with the spike. volts: takes such messages, scaled by 2^12, and not
-    spikes.
-    """
-    if not volts and not graded:
-        name = "LIFReset" if reset else "LIF"
-        (native,) = (item for item in load_target("loihi2").neurons if item.name == name)
-        return parse_program(native.fixed)
-    name = "slayer_lif" + "_reset" * reset + "_volts" * volts + "_graded" * graded
-    lines = [f"neuron @{name}(a) params(du, dv, vth, bias_mant, bias_exp{', interval, offset' if reset else ''})"]
-    lines.append("state(u: i32 = 0, v: i32 = 0) {")
-    if reset:
-        lines += ["r = rem(t + 1, interval) == rem(offset, interval)", "u = select(r, 0, u)", "v = select(r, 0, v)"]
-    lines.append(
-        "u = wrap(rtz(u * (4095 - du), 12) + rtz(a, 6), 24)" if volts else f"u = rtz(u * (4095 - du), 12) + (a << 6) {_WRAP}"
+    net: Network
+    name: str
+    layer: Group
+    neuron: Group
+    kind: str
+    shape: tuple[int, ...]
+    wire: Wire
+    encoder: bool
+
+    def parameter(self, key: str, low: int, high: int) -> Array:
+        """A member as one number, one per channel, or one per neuron."""
+        value = self.net.fitting(self.neuron, key, self.shape)
+        wrong = (value < low) | (value > high)
+        if np.any(wrong):
+            self.neuron.bad(key, f"holds {int(value[wrong][0])}, which is not in {low} to {high}")
+        return value
+
+    def bias(self) -> Array:
+        """The bias of the block; that of an input block belongs to its data."""
+        found = None if self.encoder else self.net.bias(self.layer, self.shape)
+        return np.asarray(0) if found is None else found
+
+    def note(self, text: str) -> None:
+        """Record a convention of this population."""
+        self.net.note(self.name, text)
+
+
+@dataclass(frozen=True)
+class _Made:
+    program: Program
+    params: Mapping[str, Any]
+    init: Mapping[str, Any] = field(default_factory=dict)
+
+
+def population(
+    net: Network,
+    name: str,
+    layer: Group,
+    wires: tuple[Wire, ...],
+    *,
+    states: bool,
+    encoder: bool = False,
+    recurrent: bool = False,
+) -> Wire:
+    """Add the neurons of a block behind its synapses (two if complex); the wire to the next block."""
+    neuron = layer.child("neuron")
+    kind = neuron.text("type")
+    wire = wires[0]
+    if len(wires) != 1 + (kind in _RF):
+        wanted = "weight/real and weight/imag" if kind in _RF else "one real weight"
+        layer.fail("SPK003", f"a block with neurons of type {kind} needs {wanted}", at="weight")
+    if wire.volts and kind not in _CUBA:
+        layer.fail("SPK101", f"neurons of type {kind} behind graded CUBA spikes are not supported: their scales differ")
+    if net.options.reset_interval is not None and kind not in _CUBA:
+        fix = "leave reset_interval out"
+        neuron.fail("SPK101", f"a periodic reset of {kind} neurons is not defined", at="type", fix=fix)
+    make = _sdnn if kind == "SDNN" else _alif if kind == "ALIF" else _rf if kind in _RF else _cuba
+    made = make(_Block(net, name, layer, neuron, kind, wire.shape, wire, encoder))
+    out = made.program.emits[0].kind
+    inputs = [item.ref for item in wires]
+    if recurrent:
+        if kind in _RF or wire.volts or out != "spike":
+            layer.fail("SPK101", "recurrence is supported for plain spikes only", at="weight_rec")
+        inputs = [_recurrence(net, name, layer, wire)]
+    net.add(
+        Neuron(
+            name=name,
+            inputs=tuple(inputs),
+            program=with_states(made.program) if states else made.program,
+            params=arrays(made.params),
+            init=arrays(made.init),
+            loc=layer.loc,
+        )
     )
-    lines += ["v = clip(rtz(v * (4096 - dv), 12) + u + (bias_mant << bias_exp), 24)", "s = v > vth << 6"]
-    lines += ["y = select(s, v, 0)"] * graded
-    lines += ["v = select(s, 0, v)", "emit y: graded" if graded else "emit s", "}"]
-    return parse_program("\n".join(lines))
+    # SLAYER never shifts what a sigma-delta input block or a sigma output gives.
+    shift = int(net.options.delay_shift and not (kind == "SDNN" and (encoder or out == "value")))
+    delay = None if encoder else net.axonal(layer, wire.shape)
+    return Wire(Ref(name, delay=shift), wire.shape, out, delay, wire.steps + shift, out == "graded" and kind != "SDNN")
 
 
-def sigma_delta(text: str, *, relu: bool, corrected: bool) -> Program:
-    """DELTA or SIGMA_DELTA with its activation.
-
-    As SLAYER computes it, what the message's shift drops is lost; corrected, it stays in the difference, so that the receiver's
-    sum never drifts.
-    """
-    program = parse_program(text)
-    name, lines = program.name, program.text()
-    if relu:
-        name, lines = f"{name}_relu", lines.replace("x = wrap(sigma + (bias << 12), 32)", "x = max(wrap(sigma + (bias << 12), 32), 0)")
-    if corrected:
-        name = f"{name}_corrected"
-        lines = lines.replace("  ref = select(send, x, ref)\n", "")
-        lines = lines.replace("y = select(send, d >> 6, 0)\n", "y = select(send, d >> 6, 0)\n  ref = wrap(ref + (y << 6), 32)\n")
-    return parse_program(lines).renamed(name)
+def arrays(values: Mapping[str, Any]) -> dict[str, Array]:
+    """Parameters as the IR holds them."""
+    return {key: np.asarray(value, np.int32) for key, value in values.items()}
 
 
-def with_states(program: Program) -> Program:
-    """The same neuron that also emits its states, each as a port of its name."""
-    emitted = {emit.name for emit in program.emits}
-    more = tuple(Emit(name, "value") for name in program.state_names if name not in emitted)
-    return replace_emits(program, (*program.emits, *more))
+def _recurrence(net: Network, name: str, layer: Group, wire: Wire) -> Ref:
+    """The block's own spikes of the step before, through weight_rec, joined to the sum of its inputs."""
+    weight = layer.integers("weight_rec")
+    out = wire.shape[0]
+    if weight.size != out * out:
+        layer.bad("weight_rec", f"has shape {weight.shape}, not ({out}, {out})", code="SPK309")
+    if net.delays(layer) is not None:
+        net.note(name, "the block's recurrent synapses have no delay beyond their one step")
+    square = small(weight.reshape(out, out))
+    back = net.add(Dense(name=f"{name}_rec", inputs=(Ref(name, delay=1),), weight=square, loc=layer.loc))
+    return net.add(Add(name=f"{name}_both", inputs=(wire.ref, back), loc=layer.loc))
 
 
-def replace_emits(program: Program, emits: tuple[Emit, ...]) -> Program:
-    """The same neuron with other emissions."""
-    return Program(program.name, program.inputs, program.params, program.states, program.body, emits)
+def _sends_membrane(block: _Block) -> bool:
+    """Check the fields that no reader honours; returns whether spikes carry the membrane."""
+    neuron, options = block.neuron, block.net.options
+    refractory = neuron.integer("refDelay", 1)
+    if refractory > 1:
+        if options.ref_delay == "refuse":
+            neuron.fail(
+                "SPK101",
+                f"a refractory delay of {refractory} steps is not supported: neither SLAYER nor Lava's reader simulates one over 1",
+                at="refDelay",
+                fix="ref_delay='ignore' reads the network as they do",
+            )
+        block.note(f"the refractory delay of {refractory} steps is ignored (ref_delay='ignore')")
+    for key in ("wgtExp", "weight_exp"):
+        if key in neuron and neuron.integers(key).any():
+            neuron.fail("SPK101", f"'{key}' is not 0: a rescaled synaptic sum is not supported; Lava's reader ignores it", at=key)
+    if "messageBits" in neuron:
+        block.note(f"messages of {neuron.integer('messageBits')} bits: the width is not enforced, as in Lava's simulation")
+    if not neuron.integer("gradedSpike", 0):
+        return False
+    choice = options.graded_spikes
+    if choice == "refuse" or (choice == "voltage" and block.kind not in _CUBA):
+        fix = "graded_spikes='unary'" + (" or graded_spikes='voltage'" if block.kind in _CUBA else "")
+        what = "graded spikes are read in two ways: SLAYER sends the membrane, Lava's reader a plain spike"
+        if choice == "voltage":
+            what = f"graded spikes of {block.kind} neurons are not supported"
+        neuron.fail("SPK101", what, at="gradedSpike", fix=fix)
+    block.note(f"declares graded spikes: graded_spikes='{choice}'")
+    return choice == "voltage"
 
 
+def _cuba(block: _Block) -> _Made:
+    net = block.net
+    graded = _sends_membrane(block)
+    params: dict[str, Any] = {
+        "du": block.parameter("iDecay", 0, 4096) - 1,
+        "dv": block.parameter("vDecay", 0, 4096),
+        "vth": block.parameter("vThMant", 0, 1 << 24),
+        "bias_mant": block.bias(),
+        "bias_exp": 6,
+    }
+    net.note("", "u wraps and v saturates at 24 bits, as on Loihi; SLAYER itself has no limit")
+    net.note("", "spikes are v > threshold, strictly")
+    if params["bias_mant"].any():
+        block.note("the bias joins the membrane at every step, shifted left by 6")
+    interval = net.options.reset_interval
+    if interval is not None:
+        phase = (net.options.reset_offset + block.wire.steps) % interval
+        params |= {"interval": interval, "offset": phase + 1}
+        block.note(f"u and v are cleared before steps t with t mod {interval} = {phase}")
+    return _Made(lif(reset=interval is not None, volts=block.wire.volts, graded=graded), params)
+
+
+def _alif(block: _Block) -> _Made:
+    _sends_membrane(block)
+    threshold = block.parameter("vThMant", 0, 1 << 24) << 6
+    params = {
+        "idecay": block.parameter("iDecay", 0, 4096),
+        "vdecay": block.parameter("vDecay", 0, 4096),
+        "thdecay": block.parameter("thDecay", 0, 4096),
+        "refdecay": block.parameter("refDecay", 0, 4096),
+        "theta0": threshold,
+        "step": block.parameter("vThStep", -(1 << 24), 1 << 24) << 6,
+        "bias": block.bias(),
+    }
+    block.note("spikes are v - r >= theta; a bias joins the synaptic sum, as in SLAYER")
+    return _Made(parse_program(ALIF), params, {"theta": threshold})
+
+
+def _rf(block: _Block) -> _Made:
+    _sends_membrane(block)
+    if block.bias().any():
+        block.layer.fail("SPK101", "a bias of complex neurons is not supported: SLAYER writes none", at="bias")
+    params = {
+        "cosd": block.parameter("cosDecay", -4096, 4096),
+        "sind": block.parameter("sinDecay", -4096, 4096),
+        "vth": block.parameter("vThMant", 0, 1 << 24),
+    }
+    block.note("both parts saturate at 24 bits, as on Loihi; spikes are >= threshold")
+    if block.kind == "RF":
+        block.note("RF is read as the Izhikevich form, as Lava's reader does")
+    return _Made(parse_program(_RF[block.kind]), params)
+
+
+def _sdnn(block: _Block) -> _Made:
+    neuron, net = block.neuron, block.net
+    if neuron.integer("messageBits", 16) < 1:
+        neuron.bad("messageBits", "is 0, but sigma-delta neurons send numbers")
+    _sends_membrane(block)
+    bias = block.bias()
+    if not block.encoder and neuron.integer("sigma_output", 0):
+        if bias.any():
+            block.layer.fail("SPK101", "a bias of a sigma output is not supported: SLAYER writes none", at="bias")
+        return _Made(parse_program(SIGMA), {})
+    corrected = net.options.sigma_delta == "corrected"
+    fate = "is sent later" if corrected else "is lost"
+    net.note("", f"sigma-delta: what the six dropped bits of a message held {fate} (sigma_delta='{net.options.sigma_delta}')")
+    params: dict[str, Any] = {"vth": block.parameter("vThMant", 0, 1 << 18)}
+    if block.encoder:
+        return _Made(sigma_delta(DELTA, relu=False, corrected=corrected), params)
+    activation = neuron.text("activation") if "activation" in neuron else ""
+    if not activation:
+        block.note("names no activation: relu, as Lava's sigma-delta neuron")
+    elif activation not in _ACTIVATIONS:
+        what = f"the activation '{activation}' is not supported: its integer form is not published"
+        neuron.fail("SPK101", what, at="activation", fix=f"one of {', '.join(_ACTIVATIONS)}")
+    params["bias"] = bias
+    return _Made(sigma_delta(SIGMA_DELTA, relu=_ACTIVATIONS.get(activation, True), corrected=corrected), params)
+
+
+#: Neuron types, and the reason why some are not read.
+NEURONS: Final[dict[str, str]] = {
+    **dict.fromkeys((*_CUBA, "SDNN", *_RF, "ALIF"), ""),
+    "ADRF": "no integer form of its adaptive threshold is published",
+    "ADRF_IZ": "no integer form of its adaptive threshold is published",
+}
+#: Fields that are read or concern training only.
+NEURON_FIELDS: Final = frozenset(
+    (
+        *("type", "iDecay", "vDecay", "vThMant", "refDelay", "gradedSpike", "wgtExp", "weight_exp", "messageBits", "sigma_output"),
+        *("activation", "sinDecay", "cosDecay", "thDecay", "refDecay", "vThStep", "theta", "tauRho", "scaleRho"),
+    )
+)

@@ -23,7 +23,7 @@ import torch
 
 from spikec.diagnostics import CompileError
 from spikec.frontend.registry import Leaf
-from spikec.frontend.tracing.operations import step_kind
+from spikec.frontend.tracing.neurons import step_kind
 from spikec.ir.neuron import Assign, Emit, Expr, Program, State, Var, call
 from spikec.ir.types import Array
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -22,8 +22,9 @@ from spikec.frontend.tracing.axes import Layout
 from spikec.frontend.tracing.build import Built, build, snake
 from spikec.frontend.tracing.check import compare, second_example
 from spikec.frontend.tracing.fold import fold
-from spikec.frontend.tracing.record import Files, Record, Recorder, Value, failure, recording, run_model
+from spikec.frontend.tracing.record import Files, Recorder, failure, recording, run_model
 from spikec.frontend.tracing.steps import AxisChoice, Choices, SingleStep, choose_axes
+from spikec.frontend.tracing.values import Record, Value
 from spikec.ir.graph import Graph
 from spikec.ir.rules import verify
 from spikec.ir.types import KINDS, Kind
@@ -76,7 +77,10 @@ def trace(
 
 
 def load_weights(model: torch.nn.Module, path: str | Path) -> None:
-    """Load a state dict into a model. Raises CompileError SPK002 (no such file) or SPK112 (it does not fit, or needs more than weights)."""
+    """Load a state dict into a model, from a file that holds nothing but weights.
+
+    Raises CompileError SPK002 (no such file) or SPK112 (it does not fit, or needs more than weights).
+    """
     file = Path(path)
     if not file.is_file():
         raise CompileError("SPK002", f"there is no file {path}")
@@ -84,9 +88,10 @@ def load_weights(model: torch.nn.Module, path: str | Path) -> None:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         first = " ".join(str(error).split())
+        why = "it holds Python objects, not only tensors" if "Weights" in first or "nsafe" in first else first[:120]
         raise CompileError(
             "SPK112",
-            f"{path} cannot be loaded as weights: {first[:120] if 'nsafe' not in first and 'Weights' not in first else 'it holds Python objects, not only tensors'}",
+            f"{path} cannot be loaded as weights: {why}",
             fix="save the weights alone: torch.save(model.state_dict(), path)",
         ) from None
     for key in ("state_dict", "model_state_dict", "model"):
@@ -126,7 +131,11 @@ class _Inputs:
 
 def _as_inputs(model: torch.nn.Module, example: Any) -> _Inputs:
     try:
-        parameters = [p for p in inspect.signature(model.forward).parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        parameters = [
+            p
+            for p in inspect.signature(model.forward).parameters.values()
+            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
     except (TypeError, ValueError):
         parameters = []
     if isinstance(example, Mapping):
@@ -177,7 +186,13 @@ def _transposed(items: list[Any]) -> Any:
 
 class _Tracer:
     def __init__(
-        self, model: torch.nn.Module, choices: Choices, name: str | None, source_file: str | None, dt: float | None, kind: Kind | None
+        self,
+        model: torch.nn.Module,
+        choices: Choices,
+        name: str | None,
+        source_file: str | None,
+        dt: float | None,
+        kind: Kind | None,
     ) -> None:
         if not isinstance(model, torch.nn.Module):
             raise CompileError("SPK003", f"the model must be a torch.nn.Module, not {type(model).__name__}")
@@ -212,7 +227,9 @@ class _Tracer:
         """A model that does one step a call: several calls on frames that differ."""
         count = self.single
         if count < 3:
-            raise CompileError("SPK105", f"steps={count} is too few to tell the first step from the others", fix="pass at least steps=3")
+            raise CompileError(
+                "SPK105", f"steps={count} is too few to tell the first step from the others", fix="pass at least steps=3"
+            )
         frames = [torch.stack([item if k == 0 else second_example(item, seed=k) for k in range(count)]) for item in example.tensors]
         record = self.record(example.with_tensors(frames), capture, steps=count)
         batch = self.choices.batch_axis
@@ -316,7 +333,9 @@ def copy_model(model: torch.nn.Module) -> torch.nn.Module:
     try:
         copied = copy.deepcopy(model, memo)
     except Exception as error:
-        raise CompileError("SPK003", f"the model cannot be copied: {type(error).__name__}: {' '.join(str(error).split())[:150]}") from None
+        raise CompileError(
+            "SPK003", f"the model cannot be copied: {type(error).__name__}: {' '.join(str(error).split())[:150]}"
+        ) from None
     copied.eval()
     for package in _frameworks(copied):
         for module in copied.modules():
@@ -355,11 +374,6 @@ def _first_difference(one: str, other: str) -> str:
         if a != b:
             return f"'{a.strip()}' against '{b.strip()}'"
     return "one has more nodes than the other"
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 __all__ = ["copy_model", "load_weights", "register_neuron", "trace"]

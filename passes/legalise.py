@@ -66,7 +66,10 @@ class Legalise:
                 continue
             pattern, matched = found
             extra, bad = self._probes(graph, node, matched)
-            problems += bad
+            if bad:
+                problems += bad
+                nodes.append(node)
+                continue
             for port, state in extra.items():
                 renamed[node.name, port] = state
             states = dict.fromkeys(extra.values())
@@ -155,7 +158,11 @@ class Legalise:
                     loc=node.loc,
                     fix="compile for host or reference",
                 )
-            elif isinstance(node, WEIGHTED) and graph.type_of(node.inputs[0]).kind != "spike":
+            elif (
+                isinstance(node, WEIGHTED)
+                and graph.type_of(node.inputs[0]).kind != "spike"
+                and not isinstance(graph[node.inputs[0].node], Neuron)  # what neurons cannot send is reported above
+            ):
                 yield Diagnostic(
                     "SPK202",
                     f"%{node.name}: its operand %{node.inputs[0].node} is not spikes, and a synapse of "

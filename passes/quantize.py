@@ -181,7 +181,8 @@ class Quantize:
                 limits.append(top / high)
             if low < 0:
                 limits.append(bottom / low)
-        return min(*limits, self._other_limits(group))
+        found = min(*limits, self._other_limits(group))
+        return found if math.isfinite(found) else 1.0
 
     def _other_limits(self, group: Group) -> float:
         limits = [math.inf]
@@ -195,8 +196,7 @@ class Quantize:
             bias = float(np.max(np.abs(node.params["bias"])))
             if bias > 0:
                 limits.append(bias_top / (shift * bias))
-        found = min(limits)
-        return found if math.isfinite(found) else 1.0
+        return min(limits)
 
     # Scale -----------------------------------------------------------------------------------------------------------
 

@@ -78,12 +78,17 @@ class _Exprs:
                 value = draw(st.one_of(st.integers(-5, 5), st.integers(-300, 300), st.integers(-(1 << 33), 1 << 33)))
                 return Sized(Num(value), max(abs(value).bit_length(), 1))
             return self.numbers[_below(draw, len(self.numbers))]
-        op = draw(st.sampled_from(
-            ["+", "-", "*", "select", "rtz", ">>", "neg", "<<", "abs", "min", "max", "rem", "wrap", "clip", "truth"]
-        ))
+        op = draw(
+            st.sampled_from(
+                ["+", "-", "*", "select", "rtz", ">>", "neg", "<<", "abs", "min", "max", "rem", "wrap", "clip", "truth"]
+            )
+        )
         if op == "truth":
-            return Sized(call("+", self.truth(depth - 1), self.number(0).expr), 46) if _chance(draw, 2) else Sized(
-                call("*", self.truth(depth - 1), self.number(0).expr), self.most)
+            return (
+                Sized(call("+", self.truth(depth - 1), self.number(0).expr), 46)
+                if _chance(draw, 2)
+                else Sized(call("*", self.truth(depth - 1), self.number(0).expr), self.most)
+            )
         a = self.number(depth - 1)
         if op in ("neg", "abs"):
             return Sized(call(op, a.expr), a.bits + 1)
@@ -493,9 +498,11 @@ class _Builder:
             return False
         axis = _below(self.draw, len(first.shape))
         other = self.pick(
-            lambda w: len(w.shape) == len(first.shape)
-            and w.shape[:axis] == first.shape[:axis]
-            and w.shape[axis + 1 :] == first.shape[axis + 1 :]
+            lambda w: (
+                len(w.shape) == len(first.shape)
+                and w.shape[:axis] == first.shape[:axis]
+                and w.shape[axis + 1 :] == first.shape[axis + 1 :]
+            )
         )
         assert other is not None
         shape = (*first.shape[:axis], first.shape[axis] + other.shape[axis], *first.shape[axis + 1 :])

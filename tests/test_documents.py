@@ -39,8 +39,8 @@ def script(page: str) -> tuple[str, str]:
 def test_the_code_prints_what_the_page_says(page: str, tmp_path: Path) -> None:
     code, expected = script(page)
     assert code and expected
-    (tmp_path / "page.py").write_text(code, encoding="utf-8")
-    done = subprocess.run([sys.executable, "page.py"], cwd=tmp_path, capture_output=True, text=True)
+    (tmp_path / "example.py").write_text(code, encoding="utf-8")
+    done = subprocess.run([sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == expected
 

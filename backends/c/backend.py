@@ -77,7 +77,9 @@ def checked_inputs(graph: Graph, network: Network, inputs: Mapping[str, Array]) 
     for node, port in zip(graph.inputs, network.inputs, strict=True):
         array = np.asarray(inputs[node.name])
         if array.shape[2:] != node.type.shape:
-            raise CompileError("SPK006", f"input '{node.name}' has shape {array.shape}, not (batch, T, {node.type.shape})", loc=node.loc)
+            raise CompileError(
+                "SPK006", f"input '{node.name}' has shape {array.shape}, not (batch, T, {node.type.shape})", loc=node.loc
+            )
         if is_float(port.api):
             result[node.name] = array.astype(DTYPES[port.api], copy=False)
             continue

@@ -253,7 +253,9 @@ class _IntLoop(_Writer):
         for x, k in (pair, pair[::-1]):
             low, high = k.interval
             if low >= 0 and ((1 << n) - 1) * high < 1 << 32 and fits32(x.interval) and fits32(k.interval):
-                return _Int(f"spk_mul_{'rtz' if expr.op == 'rtz' else 'sar'}32({x.as_('i32')}, {k.as_('i32')}, {n})", "i32", interval)
+                return _Int(
+                    f"spk_mul_{'rtz' if expr.op == 'rtz' else 'sar'}32({x.as_('i32')}, {k.as_('i32')}, {n})", "i32", interval
+                )
         return None
 
     def select(self, expr: Call, index: int, interval: Interval) -> _Int:
@@ -369,12 +371,9 @@ class _FloatLoop(_Writer):
         """A parameter array, or its one value."""
         if array.size and bool(np.all(array == array.flat[0])):
             return literal(array.flat[0], short_dtype(array) if array.dtype.kind == "f" else "i64")
-        for name, found in self.tables.items():
-            if found is array:
-                break
-        else:
-            name = f"table{len(self.tables)}"
-            self.tables[name] = array
+        known = [name for name, found in self.tables.items() if found is array]
+        name = known[0] if known else f"table{len(self.tables)}"
+        self.tables[name] = array
         return f"@{name}@"
 
     def expr(self, expr: Expr) -> _Real:
@@ -472,14 +471,14 @@ def float_loop(
     texts: dict[str, str] = {}
     for name in changed:
         found = writer.env[name]
-        if _shape_kind(found) not in (states[name], "weak"):
-            raise Unsupported(f"state {name}, which is {states[name]} and becomes {_shape_kind(found)}")
         texts[name] = writer.local(f"next_{name}", states[name], writer.as_(found, states[name]))
         writer.env[name] = _Real(texts[name], states[name])
     emits = []
     for emit, kind in zip(program.emits, emitted, strict=True):
         found = writer.load(emit.name)
-        emits.append(writer.local(f"emit_{emit.name}", "b" if kind == "u8" else kind, writer.as_(found, "b" if kind == "u8" else kind)))
+        emits.append(
+            writer.local(f"emit_{emit.name}", "b" if kind == "u8" else kind, writer.as_(found, "b" if kind == "u8" else kind))
+        )
     roots = {*emits, *texts.values()}
     lines = writer.needed(roots)
     lines += [store(name, text) for name, text in texts.items()]

@@ -41,7 +41,15 @@ from spikec.ir.types import Array, int_range, is_float, narrowest
 _API: Final = {"i8": "SPK_I8", "i16": "SPK_I16", "i32": "SPK_I32", "i64": "SPK_I64", "f32": "SPK_F32", "f64": "SPK_F64"}
 _KIND: Final = {"spike": "SPK_SPIKE", "graded": "SPK_GRADED", "value": "SPK_VALUE"}
 _WIDTH: Final = {"u8": 1, "i8": 1, "i16": 2, "i32": 4, "i64": 8, "f32": 4, "f64": 8}
-_DTYPE: Final = {"u8": np.uint8, "i8": np.int8, "i16": np.int16, "i32": np.int32, "i64": np.int64, "f32": np.float32, "f64": np.float64}
+_DTYPE: Final = {
+    "u8": np.uint8,
+    "i8": np.int8,
+    "i16": np.int16,
+    "i32": np.int32,
+    "i64": np.int64,
+    "f32": np.float32,
+    "f64": np.float64,
+}
 #: Arrays of at least so many elements go to a binary file if the numbers of a network would fill more text than that.
 _LARGE: Final = 1024
 _MUCH_TEXT: Final = 1 << 20
@@ -50,7 +58,16 @@ _MUCH_TEXT: Final = 1 << 20
 def kernel_files() -> dict[str, str]:
     """The hand-written headers by name, in a fixed order."""
     folder = files("spikec.backends.c") / "kernels"
-    return {item.name: item.read_text(encoding="utf-8") for item in sorted(folder.iterdir(), key=lambda f: f.name) if item.name.endswith(".h")}
+    return {
+        item.name: item.read_text(encoding="utf-8")
+        for item in sorted(folder.iterdir(), key=lambda f: f.name)
+        if item.name.endswith(".h")
+    }
+
+
+def _event_room(stored: Stored) -> int:
+    """Elements of one step's event list; the fast listing writes up to 32 beyond the last event."""
+    return stored.size + 32 if stored.index == "uint16_t" else stored.size
 
 
 @dataclass(frozen=True)
@@ -87,21 +104,16 @@ class Network:
 def unsupported(graph: Graph) -> list[Diagnostic]:
     """What this backend cannot compile, all at once."""
     found = []
+    generator: _Generator | None = None
     for node in graph.nodes:
         if graph.level == "float":
             for _, type_ in graph.types[node.name]:
                 if not is_float(type_.dtype):
                     found.append(_refuse(node, f"an integer ({type_.dtype}) in a graph of floats"))
-        if isinstance(node, Pool) and node.mode == "max":
-            shape = graph.type_of(node.inputs[0]).shape[1:]
-            out = graph.shape_of(node.name)[1:]
-            for n, m, k, s, p in zip(shape, out, node.kernel, node.stride, node.padding, strict=True):
-                if any(i * s - p + k <= 0 or i * s - p >= n for i in range(m)):
-                    found.append(_refuse(node, "a maximum over a window that lies in the padding altogether"))
-                    break
         if isinstance(node, Neuron) and graph.level == "float":
             try:
-                _Generator(graph, "x_", set()).check_neuron(node)
+                generator = generator or _Generator(graph, "x_", set())
+                generator.check_neuron(node)
             except Unsupported as error:
                 found.append(_refuse(node, f"@{node.program.name}: {error}"))
     return found
@@ -109,7 +121,10 @@ def unsupported(graph: Graph) -> list[Diagnostic]:
 
 def _refuse(node: Node, what: str) -> Diagnostic:
     return Diagnostic(
-        "SPK502", f"%{node.name}: the C backend does not compile {what}", loc=node.loc, fix="run it on the reference or NumPy backend"
+        "SPK502",
+        f"%{node.name}: the C backend does not compile {what}",
+        loc=node.loc,
+        fix="run it on the reference or NumPy backend",
     )
 
 
@@ -211,7 +226,7 @@ class _Generator:
         slot = self.slot(stored, delay)
         if not slot:
             return f"net->e_{stored.member}", f"net->n_{stored.member}[0]"
-        return f"net->e_{stored.member} + {slot} * {stored.size}u", f"net->n_{stored.member}[{slot}]"
+        return f"net->e_{stored.member} + {slot} * {_event_room(stored)}u", f"net->n_{stored.member}[{slot}]"
 
     def compact(self, kind: str, index: str, size: int) -> str:
         """The function that lists what is not zero."""
@@ -219,7 +234,8 @@ class _Generator:
         if key not in self.compacts:
             name = self.name(f"{self.p}list_{kind}_{size}")
             self.compacts[key] = name
-            self.kernel("spk_events.h", SPK_NAME=name, SPK_X=C_TYPES[kind], SPK_INDEX=index, SPK_SIZE=f"{size}u")
+            flags = int(C_TYPES[kind] == "uint8_t" and index == "uint16_t")
+            self.kernel("spk_events.h", SPK_NAME=name, SPK_X=C_TYPES[kind], SPK_INDEX=index, SPK_SIZE=f"{size}u", SPK_FLAGS=flags)
         return self.compacts[key]
 
     def kernel(self, header: str, **macros: Any) -> None:
@@ -264,7 +280,7 @@ class _Generator:
                 self.members.append(_Member(stored.member, C_TYPES[stored.kind], stored.size * stored.ring, _WIDTH[stored.kind]))
             if stored.list_depth >= 0:
                 width = 2 if stored.index == "uint16_t" else 4
-                self.members.append(_Member(f"e_{stored.member}", stored.index, stored.size * stored.ring, width))
+                self.members.append(_Member(f"e_{stored.member}", stored.index, _event_room(stored) * stored.ring, width))
                 self.members.append(_Member(f"n_{stored.member}", "uint32_t", stored.ring, 4))
         for node in self.graph.neurons:
             kinds = state_kinds(self.plan, node)
@@ -297,7 +313,6 @@ class _Generator:
         """Choose the accumulators of a sum: their type, the power of two that is taken out, and where they lie."""
         stored = self.plan.stored[total.node.name, ""]
         state = self.sum_state[total.node.name] = _SumState()
-        shape = self.graph.shape_of(total.node.name)
         bias: Any = None
         for part in total.parts:
             if part.bias is not None:
@@ -327,7 +342,10 @@ class _Generator:
             state.kind = "i16" if state.kind == "i8" else state.kind
         else:
             x_kinds = [self.plan.read(part.inputs[0]).stored for part in total.parts]
-            parts = [np.result_type(_DTYPE["f32" if x.kind == "u8" else x.kind], part.weight.dtype) for x, part in zip(x_kinds, total.parts, strict=True)]
+            parts = [
+                np.result_type(_DTYPE["f32" if x.kind == "u8" else x.kind], part.weight.dtype)
+                for x, part in zip(x_kinds, total.parts, strict=True)
+            ]
             state.kind = {4: "f32", 8: "f64"}[np.result_type(*parts).itemsize]
             state.early = state.bias is not None and not state.delayed and state.bias.dtype == _DTYPE[state.kind]
         late = state.bias is not None and not state.early
@@ -354,7 +372,11 @@ class _Generator:
         ring = state.delayed and state.depth > 1
         self.title(total.node)
         self.line("{")
-        here = self.array(stored) if state.direct else f"net->{state.member}" + (f" + net->pos_{state.depth} * {stored.size}u" if ring else "")
+        here = (
+            self.array(stored)
+            if state.direct
+            else f"net->{state.member}" + (f" + net->pos_{state.depth} * {stored.size}u" if ring else "")
+        )
         self.line(f"{C_TYPES[state.kind]} *acc = {here};")
         if state.early:
             start = state.bias >> state.shift if self.integer else state.bias
@@ -365,7 +387,8 @@ class _Generator:
         if state.delayed:
             self.line(f"uint32_t slot[{state.depth}];")
             if ring:
-                self.line(f"for (i = 0; i < {state.depth}u; i++) {{ slot[i] = (net->pos_{state.depth} + i) % {state.depth}u * {stored.size}u; }}")
+                place = f"(net->pos_{state.depth} + i) % {state.depth}u * {stored.size}u"
+                self.line(f"for (i = 0; i < {state.depth}u; i++) {{ slot[i] = {place}; }}")
             else:
                 self.line("slot[0] = 0;")
         for part in total.parts:
@@ -452,7 +475,8 @@ class _Generator:
             out, fan_in = part.weight.shape
             one = x.size == fan_in
             rows = weight.T[order] if one else weight.T
-            macros |= {"SPK_IN": f"{fan_in}u", "SPK_OUT": f"{out}u", "SPK_ONE": int(one)}
+            fast = one and w_kind == "i8" and macros["SPK_ACC"] == "int16_t" and macros["SPK_INDEX"] == "uint16_t"
+            macros |= {"SPK_IN": f"{fan_in}u", "SPK_OUT": f"{out}u", "SPK_ONE": int(one), "SPK_FAST": int(fast)}
             arguments = [self.constant(f"{part.name}_weight", w_kind, rows)]
             if delayed:
                 arguments.append(self.delays(part.name, delay.T[order] if one else delay.T, macros["SPK_DELAY"]))
@@ -484,7 +508,8 @@ class _Generator:
         if read.init is not None:
             self.scratch[x.index] = max(self.scratch.get(x.index, 0), x.size)
             scratch = f"net->scratch{16 if x.index == 'uint16_t' else 32}"
-            self.line(f"if (net->t < {read.delay}) {{ count = {self.compact(x.kind, x.index, x.size)}(x, {scratch}); event = {scratch}; }}")
+            count = f"{self.compact(x.kind, x.index, x.size)}(x, {scratch})"
+            self.line(f"if (net->t < {read.delay}) {{ count = {count}; event = {scratch}; }}")
         head = ["slot"] if delayed else []
         target_name = f"net->{state.member}" if delayed else "acc"
         tail = ["event", "count"] + ([] if x.binary else ["x"])
@@ -506,7 +531,10 @@ class _Generator:
     def conv_sizes(self, part: Conv, read: Read, stored: Stored) -> dict[str, Any]:
         into = self.graph.type_of(part.inputs[0]).shape
         out = self.graph.shape_of(part.name)
-        two = [(1, *axis) if len(axis) == 1 else tuple(axis) for axis in (into[1:], out[1:], part.weight.shape[2:], part.stride, part.dilation)]
+        two = [
+            (1, *axis) if len(axis) == 1 else tuple(axis)
+            for axis in (into[1:], out[1:], part.weight.shape[2:], part.stride, part.dilation)
+        ]
         space, out_space, kernel, stride, dilation = two
         padding = (0, *part.padding) if len(part.padding) == 1 else part.padding
         return {
@@ -612,7 +640,9 @@ class _Generator:
             factor = of_array(node.factor)
             offset = of_array(node.offset) if node.offset is not None else (0, 0)
             corners = [a * b for a in hull(x.interval, (0, 0)) for b in factor]
-            whole = hull(hull((min(corners) + min(offset[0], 0), max(corners) + max(offset[1], 0)), factor), hull(offset, x.interval))
+            whole = hull(
+                hull((min(corners) + min(offset[0], 0), max(corners) + max(offset[1], 0)), factor), hull(offset, x.interval)
+            )
             kind = "i32" if fits32(whole) else "i64"
 
         def text(xs: list[Operand]) -> str:
@@ -845,9 +875,17 @@ class _Generator:
         for node, state, _, kind in self.states:
             declared = next(s.dtype for s in node.program.states if s.name == state)
             api = declared if self.integer else kind
-            states.append(Port(f"{node.name}.{state}", (node.name, state), self.plan.stored[node.name, ""].size, "value", api, node.lag))
-        in_ports = [Port(n.name, (n.name, ""), n.type.size, n.type.kind, self.plan.stored[n.name, ""].api, n.lag) for n in graph.inputs]
-        total = 64 + 64 * -(-8 * max(len(self.counters), 1) // 64) + sum(64 * -(-m.length * m.width // 64) for m in self.members if m.length)
+            states.append(
+                Port(f"{node.name}.{state}", (node.name, state), self.plan.stored[node.name, ""].size, "value", api, node.lag)
+            )
+        in_ports = [
+            Port(n.name, (n.name, ""), n.type.size, n.type.kind, self.plan.stored[n.name, ""].api, n.lag) for n in graph.inputs
+        ]
+        total = (
+            64
+            + 64 * -(-8 * max(len(self.counters), 1) // 64)
+            + sum(64 * -(-m.length * m.width // 64) for m in self.members if m.length)
+        )
         total += 64 * -(-4 * len(self.rings) // 64)
         result = Network(p, "", "", None, None, in_ports, ports, len(graph.outputs), states, self.counters, total + 63)
         result.constants = sum(array.nbytes for _, _, array in self.arrays)
@@ -875,7 +913,13 @@ class _Generator:
                 blob += np.ascontiguousarray(array.astype(numpy_type)).astype(np.dtype(numpy_type).newbyteorder("<")).tobytes()
                 assert np.dtype(numpy_type).itemsize == width
                 continue
-            kind = next(k for k, v in C_TYPES.items() if v == c_type) if c_type in C_TYPES.values() else "i32" if c_type == "uint16_t" else "i64"
+            kind = (
+                next(k for k, v in C_TYPES.items() if v == c_type)
+                if c_type in C_TYPES.values()
+                else "i32"
+                if c_type == "uint16_t"
+                else "i64"
+            )
             if c_type == "uint32_t":
                 numbers = [f"{int(n)}u" for n in array]
             elif kind in ("f32", "f64", "i64"):
@@ -907,7 +951,7 @@ class _Generator:
         )
 
     def source(self, network: Network, data: str) -> str:
-        p, graph = self.p, self.graph
+        p = self.p
         out = [
             f'#include "{_header_name(p)}"',
             "",
@@ -918,7 +962,8 @@ class _Generator:
             "",
             data,
             "",
-            f"/* The network's memory. Steps begin at 0; pos_N is where the current step lies in rings of N steps. */\nstruct {p}state {{",
+            "/* The network's memory. Steps begin at 0; pos_N is where the current step lies in rings of N steps. */",
+            f"struct {p}state {{",
             "  int32_t t;",
             *(f"  uint32_t pos_{ring};" for ring in sorted(self.rings)),
             f"  uint64_t count[{max(len(self.counters), 1)}];",
@@ -985,7 +1030,9 @@ class _Generator:
 
         def table(c_type: str, name: str, rows: Sequence[str]) -> None:
             if rows:
-                out.append(f"static const {c_type} {p}{name}[{len(rows)}] = {{\n" + "\n".join(f"  {row}," for row in rows) + "\n};\n")
+                out.append(
+                    f"static const {c_type} {p}{name}[{len(rows)}] = {{\n" + "\n".join(f"  {row}," for row in rows) + "\n};\n"
+                )
 
         def rows(ports: Sequence[Port]) -> list[str]:
             return [f'{{"{q.name}", {q.size}u, {q.lag}u, {_KIND[q.kind]}, {_API[q.api]}}}' for q in ports]
@@ -998,8 +1045,14 @@ class _Generator:
         table("char *const", "counter_table", [f'"{name}"' for name in network.counters])
 
         def reader(name: str, what: str, count: int, ok: str, arguments: str) -> None:
-            body = f"  if ({what} >= {count}u) {{ return SPK_E_PORT; }}\n{ok}\n  return SPK_OK;" if count else (
-                "  " + " ".join(f"(void){a.split()[-1].lstrip('*')};" for a in ["*net", what, *arguments.split(", ")]) + "\n  return SPK_E_PORT;"
+            body = (
+                f"  if ({what} >= {count}u) {{ return SPK_E_PORT; }}\n{ok}\n  return SPK_OK;"
+                if count
+                else (
+                    "  "
+                    + " ".join(f"(void){a.split()[-1].lstrip('*')};" for a in ["*net", what, *arguments.split(", ")])
+                    + "\n  return SPK_E_PORT;"
+                )
             )
             out.append(f"spk_status {p}{name}(const spk_net *net, uint32_t {what}, {arguments}) {{\n{body}\n}}\n")
 
@@ -1014,11 +1067,12 @@ class _Generator:
             f"  *value = ((const struct {p}state *)(const void *)net)->count[counter];", "uint64_t *value",
         )  # fmt: skip
         ref = {key: f"{p}{key}_table" if n else "NULL" for key, n in (
-            ("input", len(network.inputs)), ("port", len(network.ports)), ("state", len(network.states)), ("counter", len(network.counters)),
+            ("input", len(network.inputs)), ("port", len(network.ports)),
+            ("state", len(network.states)), ("counter", len(network.counters)),
         )}  # fmt: skip
         out.append(
             f"const spk_model {p}network = {{\n  SPK_ABI, {len(network.inputs)}u, {network.outputs}u, {len(network.ports)}u, "
-            f"{len(network.states)}u, {len(network.counters)}u, \"{self.graph.name}\",\n"
+            f'{len(network.states)}u, {len(network.counters)}u, "{self.graph.name}",\n'
             f"  {ref['input']}, {ref['port']}, {ref['state']}, {ref['counter']},\n"
             f"  {p}size, {p}init, {p}reset, {p}step, {p}read, {p}read_events, {p}read_state, {p}read_counter,\n}};"
         )
@@ -1039,7 +1093,12 @@ class _Generator:
             f"#define {big}INPUTS {max(len(network.inputs), 1)}",
             "",
         ]
-        for what, ports in (("INPUT", network.inputs), ("OUTPUT", network.ports[: network.outputs]), ("PORT", network.ports[network.outputs :]), ("STATE", network.states)):
+        for what, ports in (
+            ("INPUT", network.inputs),
+            ("OUTPUT", network.ports[: network.outputs]),
+            ("PORT", network.ports[network.outputs :]),
+            ("STATE", network.states),
+        ):
             base = network.outputs if what == "PORT" else 0
             for number, port in enumerate(ports):
                 label = self.name(f"{big}{what}_{port.name.upper().replace('.', '_')}")

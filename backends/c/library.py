@@ -57,7 +57,9 @@ def cache_folder() -> Path:
 
 def _call(command: Sequence[str], folder: str | None = None) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False, stdin=subprocess.DEVNULL)
+        return subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, errors="replace", check=False, stdin=subprocess.DEVNULL
+        )
     except OSError as error:
         raise CompileError("SPK501", f"the C compiler cannot be started: {error}", fix=_FIX) from None
 
@@ -66,9 +68,7 @@ def _call(command: Sequence[str], folder: str | None = None) -> subprocess.Compl
 def _identity(command: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
     """What tells this compiler and machine from others, and the optional flags it takes."""
     version = _call([*command, "--version"]).stdout
-    taken = tuple(
-        flag for flag in _TRY if _call([*command, "-Werror", flag, "-E", "-x", "c", os.devnull]).returncode == 0
-    )
+    taken = tuple(flag for flag in _TRY if _call([*command, "-Werror", flag, "-E", "-x", "c", os.devnull]).returncode == 0)
     # -march=native is only as portable as the machine: its features are part of the key.
     machine = ""
     try:
@@ -107,7 +107,9 @@ def build_library(sources: Mapping[str, str | bytes], compile_: Sequence[str], *
             done = _call([*command, *arguments, "-o", "library.so", *compile_], scratch)
             if done.returncode != 0:
                 text = "\n".join((done.stderr or done.stdout).strip().splitlines()[:12])
-                raise CompileError("SPK501", f"the C compiler failed:\n{text}", fix=f"check that {command[0]} works, or name another in CC")
+                raise CompileError(
+                    "SPK501", f"the C compiler failed:\n{text}", fix=f"check that {command[0]} works, or name another in CC"
+                )
             os.replace(Path(scratch) / "library.so", path)
     except OSError as error:
         raise CompileError(

@@ -119,11 +119,7 @@ class Plan:
         self.observed = observed
         self.integer = graph.level != "float"
         self.ranges: Ranges | None = graph_ranges(graph) if self.integer else None
-        self.alias = {
-            node.name: node.inputs[0]
-            for node in graph.nodes
-            if isinstance(node, Reshape) and node.inputs[0].delay == 0
-        }
+        self.alias = {node.name: node.inputs[0] for node in graph.nodes if isinstance(node, Reshape) and node.inputs[0].delay == 0}
         self.stored = self._stored()
         self.sums = self._sums()
         self.folded = {part.name for s in self.sums.values() for part in s.parts if part.name != s.node.name}
@@ -267,9 +263,7 @@ class Plan:
                 refused.update(outputs)
                 if len(self.graph.type_of(node.inputs[0]).shape) > 1:
                     refused.update(operands)
-            elif isinstance(node, Gather):
-                refused.update(outputs)
-            elif isinstance(node, Sparse):
+            elif isinstance(node, (Gather, Sparse)):
                 refused.update(outputs)
             else:
                 refused.update((*operands, *outputs))

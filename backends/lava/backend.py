@@ -170,7 +170,7 @@ def _run(
     if wires:
         command += ["--record", *wires]
     try:
-        lava.run(command, timeout=max(seconds, 0.0), cwd=given.parent)
+        lava.run(command, timeout=round(max(seconds, 0.0), 1), cwd=given.parent)
     except CompileError as error:
         (problem,) = error.diagnostics
         if problem.code == "SPK512":
@@ -189,7 +189,7 @@ def _run_all(
     if progress:
         progress(0, batch)
     done = 0
-    with ThreadPoolExecutor(max_workers=max(1, min(len(parts), (os.cpu_count() or 1) // 2))) as pool:
+    with ThreadPoolExecutor(max_workers=max(1, min(len(parts), (os.cpu_count() or 1)))) as pool:
         waiting = {pool.submit(one, number): number for number in range(len(parts))}
         results: dict[int, dict[str, Array]] = {}
         try:

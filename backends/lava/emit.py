@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import textwrap
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -112,7 +113,7 @@ class _Network:
                 "",
                 *lines,
                 "",
-                f"INPUTS = {inputs!r}  # one step of one sample",
+                f"INPUTS = {{{', '.join(f'{_quoted(k)}: {v}' for k, v in inputs.items())}}}  # one step of one sample",
                 f"MAX_LAG = {plan.graph.max_lag}",
                 f"CONNECTIONS = {plan.connections}",
                 "",
@@ -142,7 +143,7 @@ class _Network:
                 value = self._array(f"{name}.value", node.value.reshape(-1).astype(np.int8))
                 yield f"{self.variable[name]} = always_on({value}, {node.start}, steps, copies)"
             else:
-                yield f"{self.variable[name]} = spikes(data[{name!r}])"
+                yield f"{self.variable[name]} = spikes(data[{_quoted(name)}])"
         yield ""
 
     def _populations(self) -> Iterable[str]:
@@ -156,7 +157,7 @@ class _Network:
             arguments = {argument: self._number(name, argument, v) for argument, v in item.arguments.items()}
             arguments |= {state: self._number(name, state, v) for state, v in item.states.items() if np.any(v)}
             size = f"({item.size} * copies,)"
-            yield from _call(f"{self.variable[name]} = {process}", {"shape": size, **arguments, "name": repr(name)})
+            yield from _call(f"{self.variable[name]} = {process}", {"shape": size, **arguments, "name": _quoted(name)})
             yield ""
 
     def _number(self, name: str, what: str, value: int | Array) -> str:
@@ -188,10 +189,10 @@ class _Network:
             delay = f", delays={made.delay}"
         weight = made.weight.astype(np.int16)
         if made.indptr is None or made.indices is None:
-            return f"{self.variable[name]} = dense({self._array(f'{name}.weight', weight)}, copies, {name!r}{delay})"
+            return f"{self.variable[name]} = dense({self._array(f'{name}.weight', weight)}, copies, {_quoted(name)}{delay})"
         for what, array in (("weight", weight), ("indices", made.indices), ("indptr", made.indptr)):
             self.arrays[f"{name}.{what}"] = array
-        return f"{self.variable[name]} = sparse(w, {name!r}, ({made.rows}, {made.columns}), copies, {name!r}{delay})"
+        return f"{self.variable[name]} = sparse(w, {_quoted(name)}, ({made.rows}, {made.columns}), copies, {_quoted(name)}{delay})"
 
     def _result(self) -> Iterable[str]:
         plan, variable = self.plan, self.variable
@@ -205,34 +206,34 @@ class _Network:
         yield from self._table("populations", {n: self._population(n, item) for n, item in plan.populations.items()})
         values = {}
         for name, item in plan.values.items():
-            synapses = "".join(f"{variable[s]}, " for s in item.synapses)
-            values[name] = f"Value(({synapses.rstrip()}), {item.shape}, lag={item.lag})"
+            synapses = ", ".join(variable[synapse] for synapse in item.synapses)
+            values[name] = f"Value([{synapses}], {item.shape}, lag={item.lag})"
         yield from self._table("values", values)
         outputs = {}
         for name, found in plan.outputs.items():
             if isinstance(found, View):
                 take = f", take={self._array(f'{name}.take', found.take)}" if found.take is not None else ""
-                outputs[name] = f"View({found.wires!r}, {found.shape}, lag={found.lag}{take})"
+                outputs[name] = f"View([{', '.join(map(_quoted, found.wires))}], {found.shape}, lag={found.lag}{take})"
             else:
-                outputs[name] = repr(found)
+                outputs[name] = _quoted(found)
         yield from self._table("outputs", outputs)
         yield ")"
 
     def _population(self, name: str, item: Population) -> str:
         more = f", states={item.variables!r}" if item.variables != ("u", "v") else ""
         if item.node.start:
-            late = ", ".join(f"{k!r}: {self._number(name, k, v)}" for k, v in item.late.items())
+            late = ", ".join(f"{_quoted(k)}: {self._number(name, k, v)}" for k, v in item.late.items())
             more += f", start={item.node.start}, late={{{late}}}"
         return f"Population({self.variable[name]}, {item.shape}, lag={item.node.lag}{more})"
 
     def _table(self, name: str, entries: dict[str, str]) -> Iterable[str]:
-        line = f"    {name}={{{', '.join(f'{k!r}: {v}' for k, v in entries.items())}}},"
+        line = f"    {name}={{{', '.join(f'{_quoted(k)}: {v}' for k, v in entries.items())}}},"
         if len(line) + 4 <= WIDTH:
             yield line
             return
         yield f"    {name}={{"
         for key, value in entries.items():
-            yield f"        {key!r}: {value},"
+            yield f"        {_quoted(key)}: {value},"
         yield "    },"
 
     def _array(self, name: str, array: Array) -> str:
@@ -241,7 +242,11 @@ class _Network:
         if key not in self._stored:
             self._stored[key] = name
             self.arrays[name] = array
-        return f"w[{self._stored[key]!r}]"
+        return f"w[{_quoted(self._stored[key])}]"
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text)
 
 
 def _comment(node: Node) -> list[str]:

@@ -332,7 +332,9 @@ class _Solver:
         with np.errstate(invalid="ignore"):  # an infinite threshold is met again in the next equation
             rest = np.where(value == known, 0.0, value - known)
         if not open_:
-            if not np.allclose(rest, 0.0, rtol=0.0, atol=1e-12 * max(1.0, float(np.max(np.abs(value), initial=0)))):
+            if not np.allclose(
+                rest, 0.0, rtol=0.0, atol=1e-12 * max(1.0, float(np.max(np.abs(value), initial=0, where=np.isfinite(value))))
+            ):
                 names = " * ".join(monomial) or "the constant term"
                 raise _Mismatch(f"{names} has another factor than in the native neuron")
             return True

@@ -1,7 +1,7 @@
 """The digits data set, its fixed split, and the code that turns a picture into spikes.
 
-The pictures are the 1,797 handwritten 8x8 digits that come with scikit-learn (nothing is downloaded); a pixel is an
-integer 0..16. Everything here is deterministic and independent of the versions of scikit-learn and NumPy.
+The pictures are the 1,797 handwritten 8x8 digits that come with scikit-learn (nothing is downloaded); a pixel
+is an integer 0..16. Everything here is deterministic, whatever the versions of scikit-learn and NumPy.
 """
 
 from typing import NamedTuple
@@ -27,9 +27,9 @@ class Digits(NamedTuple):
 def split() -> tuple[Digits, Digits]:
     """Return (training two thirds, held-out third): 1,198 and 599 digits, both in the data set's own order.
 
-    The rule: shuffle all indices with NumPy's legacy generator (its stream is frozen by NumPy's policy) and a fixed
-    seed, sort them by label without disturbing that order, hold out every third. So every class is held out by a
-    third, give or take one digit.
+    The rule: shuffle all indices with NumPy's legacy generator (its stream is frozen by NumPy's policy) and a
+    fixed seed, sort them by label without disturbing that order, hold out every third. So a third of every
+    class is held out, give or take one digit.
     """
     images, labels = load_digits(return_X_y=True)
     order = np.random.RandomState(SPLIT_SEED).permutation(len(labels))
@@ -46,8 +46,8 @@ def split() -> tuple[Digits, Digits]:
 def code(steps: int = STEPS) -> NDArray[np.uint8]:
     """Return the spike train of every pixel value, (17, steps) uint8 of 0 and 1.
 
-    A pixel of value k is an accumulator that starts half full (16 of 32), gains k in every step, and
-    fires and loses 32 as soon as it holds 32: the brightest pixel fires in every other step, a black one never.
+    A pixel of value k is an accumulator that starts half full (16 of 32), gains k in every step, and fires
+    and loses 32 as soon as it holds 32: the brightest pixel fires in every other step, a black one never.
     """
     full = 2 * LEVELS
     level = np.arange(LEVELS + 1)[:, None]
@@ -59,3 +59,12 @@ def spikes(images: NDArray[np.uint8], steps: int = STEPS) -> NDArray[np.uint8]:
     """Turn pictures (N, 64) or (N, 8, 8), integers 0..16, into spikes (N, steps, 64), uint8 of 0 and 1."""
     pixels = np.asarray(images).reshape(len(images), -1)
     return np.ascontiguousarray(code(steps)[pixels].transpose(0, 2, 1))
+
+
+def answer(output: NDArray[np.generic]) -> NDArray[np.int64]:
+    """Return the digit each sample's output spikes (N, T, 10) stand for, (N,) int64.
+
+    It is the neuron that fired most often; of several, the one with the lowest number.
+    """
+    winner: NDArray[np.int64] = np.asarray(output).sum(axis=1).argmax(axis=1)
+    return winner

@@ -8,8 +8,7 @@ import numpy as np
 
 from spikec.diagnostics import CompileError
 from spikec.frontend.tracing.axes import Layout
-from spikec.frontend.tracing.operations import product
-from spikec.frontend.tracing.record import Const, Number, Op, Value
+from spikec.frontend.tracing.values import Const, Number, Op, Value, product
 from spikec.ir.types import Array
 
 

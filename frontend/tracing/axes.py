@@ -1,7 +1,7 @@
 """What every axis of every recorded tensor is: time, batch, or features. Found from where the input's axes go.
 
-An axis is a tuple of *atoms* (an axis of the input, or one that an operation made); flattening time and batch together gives an axis
-of two atoms. The time axis is the one that the model walks through index by index; the batch axis is the one that goes
+An axis is a tuple of *atoms* (an axis of the input, or one that an operation made); flattening time and batch together gives
+an axis of two atoms. The time axis is the one that the model walks through index by index; the batch axis is the one that goes
 through every operation untouched. `coords` say at which index of an atom a value stands: the largest among what it was made of.
 """
 
@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from spikec.diagnostics import CompileError
-from spikec.frontend.tracing.operations import product, shape_of
-from spikec.frontend.tracing.record import Const, Op, Operand, Record, Value
+from spikec.frontend.tracing.values import Const, Op, Operand, Record, Value, product, shape_of
 
 
 @dataclass(eq=False)
@@ -46,7 +45,9 @@ class Layout:
 
     def outer(self, axis: Axis) -> bool | None:
         """True for an axis of time and batch only, False for features only, None for a mixture."""
-        kinds = {atom in self.time or atom in self.batch for atom in axis if atom.size > 1 or atom in self.time or atom in self.batch}
+        kinds = {
+            atom in self.time or atom in self.batch for atom in axis if atom.size > 1 or atom in self.time or atom in self.batch
+        }
         return None if len(kinds) > 1 else next(iter(kinds), False)
 
     def timed(self, value: Value) -> bool:
@@ -82,7 +83,7 @@ def find_axes(record: Record, pivot: int | None, steps: int) -> Layout:
         layout.axes[value] = tuple((Atom(size, (index, axis)),) for axis, size in enumerate(value.shape))
         layout.coords[value] = {}
     clock = Atom(steps)
-    calls = 0
+    calls, event = -1, -1
     for op in record.ops:
         coords: dict[Atom, int] = {}
         for value in op.values:
@@ -90,10 +91,13 @@ def find_axes(record: Record, pivot: int | None, steps: int) -> Layout:
                 coords[atom] = max(coords.get(atom, -1), k)
         axes = _RULES[op.kind](layout, op, coords)
         if pivot is not None and op.site == pivot:
+            calls += op.event != event
+            event = op.event
             coords[clock] = calls
-            calls += 1
         for output in op.outputs:
-            if len(axes) != len(output.shape) or any(product([a.size for a in x]) != n for x, n in zip(axes, output.shape, strict=True)):
+            if len(axes) != len(output.shape) or any(
+                product([a.size for a in x]) != n for x, n in zip(axes, output.shape, strict=True)
+            ):
                 raise AssertionError(f"axes {[[a.size for a in x] for x in axes]} of {op.kind} do not fit {output.shape}")
             layout.axes[output], layout.coords[output] = axes, coords
     if pivot is not None:
@@ -111,7 +115,11 @@ def _mark(layout: Layout, axis: Axis, op: Op) -> None:
 
 def _uniform(array: Any, axis: int) -> bool:
     first = np.take(array, [0], axis=axis)
-    return bool(np.all((array == first) | (np.isnan(array) & np.isnan(first)))) if array.dtype.kind == "f" else bool(np.all(array == first))
+    return (
+        bool(np.all((array == first) | (np.isnan(array) & np.isnan(first))))
+        if array.dtype.kind == "f"
+        else bool(np.all(array == first))
+    )
 
 
 def _broadcast(layout: Layout, op: Op, operands: Sequence[Operand], shape: Sequence[int]) -> Axes:
@@ -135,7 +143,12 @@ def _broadcast(layout: Layout, op: Op, operands: Sequence[Operand], shape: Seque
                 _clash(layout, op, axis, chosen)
         for operand in operands:
             own = shape_of(operand)
-            if isinstance(operand, Const) and len(own) >= back and own[-back] == size > 1 and not _uniform(operand.array, len(own) - back):
+            if (
+                isinstance(operand, Const)
+                and len(own) >= back
+                and own[-back] == size > 1
+                and not _uniform(operand.array, len(own) - back)
+            ):
                 _mark(layout, chosen, op)
         result.append(chosen)
     return tuple(result)
@@ -331,7 +344,9 @@ def _time_axis(layout: Layout, op: Op, coords: dict[Atom, int]) -> Axis | None:
         # Entry k stands at step k; earlier entries may be constants, or stand a step or more behind (a delay).
         found = [None if value is None else layout.coords[value].get(atom) for value in values]
         late = count - 1 - (found[-1] if found[-1] is not None else -count)
-        if late < count // 2 and all(k == i - late or (k is None and i <= late) or (late == 0 and i == 0 and k is None) for i, k in enumerate(found)):
+        if late < count // 2 and all(
+            k == i - late or (k is None and i <= late) or (late == 0 and i == 0 and k is None) for i, k in enumerate(found)
+        ):
             coords.pop(atom, None)
             return (atom,)
     return None

@@ -12,10 +12,9 @@ import numpy as np
 from spikec.diagnostics import CompileError, Loc
 from spikec.frontend.tracing.arrays import compact, per_step
 from spikec.frontend.tracing.fold import Cell, Folded, Read, Source
-from spikec.frontend.tracing.operations import product
 from spikec.frontend.tracing.programs import Port, write_region
-from spikec.frontend.tracing.record import Const, Number, Value
 from spikec.frontend.tracing.regions import clean_leaf, find_regions
+from spikec.frontend.tracing.values import Const, Number, Value, product
 from spikec.ir.graph import Graph
 from spikec.ir.neuron import Assign, Emit, Program, State, Var, call
 from spikec.ir.ops import Add, Concat, Constant, Conv, Dense, Gather, Input, Neuron, Node, Pool, Ref, Reshape, Scale
@@ -114,7 +113,14 @@ class _Builder:
         path = cell.op.path.replace(".", "_")
         layer = cell.op.kind in ("linear", "conv", "pool", "affine", "leaf")
         own = self.folded.record.module_types.get(cell.op.path, "")
-        plain = layer and cell.op.path and (cell.op.kind == "leaf" or own.startswith(("Linear", "Conv", "AvgPool", "MaxPool", "BatchNorm", "Adaptive", "LazyLinear", "Identity")))
+        plain = (
+            layer
+            and cell.op.path
+            and (
+                cell.op.kind == "leaf"
+                or own.startswith(("Linear", "Conv", "AvgPool", "MaxPool", "BatchNorm", "Adaptive", "LazyLinear", "Identity"))
+            )
+        )
         if plain:
             return self.name(path)
         return self.name(f"{path}_{label}" if path else label)
@@ -215,9 +221,7 @@ class _Builder:
 
     def ready(self, group: list[Cell]) -> bool:
         """Whether everything that a unit reads in the same step is built."""
-        return all(
-            read.delay or read.cell in group or (read.cell, read.port) in self.refs for cell in group for read in cell.cells
-        )
+        return all(read.delay or read.cell in group or (read.cell, read.port) in self.refs for cell in group for read in cell.cells)
 
     def resolve(self) -> None:
         """Put the real nodes in the place of the stand-ins."""
@@ -253,17 +257,19 @@ class _Builder:
         inside = set(cells)
         outside: list[Port] = []
         for cell in cells:
-            for port in range(len(cell.op.outputs)):
-                readers = self.used.get((cell, port), [])
+            for index in range(len(cell.op.outputs)):
+                readers = self.used.get((cell, index), [])
                 if any(reader is None or reader not in inside or delay > 1 for reader, delay in readers):
-                    outside.append((cell, port))
+                    outside.append((cell, index))
         last = cells[-1]
         main = next((cell for cell in cells if cell.op.outputs[0].boolean and (cell, 0) in outside), last)
         path = main.op.path
         kind = self.folded.record.module_types.get(path, "") if path else ""
         label = "neuron" if any(r.cell in inside and r.delay for c in cells for r in c.cells) else "function"
         shape = self.shape(last)
-        written = write_region(cells, outside, snake(kind) if kind else label, self.constant, np.float64 if self.dtype == "f64" else np.float32)
+        written = write_region(
+            cells, outside, snake(kind) if kind else label, self.constant, np.float64 if self.dtype == "f64" else np.float32
+        )
         node_name = self.name(path.replace(".", "_") if path else label)
         inputs = tuple(self.matched(self.ref(read), read, shape, main) for read in written.inputs)
         program = self.program(self.same(written.program))
@@ -274,10 +280,8 @@ class _Builder:
             key = "" if number == 0 else ports[number]
             self.refs[port] = Ref(node_name, key)
             self.wires[node_name, key] = port
-        for port in outside:
-            if port not in self.refs:
-                twin = next(p for p in written.ports if p[0] is port[0])
-                self.refs[port] = self.refs[twin]
+        for port, twin in written.twins.items():
+            self.refs[port] = self.refs[twin]
         self.states[node_name] = dict(written.states)
 
     def same(self, program: Program) -> Program:
@@ -298,7 +302,12 @@ class _Builder:
         back = {len(source.shape) - p: i for i, p in enumerate(layout.feature_axes(source, read.cell.op))}
         sizes = tuple(own[back[len(target.shape) - p]] if len(target.shape) - p in back else 1 for p in kept)
         indices = np.broadcast_to(np.arange(product(own)).reshape(sizes), shape)
-        node = Gather(name=self.name("spread" if ref.node in self.stand_ins else f"{ref.node}_spread"), inputs=(ref,), indices=np.array(indices, np.int64), loc=cell.op.loc)
+        node = Gather(
+            name=self.name("spread" if ref.node in self.stand_ins else f"{ref.node}_spread"),
+            inputs=(ref,),
+            indices=np.array(indices, np.int64),
+            loc=cell.op.loc,
+        )
         return self.add(node, None)
 
     def operands(self, cell: Cell) -> list[Ref]:
@@ -357,7 +366,16 @@ class _Builder:
         self._features(cell, self._operand_value(cell), 1, "a linear layer")
         attrs = cell.op.attrs
         bias = attrs["bias"].array if attrs["bias"] is not None else None
-        self.add(Dense(name=self.cell_name(cell, "linear"), inputs=(self.ref(read),), weight=attrs["weight"].array, bias=bias, loc=cell.op.loc), cell)
+        self.add(
+            Dense(
+                name=self.cell_name(cell, "linear"),
+                inputs=(self.ref(read),),
+                weight=attrs["weight"].array,
+                bias=bias,
+                loc=cell.op.loc,
+            ),
+            cell,
+        )
 
     def reshaped(self, ref: Ref, shape: tuple[int, ...], own: tuple[int, ...], name: str, loc: Loc | None) -> Ref:
         if shape == own:
@@ -371,7 +389,11 @@ class _Builder:
         own = self.shape(read.cell, read.port)
         lead = own[: -(attrs["space"] + 1)]
         if product(lead) != 1:
-            self.fail(cell, f"the convolution takes the {product(lead)} entries of an axis that is not the batch as a batch", "pass batch_axis, or loop over that axis")
+            self.fail(
+                cell,
+                f"the convolution takes the {product(lead)} entries of an axis that is not the batch as a batch",
+                "pass batch_axis, or loop over that axis",
+            )
         name, loc = self.cell_name(cell, "conv"), cell.op.loc
         ref = self.reshaped(self.ref(read), own[len(lead) :], own, f"{name}_in", loc)
         bias = attrs["bias"].array if attrs["bias"] is not None else None
@@ -379,7 +401,9 @@ class _Builder:
         if not lead:
             self.add(Conv(name=name, inputs=(ref,), weight=attrs["weight"].array, bias=bias, loc=loc, **settings), cell)
             return
-        inner = self.add(Conv(name=self.name(f"{name}_conv"), inputs=(ref,), weight=attrs["weight"].array, bias=bias, loc=loc, **settings), None)
+        inner = self.add(
+            Conv(name=self.name(f"{name}_conv"), inputs=(ref,), weight=attrs["weight"].array, bias=bias, loc=loc, **settings), None
+        )
         self.add(Reshape(name=name, inputs=(inner,), shape=self.shape(cell), loc=loc), cell)
 
     def _pool(self, cell: Cell) -> None:
@@ -392,7 +416,15 @@ class _Builder:
         inner = (product(own[:-space]), *own[-space:])
         ref = self.reshaped(self.ref(read), inner, own, f"{name}_in", loc)
         plain = len(own) == space + 1
-        node = Pool(name=name if plain else self.name(f"{name}_pool"), inputs=(ref,), mode=attrs["mode"], kernel=attrs["kernel"], stride=attrs["stride"], padding=attrs["padding"], loc=loc)
+        node = Pool(
+            name=name if plain else self.name(f"{name}_pool"),
+            inputs=(ref,),
+            mode=attrs["mode"],
+            kernel=attrs["kernel"],
+            stride=attrs["stride"],
+            padding=attrs["padding"],
+            loc=loc,
+        )
         if plain:
             self.add(node, cell)
         else:
@@ -406,7 +438,10 @@ class _Builder:
         for key in ("factor", "offset"):
             array = cell.op.attrs[key].array.reshape((-1, *(1,) * (len(value.shape) - axis - 1)))
             arrays.append(self.constant(cell, Const(array)))
-        self.add(Scale(name=self.cell_name(cell, "norm"), inputs=(self.ref(read),), factor=arrays[0], offset=arrays[1], loc=cell.op.loc), cell)
+        self.add(
+            Scale(name=self.cell_name(cell, "norm"), inputs=(self.ref(read),), factor=arrays[0], offset=arrays[1], loc=cell.op.loc),
+            cell,
+        )
 
     def _reshape(self, cell: Cell) -> None:
         (read,) = cell.cells
@@ -424,20 +459,35 @@ class _Builder:
             return
         if product(own) != product(shape):
             self.fail(cell, f"{cell.op.label} from {own} to {shape} is not supported")
-        self.add(Reshape(name=self.cell_name(cell, "flatten" if len(shape) == 1 else "reshape"), inputs=(ref,), shape=shape, loc=cell.op.loc), cell)
+        self.add(
+            Reshape(
+                name=self.cell_name(cell, "flatten" if len(shape) == 1 else "reshape"), inputs=(ref,), shape=shape, loc=cell.op.loc
+            ),
+            cell,
+        )
 
     _squeeze = _unsqueeze = _reshape
 
     def gathered(self, cell: Cell, indices: Array) -> None:
         (read,) = cell.cells
-        self.add(Gather(name=self.cell_name(cell, cell.op.label), inputs=(self.ref(read),), indices=np.array(indices, np.int64), loc=cell.op.loc), cell)
+        self.add(
+            Gather(
+                name=self.cell_name(cell, cell.op.label),
+                inputs=(self.ref(read),),
+                indices=np.array(indices, np.int64),
+                loc=cell.op.loc,
+            ),
+            cell,
+        )
 
     def _expand(self, cell: Cell) -> None:
         reads = list(cell.cells)
         if not reads:
             (item,) = cell.reads
             assert not isinstance(item, Read)
-            array = np.array(np.broadcast_to(self.constant(cell, item), self.shape(cell)), np.float64 if self.dtype == "f64" else np.float32)
+            array = np.array(
+                np.broadcast_to(self.constant(cell, item), self.shape(cell)), np.float64 if self.dtype == "f64" else np.float32
+            )
             self.add(Constant(name=self.name("constant"), value=array, loc=cell.op.loc), cell)
             return
         self.refs[cell, 0] = self.matched(self.ref(reads[0]), reads[0], self.shape(cell), cell)
@@ -468,7 +518,11 @@ class _Builder:
             value = self._operand_value(cell)
             timed = any(atom in self.folded.layout.time for atom in self.folded.layout.axes[value][axis])
             what = "some of the time steps are" if timed else "some entries of the batch are"
-            self.fail(cell, f"{what} selected or reordered", "do that outside the model" if timed else "results must not depend on the batch")
+            self.fail(
+                cell,
+                f"{what} selected or reordered",
+                "do that outside the model" if timed else "results must not depend on the batch",
+            )
         self.gathered(cell, np.take(grid, cell.op.attrs["indices"], axis=kept.index(axis)))
 
     def _cat(self, cell: Cell) -> None:
@@ -484,7 +538,7 @@ class _Builder:
         where = kept.index(axis)
         full = self.shape(cell)
         refs = []
-        for read, operand in zip(cell.reads, cell.op.operands, strict=True):
+        for read in cell.reads:
             if isinstance(read, Read):
                 ref, own = self.ref(read), self.shape(read.cell, read.port)
                 shape = own if cell.op.kind == "cat" else (*own[:where], 1, *own[where:])
@@ -516,7 +570,9 @@ class _Builder:
         ref = self.ref(read)
         if outer:
             if inner and product([own[i] for i in inner]) > 1:
-                self.fail(cell, f"{fn} over time and other axes at once is not supported", f"write it as two: x.{fn}(time).{fn}(rest)")
+                self.fail(
+                    cell, f"{fn} over time and other axes at once is not supported", f"write it as two: x.{fn}(time).{fn}(rest)"
+                )
             base = self.refs[read.cell, read.port]
             label = f"{base.node}_{base.port}_{fn}" if base.port else f"{base.node}_{fn}"
             node = Neuron(name=self.name(label), inputs=(ref,), program=self.program(REDUCTIONS[fn]), loc=loc)
@@ -557,7 +613,11 @@ class _Builder:
             if np.any(begin != declared):
                 init[name] = begin
         program: Program = leaf.general if init and leaf.general is not None else leaf.program
-        wanted = [names[port] for port in range(len(names)) if (cell, port) in self.used and any(r is not cell or d > 1 for r, d in self.used[cell, port])]
+        wanted = [
+            names[port]
+            for port in range(len(names))
+            if (cell, port) in self.used and any(r is not cell or d > 1 for r, d in self.used[cell, port])
+        ]
         main = program.emits[0]
         extra = [emit for emit in program.emits[1:] if emit.name in wanted]
         extra += [Emit(n, program.default_kind(n)) for n in wanted if n not in {e.name for e in program.emits}]
@@ -572,7 +632,9 @@ class _Builder:
                 array = np.broadcast_to(self.constant(cell, read), shape)
                 inputs.append(self.add(Constant(name=self.name("constant"), value=np.array(array), loc=cell.op.loc), None))
         name = self.cell_name(cell, "neuron")
-        self.nodes.append(Neuron(name=name, inputs=tuple(inputs), program=self.program(program), params=params, init=init, loc=cell.op.loc))
+        self.nodes.append(
+            Neuron(name=name, inputs=tuple(inputs), program=self.program(program), params=params, init=init, loc=cell.op.loc)
+        )
         for emit in (main, *extra):
             key = "" if emit is main else emit.name
             port = (cell, names.index(emit.name))

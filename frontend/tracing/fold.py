@@ -15,8 +15,8 @@ import numpy as np
 
 from spikec.diagnostics import CompileError
 from spikec.frontend.tracing.axes import Layout
-from spikec.frontend.tracing.record import Const, Number, Op, Operand, Record, Value
 from spikec.frontend.tracing.steps import assign_steps
+from spikec.frontend.tracing.values import Const, Number, Op, Operand, Record, Value
 
 
 @dataclass(eq=False)
@@ -125,9 +125,13 @@ class _Folder:
                     self.cells.append(cell)
         for cell in self.cells:
             if -1 not in cell.runs:
-                self._fill(cell)
+                home = self.steady if self.steady in cell.runs else self.last
+                cell.reads = [self._read(item, home, cell.op) for item in cell.op.operands]
         for cell in cells.values():
             self._excuse(cell)
+        for cell in self.cells:
+            if -1 not in cell.runs:
+                self._compare_steps(cell)
         returned = list(self._returned(self.record.returned, ()))
         self._sort()
         return Folded(self.cells, self.inputs, returned, self.layout, self.record)
@@ -177,10 +181,8 @@ class _Folder:
 
     # --------------------------------------------------------------------------------------------------------- reads
 
-    def _fill(self, cell: Cell) -> None:
-        """The operands of the steady step, after comparing all steps with it."""
-        home = self.steady if self.steady in cell.runs else self.last
-        cell.reads = [self._read(item, home, cell.op) for item in cell.op.operands]
+    def _compare_steps(self, cell: Cell) -> None:
+        """Compare every step of a cell with the steady one, and collect initial values."""
         signature = _signature(cell.op)
         for step, op in cell.runs.items():
             if op.kind != cell.op.kind or _signature(op) != signature or len(op.operands) != len(cell.op.operands):
@@ -278,14 +280,14 @@ class _Folder:
         if op.kind == "stack":
             return any(atom in self.layout.time for atom in axes[output][op.attrs["axis"]])
         if op.kind in ("reshape", "squeeze", "unsqueeze", "expand", "permute"):
-            x = op.operands[0]
-            if not isinstance(x, Value):
+            source = op.operands[0]
+            if not isinstance(source, Value):
                 return False
             if op.kind == "permute":
-                kept = self.layout.feature_axes(x, op)
+                kept = self.layout.feature_axes(source, op)
                 order = [dim for dim in op.attrs["dims"] if dim in kept]
                 return order == sorted(order)
-            return self.layout.shape(x, op) == self.layout.shape(output, op)
+            return self.layout.shape(source, op) == self.layout.shape(output, op)
         return False
 
     def joins_steps(self, op: Op) -> bool:
@@ -362,7 +364,9 @@ class _Folder:
             source = self._resolve(item, reader)
             if isinstance(source, Source):
                 if source.step is not None and source.step != self.last:
-                    raise CompileError("SPK104", f"the model returns a value of step {source.step}, which is not the last", loc=reader.loc)
+                    raise CompileError(
+                        "SPK104", f"the model returns a value of step {source.step}, which is not the last", loc=reader.loc
+                    )
                 yield path, source
         elif isinstance(item, dict):
             for key, inner in item.items():

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from spikec.frontend.tracing.fold import Cell, Read
-from spikec.frontend.tracing.record import Const, Number
+from spikec.frontend.tracing.values import Const, Number
 from spikec.ir.neuron import COMPARISONS, LOGIC, RESERVED, Assign, Call, Emit, Expr, Num, Program, State, Var, substitute, variables
 from spikec.ir.types import Array
 
@@ -27,6 +27,8 @@ class RegionProgram:
     init: dict[str, Array]
     ports: list[Port]
     states: dict[str, Port]
+    #: Outputs that are the same variable as one of `ports`.
+    twins: dict[Port, Port]
 
 
 @dataclass
@@ -149,7 +151,9 @@ class _Writer:
 
     def _feeds_comparison(self, cell: Cell) -> bool:
         return any(
-            other.op.kind == "ew" and other.op.attrs["fn"] in COMPARISONS and any(r.cell is cell and r.delay == 0 for r in other.cells)
+            other.op.kind == "ew"
+            and other.op.attrs["fn"] in COMPARISONS
+            and any(r.cell is cell and r.delay == 0 for r in other.cells)
             for other in self.cells
         )
 
@@ -158,14 +162,13 @@ class _Writer:
         leaf, names = cell.op.attrs["leaf"], cell.op.attrs["variables"]
         program: Program = leaf.general or leaf.program
         values: dict[str, Expr] = {}
-        for name, item in zip((*program.inputs, *program.state_names), cell.reads, strict=True):
-            values[name] = self.operand(cell, item, "c")
-        for name in program.params:
-            values[name] = self.parameter(name, self.constant(cell, Const(leaf.params[name])))
+        for operand, item in zip((*program.inputs, *program.state_names), cell.reads, strict=True):
+            values[operand] = self.operand(cell, item, "c")
+        for parameter in program.params:
+            values[parameter] = self.parameter(parameter, self.constant(cell, Const(leaf.params[parameter])))
         for statement in program.body:
             fresh = self.name(f"{statement.name}_new" if statement.name in program.state_names else statement.name)
-            expr = substitute(statement.expr, values)
-            self.assign(fresh, expr)
+            self.assign(fresh, substitute(statement.expr, values))
             values[statement.name] = Var(fresh)
         for port, name in enumerate(names):
             value = values[name]
@@ -186,7 +189,13 @@ class _Writer:
             if cell.op.kind == "ew":
                 for item in cell.reads:
                     compares = cell.op.attrs["fn"] in COMPARISONS or self._feeds_comparison(cell)
-                    if compares and isinstance(item, (int, float)) and not isinstance(item, bool) and item != 0 and np.isfinite(item):
+                    if (
+                        compares
+                        and isinstance(item, (int, float))
+                        and not isinstance(item, bool)
+                        and item != 0
+                        and np.isfinite(item)
+                    ):
                         name = self.parameter("theta", np.asarray(float(item), self.dtype))
                         assert isinstance(name, Var)
                         self.thresholds[float(item)] = name.name
@@ -219,9 +228,7 @@ class _Writer:
                 self.body.append(Assign(state, Var(name)))
                 continue
             swap = {name: Var(state)}
-            self.body = [
-                Assign(state if i == at else s.name, substitute(s.expr, swap)) for i, s in enumerate(self.body)
-            ]
+            self.body = [Assign(state if i == at else s.name, substitute(s.expr, swap)) for i, s in enumerate(self.body)]
             self.variables = {key: state if value == name else value for key, value in self.variables.items()}
         # A state that several statements hand on must be written after its last reading.
         order = {name: i for i, name in enumerate(self.states.values())}
@@ -239,10 +246,12 @@ def write_region(
     ports = sorted(wanted, key=lambda port: not port[0].op.outputs[port[1]].boolean)
     emits: list[Emit] = []
     kept: list[Port] = []
-    seen: dict[str, Any] = {}
+    seen: dict[str, Port] = {}
+    twins: dict[Port, Port] = {}
     for port in ports:
         variable = writer.variables[port]
         if variable in seen:
+            twins[port] = seen[variable]
             continue
         seen[variable] = port
         kept.append(port)
@@ -256,4 +265,4 @@ def write_region(
         tuple(emits),
     )
     states = {state: (cell, port) for (cell, port, _), state in writer.states.items()}
-    return RegionProgram(program, [read for _, read in writer.inputs], writer.params, writer.init, kept, states)
+    return RegionProgram(program, [read for _, read in writer.inputs], writer.params, writer.init, kept, states, twins)

@@ -13,7 +13,7 @@ import sys
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
@@ -24,7 +24,9 @@ from torch.overrides import TorchFunctionMode
 
 from spikec.diagnostics import CompileError, Loc
 from spikec.frontend.registry import Leaf
-from spikec.frontend.tracing import operations
+from spikec.frontend.tracing import moves, neurons, operations
+from spikec.frontend.tracing.handling import execute
+from spikec.frontend.tracing.values import Const, Op, Operand, Record, Value
 from spikec.ir.types import Array
 
 TAG = "_spikec_tag"
@@ -32,75 +34,6 @@ TAG = "_spikec_tag"
 CAPTURE_LIMIT = 1 << 28
 _HERE = str(Path(__file__).resolve().parent.parent)
 _LIBRARIES = tuple({*(str(Path(p)) for p in sysconfig.get_paths().values()), str(Path(torch.__file__).parent), _HERE})
-
-
-@dataclass(eq=False)
-class Const:
-    """A constant: the array as torch holds it, and where it comes from (`fc1.weight`), if the model owns it."""
-
-    array: Array
-    name: str = ""
-
-
-Number = int | float | bool
-
-
-@dataclass(eq=False)
-class Value:
-    """What one tensor holds that derives from the input. `tensor` is the model's own value, kept for comparison."""
-
-    shape: tuple[int, ...]
-    op: Op | None = None
-    port: int = 0
-    boolean: bool = False
-    tensor: Any = None
-    version: int = 0
-    #: A tensor that is filled entry by entry along an axis (`out[t] = spk`).
-    filling: Filling | None = None
-
-
-@dataclass(eq=False)
-class Filling:
-    """Entries written so far, by position along `axis` of a tensor that began as `base`."""
-
-    axis: int
-    base: Any
-    entries: dict[int, Value]
-
-
-Operand = Value | Const | Number
-
-
-@dataclass(eq=False)
-class Op:
-    """One recorded operation. `event` is its place in the log of all calls, `path` the module it ran in."""
-
-    kind: str
-    operands: tuple[Operand, ...]
-    attrs: dict[str, Any]
-    outputs: list[Value]
-    loc: Loc | None
-    path: str
-    site: int
-    event: int
-    label: str = ""
-
-    @property
-    def values(self) -> Iterator[Value]:
-        """The operands that derive from the input."""
-        return (item for item in self.operands if isinstance(item, Value))
-
-
-@dataclass
-class Record:
-    """A finished run: operations in order, the site of every call, inputs, and the structure the model returned."""
-
-    ops: list[Op]
-    events: list[int]
-    inputs: list[Value] = field(default_factory=list)
-    input_names: list[str] = field(default_factory=list)
-    returned: Any = None
-    module_types: dict[str, str] = field(default_factory=dict)
 
 
 class Files:
@@ -160,7 +93,8 @@ class Recorder(TorchFunctionMode):
         self.codes: list[object] = []  # keeps code objects alive, so that their ids stay theirs
         self.consts: dict[tuple[str, tuple[int, ...], bytes], Const] = {}
         self.by_tensor: dict[tuple[int, int], tuple[Any, Const]] = {}
-        self.owned = dict(_owned_tensors(model))
+        # With the tensors themselves, so that no other one gets the id of one that is gone.
+        self.owned = {id(tensor): (tensor, name) for tensor, name in _owned_tensors(model)}
         self.current: tuple[Loc | None, int, int] = (None, 0, 0)
 
     # ------------------------------------------------------------------------------------------------ reading tensors
@@ -176,7 +110,7 @@ class Recorder(TorchFunctionMode):
                 "this tensor was changed in place through another tensor that shares its memory",
                 fix="write the change as a new tensor, as in mem = mem * keep",
             )
-        return operations.finished(self, tag.value)
+        return moves.finished(self, tag.value)
 
     def dynamic(self, item: Any) -> bool:
         """Whether a tensor derives from the input."""
@@ -197,7 +131,7 @@ class Recorder(TorchFunctionMode):
         key = (id(tensor), tensor._version)
         if key in self.by_tensor:
             return self.by_tensor[key][1]
-        name = self.owned.get(id(tensor))
+        name = self.owned[id(tensor)][1] if id(tensor) in self.owned else None
         if name is None and not hasattr(tensor, TAG) and not self._global(tensor):
             self.fail(
                 "SPK106",
@@ -274,7 +208,7 @@ class Recorder(TorchFunctionMode):
         dynamic = [item for item in _tensors((args, kwargs)) if self.value_of(item) is not None]
         operations.check_random(self, name, args, kwargs)
         if not dynamic:
-            result = func(*args, **kwargs)
+            result = execute(func, args, kwargs)
             self.mark_static(result)
             return result
         operations.check_leak(self, name)
@@ -343,7 +277,7 @@ class Recorder(TorchFunctionMode):
             try:
                 if leaf is not None and not self.paused:
                     self.here()
-                    return operations.call_leaf(self, module, leaf, forward, args, kwargs)
+                    return neurons.call_leaf(self, module, leaf, forward, args, kwargs)
                 return forward(*args, **kwargs)
             finally:
                 self.stack.pop()
@@ -359,7 +293,7 @@ class Recorder(TorchFunctionMode):
             if self.paused or not any(self.dynamic(item) for item in args):
                 return inner(*args, **kwargs)
             self.here()
-            return operations.call_surrogate(self, cls.__name__, inner, args, kwargs)
+            return neurons.call_surrogate(self, cls.__name__, inner, args, kwargs)
 
         return apply
 
@@ -382,14 +316,17 @@ def recording(model: torch.nn.Module, leaves: Mapping[str, Leaf], files: Files, 
 
 
 def failure(error: Exception, files: Files) -> CompileError:
-    """The model's own exception in one line, at the user's line that it came from."""
-    loc = None
+    """The model's own exception in one line, at the user's line that it came from; an exception of ours is raised again."""
+    loc, last = None, ""
     trace: TracebackType | None = error.__traceback__
     while trace is not None:
+        last = trace.tb_frame.f_code.co_filename
         name = files.name(trace.tb_frame.f_code.co_filename)
         if name:
             loc = Loc(name, trace.tb_lineno)
         trace = trace.tb_next
+    if last.startswith(_HERE) and not error.__dict__.get("raised_by_torch"):
+        raise error
     text = " ".join(str(error).split())
     text = text if len(text) < 200 else text[:197] + "..."
     return CompileError(
@@ -411,7 +348,7 @@ def _tensors(item: Any) -> Iterator[Any]:
             yield from _tensors(inner)
 
 
-def _owned_tensors(model: torch.nn.Module) -> Iterable[tuple[int, str]]:
+def _owned_tensors(model: torch.nn.Module) -> Iterable[tuple[Any, str]]:
     for path, module in model.named_modules():
         prefix = f"{path}." if path else ""
         found: list[tuple[str, Any]] = [*module._parameters.items(), *module._buffers.items(), *vars(module).items()]
@@ -420,7 +357,7 @@ def _owned_tensors(model: torch.nn.Module) -> Iterable[tuple[int, str]]:
                 continue
             inner = list(_tensors(item))
             for index, tensor in enumerate(inner):
-                yield id(tensor), prefix + (name if len(inner) == 1 else f"{name}_{index}")
+                yield tensor, prefix + (name if len(inner) == 1 else f"{name}_{index}")
 
 
 def _numpy(tensor: Any) -> Array:

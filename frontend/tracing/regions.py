@@ -1,7 +1,7 @@
 """Hand-written neurons: element-wise code around a state becomes a neuron program.
 
-Cells that are element-wise are gathered into regions: what hangs together through a state first, then what only reads one region, then
-other element-wise code that no single IR operation expresses. A region is convex: nothing outside stands between two of its
+Cells that are element-wise are gathered into regions: what hangs together through a state first, then what only reads one
+region, then other element-wise code that no single IR operation expresses. A region is convex: nothing outside stands between two of its
 members in the same step, so that it can run as one program.
 """
 
@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable
 import networkx as nx
 
 from spikec.frontend.tracing.fold import Cell, Read
-from spikec.frontend.tracing.operations import shape_of
 
 SIMPLE = frozenset({"+", "-", "*", "/", "neg"})
 
@@ -147,7 +146,11 @@ class _Finder:
             return
         for read in cell.cells:
             number = self.region.get(read.cell)
-            if number is not None and read.delay == 0 and self.shape(read.cell, read.port) == self.shape(cell, 0) == self.shape(self.members[number][0], 0):
+            if (
+                number is not None
+                and read.delay == 0
+                and self.shape(read.cell, read.port) == self.shape(cell, 0) == self.shape(self.members[number][0], 0)
+            ):
                 others = [r.cell for r in cell.cells if r.delay == 0 and self.region.get(r.cell) != number]
                 if not any(self._depends(other, number) for other in others) and not self._feeds(cell, number):
                     self._join(cell, number)
@@ -206,6 +209,3 @@ class _Finder:
                 seen.add(top)
                 stack += [read.cell for read in top.cells if read.delay == 0]
         return False
-
-
-__all__ = ["clean_leaf", "find_regions", "shape_of", "simple"]

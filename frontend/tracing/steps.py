@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from spikec.diagnostics import CompileError, Loc
 from spikec.frontend.tracing.axes import Atom, Layout, find_axes
-from spikec.frontend.tracing.record import Op, Record, Value
+from spikec.frontend.tracing.values import Op, Record, Value
 
 AxisChoice = int | None | str
 
@@ -22,7 +22,7 @@ class Choices:
     steps: int | None = None
 
 
-class SingleStep(Exception):  # noqa: N818  # not an error: the model does one step a call
+class SingleStep(Exception):  # not an error: the model does one step a call
     """The model has no loop: it does one step a call and keeps its states itself."""
 
 
@@ -34,13 +34,21 @@ def choose_axes(record: Record, choices: Choices, loc: Loc | None) -> Layout:
         layout.time = chosen
         layout.steps = next(iter(chosen)).size
         if choices.steps is not None and choices.steps != layout.steps:
-            _ambiguous(f"the model does {layout.steps} steps on this example, but steps={choices.steps} was passed", loc, "leave out steps")
+            _ambiguous(
+                f"the model does {layout.steps} steps on this example, but steps={choices.steps} was passed", loc, "leave out steps"
+            )
     else:
         steps = _steps_without_axis(record, choices, loc)
         pivot = _pivot(record, steps, loc)
         layout = find_axes(record, pivot, steps)
         layout.steps = steps
-        layout.time |= {atom for axes in layout.axes.values() for axis in axes for atom in axis if atom.repeats and atom.size == steps and atom in layout.picked}
+        layout.time |= {
+            atom
+            for axes in layout.axes.values()
+            for axis in axes
+            for atom in axis
+            if atom.repeats and atom.size == steps and atom in layout.picked
+        }
     if layout.steps < 3:
         raise CompileError(
             "SPK105",
@@ -71,7 +79,11 @@ def _time_atoms(record: Record, layout: Layout, choices: Choices, loc: Loc | Non
         walked = [axis for axis, atom in enumerate(atoms) if _walked(layout, atom)]
         if isinstance(choices.time_axis, int):
             if not -len(atoms) <= choices.time_axis < len(atoms):
-                _ambiguous(f"time_axis={choices.time_axis}, but {_input_name(record, index)} has shape {value.shape}", loc, "count axes from 0")
+                _ambiguous(
+                    f"time_axis={choices.time_axis}, but {_input_name(record, index)} has shape {value.shape}",
+                    loc,
+                    "count axes from 0",
+                )
             axis = choices.time_axis % len(atoms)
             if walked and axis not in walked:
                 _ambiguous(
@@ -82,15 +94,17 @@ def _time_atoms(record: Record, layout: Layout, choices: Choices, loc: Loc | Non
             found.add(atoms[axis])
         elif choices.time_axis == "auto":
             if len(walked) > 1:
+                both = " and ".join(map(str, walked))
                 _ambiguous(
-                    f"the model walks through axes {' and '.join(map(str, walked))} of {_input_name(record, index)}, shape {value.shape}",
+                    f"the model walks through axes {both} of {_input_name(record, index)}, shape {value.shape}",
                     loc,
                     f"say which one is time: time_axis={walked[0]} or time_axis={walked[1]}",
                 )
             found |= {atoms[axis] for axis in walked}
         elif walked:
             _ambiguous(
-                f"time_axis=None was passed, but the model walks through axis {walked[0]} of {_input_name(record, index)}, shape {value.shape}",
+                f"time_axis=None was passed, but the model walks through axis {walked[0]} of {_input_name(record, index)}, "
+                f"shape {value.shape}",
                 loc,
                 f"pass time_axis={walked[0]}, or leave it out",
             )
@@ -111,7 +125,11 @@ def _chain(record: Record) -> int:
         if op.kind != "leaf":
             continue
         count = len(op.attrs["leaf"].program.inputs)
-        before = [depth[v] for v in op.operands[count:] if isinstance(v, Value) and v in depth and v.op is not None and v.op.attrs["leaf"] is op.attrs["leaf"]]
+        before = [
+            depth[v]
+            for v in op.operands[count:]
+            if isinstance(v, Value) and v in depth and v.op is not None and v.op.attrs["leaf"] is op.attrs["leaf"]
+        ]
         here = max(before, default=0) + 1
         longest = max(longest, here)
         for output in op.outputs:
@@ -134,10 +152,15 @@ def _steps_without_axis(record: Record, choices: Choices, loc: Loc | None) -> in
         raise SingleStep
     if chain > 1:
         if choices.steps is not None and choices.steps != chain:
-            _ambiguous(f"the model does {chain} steps on this example, but steps={choices.steps} was passed", loc, f"pass steps={chain}, or leave it out")
+            _ambiguous(
+                f"the model does {chain} steps on this example, but steps={choices.steps} was passed",
+                loc,
+                f"pass steps={chain}, or leave it out",
+            )
         return chain
     if choices.steps is None:
-        usual = Counter(repeated).most_common(1)[0][0]
+        calls = Counter(record.events)
+        usual = Counter(calls[site] for site, n in counts.items() if n > 1).most_common(1)[0][0]
         _ambiguous(
             "no axis of the example is walked through, and the number of steps is not clear",
             loc,
@@ -149,12 +172,13 @@ def _steps_without_axis(record: Record, choices: Choices, loc: Loc | None) -> in
 
 def _pivot(record: Record, steps: int, loc: Loc | None) -> int:
     counts = _events_per_site(record)
+    calls = Counter(record.events)  # constants included: in the first step an operation may only have those to work on
     for op in record.ops:
-        if counts[op.site] == steps:
+        if counts[op.site] == steps == calls[op.site]:
             return op.site
     if all(n == 1 for n in counts.values()):
         raise SingleStep
-    usual = Counter(n for n in counts.values() if n > 1).most_common(1)[0][0]
+    usual = Counter(calls[site] for site in counts if calls[site] > 1).most_common(1)[0][0]
     raise CompileError(
         "SPK105",
         f"no operation is done {steps} times on this example; most of those in a loop are done {usual} times",
@@ -176,10 +200,16 @@ def _batch_atoms(record: Record, layout: Layout, choices: Choices, loc: Loc | No
                 _ambiguous(f"batch_axis={choices.batch_axis} {what}", loc, "pass the axis along which the samples lie")
             if atoms[axis] in layout.features:
                 culprit = layout.features[atoms[axis]]
-                raise CompileError("SPK102", f"{culprit.label} mixes the samples of the batch (axis {axis} of the example)", loc=culprit.loc)
+                raise CompileError(
+                    "SPK102", f"{culprit.label} mixes the samples of the batch (axis {axis} of the example)", loc=culprit.loc
+                )
             found.add(atoms[axis])
             continue
-        free = [axis for axis, atom in enumerate(atoms) if atom not in layout.time and atom not in layout.features and not _walked(layout, atom)]
+        free = [
+            axis
+            for axis, atom in enumerate(atoms)
+            if atom not in layout.time and atom not in layout.features and not _walked(layout, atom)
+        ]
         rest = [axis for axis, atom in enumerate(atoms) if atom not in layout.time]
         if len(free) == 1 and len(rest) > 1:
             found.add(atoms[free[0]])
@@ -233,11 +263,12 @@ def assign_steps(record: Record, layout: Layout) -> dict[Op, int | None]:
                 loops.append(loop)
             loop.marks.append(op.event)
         elif early > current + 1:
+            after = f"right after step {current}" if current >= 0 else "before any other"
             raise CompileError(
                 "SPK104",
-                f"this reads step {early} right after step {current}: the steps do not follow one another",
+                f"this reads a value of step {early} {after}: the steps do not follow one another",
                 loc=op.loc,
-                fix="walk through the time axis from its first entry to its last",
+                fix="walk through the time axis from its first entry to its last, and read nothing of a later step",
             )
         else:
             steps[op] = current
@@ -254,7 +285,6 @@ def _advance(record: Record, loop: _Loop, steps: dict[Op, int | None]) -> None:
         while begins[step] - 1 > loop.marks[step - 1] and record.events[begins[step] - 1] in loop.before:
             begins[step] -= 1
     for op in loop.ops:
-        step = steps[op]
-        assert step is not None
-        if step + 1 < len(begins) and begins[step + 1] <= op.event < loop.marks[step + 1]:
-            steps[op] = step + 1
+        home = steps[op] or 0
+        if home + 1 < len(begins) and begins[home + 1] <= op.event < loop.marks[home + 1]:
+            steps[op] = home + 1

@@ -194,7 +194,7 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "compile model.net -o out",
-        "error[SPK003]: model.net: reading SLAYER files (.net) is not supported yet in spikec 0.1.0\n  fix: give the torch module it came from, as file.py:name, or a .sir file",
+        "error[SPK003]: model.net: not a readable HDF5 file (file signature not found)\n  fix: export the network again; a file that was cut off in a download or a copy cannot be repaired",
     ),
     ("compile model.txt -o out", "error[SPK003]: 'model.txt' is not a model\n  fix: give file.py:name or a .sir file"),
     ("compile nets.py:Net -o out --input-shape 1,6,3", "nets.py:14 (gru): error[SPK101]: GRUCell is not supported"),
@@ -243,8 +243,8 @@ CASES: list[tuple[str, str]] = [
     ("show op.sir", "op.sir:12: error[SPK302]: unknown operation 'dnese'"),
     (
         "show cut.sir",
-        'cut.sir:13: error[SPK301]: the text ends too early at line 13, column 83\n      %lif1 = neuron @lif(%fc1) beta=0.5 theta=0.75 : spike<2> loc("net.py":4 net.lif1)\n'
-        + " " * 86
+        'cut.sir:13: error[SPK301]: the text ends too early at line 13, column 84\n      %lif1 = neuron @lif(%fc1) beta=0.5 theta=0.75 : spike<2> loc("net.py":4 net.lif1)\n'
+        + " " * 87
         + "^",
     ),
     (

@@ -10,6 +10,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from snntorch import surrogate, utils
+
 from spikec.frontend.torch_trace import trace
 from spikec.ir.interpret import interpret
 from spikec.ir.text import parse_graph, print_graph
@@ -67,7 +68,7 @@ class Unbind(nn.Module):
         mems = [n.reset_mem() for n in self.neurons]
         outs = []
         for xt in x.unbind(0):
-            for i, (fc, lif) in enumerate(zip(self.layers, self.neurons)):
+            for i, (fc, lif) in enumerate(zip(self.layers, self.neurons, strict=True)):
                 xt, mems[i] = lif(fc(xt), mems[i])
             outs.append(xt)
         return torch.stack(outs)
@@ -96,8 +97,11 @@ class Hidden(nn.Module):
     def __init__(self):
         super().__init__()
         self.net = nn.Sequential(
-            nn.Linear(12, 8), snn.Leaky(beta=0.5, init_hidden=True),
-            nn.Dropout(0.5), nn.Linear(8, 4), snn.Leaky(beta=0.75, init_hidden=True, output=True),
+            nn.Linear(12, 8),
+            snn.Leaky(beta=0.5, init_hidden=True),
+            nn.Dropout(0.5),
+            nn.Linear(8, 4),
+            snn.Leaky(beta=0.75, init_hidden=True, output=True),
         )
 
     def forward(self, x):
@@ -497,7 +501,7 @@ class Double(BatchFirstWhile):
     def forward(self, data):
         mem, out = torch.zeros(data.shape[0], 6, dtype=torch.float64), []
         for t in range(data.shape[1]):
-            spk, mem = self.neuron(self.inp(data[:, t, :]), mem)
+            _, mem = self.neuron(self.inp(data[:, t, :]), mem)
             out.append(mem)
         return torch.stack(out, 1)
 
@@ -590,7 +594,9 @@ def test_graph_computes_what_the_model_computes(cls, shape, options):
         inputs = {}
         for node, item in zip(graph.inputs, data, strict=True):
             array = item.numpy()
-            inputs[node.name] = np.repeat(array[:, None], T, axis=1) if frame else batch_time(array, many is False and shape is not FIRST)
+            inputs[node.name] = (
+                np.repeat(array[:, None], T, axis=1) if frame else batch_time(array, many is False and shape is not FIRST)
+            )
     found = interpret(graph, inputs).outputs
     assert len(found) == len(wanted)
     fired = 0

@@ -118,9 +118,6 @@ TOPOLOGIES: dict[str, Graph] = {
         spikes((3,)), dense("d", "in", W), dense("r", Ref("l", delay=1), W2), Add(name="s", inputs=(Ref("d"), Ref("r"))), gained("l", "s", [2.0, 0.5]), out=["l"]
     ),
     "gain on a layer with a name that exists": graph(spikes((3,)), dense("d", "in", W), gained("l", "d"), dense("l_gain", "l", W2), gained("m", "l_gain"), out=["m"]),
-    "gain of a channel": graph(
-        spikes((1, 4)), Conv(name="c", inputs=(Ref("in"),), weight=CONV, bias=np.array([0.25, 0.5], F)), gained("l", "c", [2.0, 1.0]), Reshape(name="f", inputs=(Ref("l"),), shape=(6,)), out=["f"]
-    ) if False else graph(spikes((3,)), dense("d", "in", W), gained("l", "d", [[2.0, 1.0]][0]), out=["l"]),
     "skip of a skip": graph(
         spikes((2,)), dense("d", "in", W2), leaky("a", "d"), Add(name="s", inputs=(Ref("a"), Ref("in", delay=1))), Add(name="q", inputs=(Ref("s", delay=2), Ref("a"))), dense("e", Ref("q", delay=1), W2, [0.5, 0.0]), leaky("b", "e"), out=["b"]
     ),

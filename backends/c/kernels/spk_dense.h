@@ -11,7 +11,11 @@
  * SPK_DELAY   type of the delays (in, out); undefined where there are none. Then the accumulators are a ring, and
  *             slot[d] is where the accumulators of d steps later begin
  *
- * Four rows at a time while there are as many: the accumulators are then read and written once for four events. */
+ * SPK_FAST    1 if weights are int8_t, accumulators int16_t and events uint16_t in one group of outputs: blocks of outputs
+ *             then stay in vector registers while the loop runs over the events
+ *
+ * Otherwise four rows at a time while there are as many: the accumulators are then read and written once for four events. */
+#include "spk_simd.h"
 #if defined(SPK_X)
 #define SPK_TERM(w) ((SPK_ACC)((SPK_PRODUCT)(w) * value))
 #else
@@ -49,7 +53,29 @@ static void SPK_NAME(SPK_ACC *SPK_RESTRICT acc, const SPK_WEIGHT *SPK_RESTRICT w
 #endif
 ) {
   uint32_t e = 0;
-  uint32_t o;
+  uint32_t o = 0;
+#if SPK_FAST && SPK_SIMD && !defined(SPK_X)
+  for (; o + SPK_SIMD_BLOCK * SPK_LANES <= SPK_OUT; o += SPK_SIMD_BLOCK * SPK_LANES) {
+    spk_rows_v16(acc + o, weight + o, SPK_OUT, event, count, SPK_SIMD_BLOCK);
+  }
+  if (o + SPK_SIMD_BLOCK / 2 * SPK_LANES <= SPK_OUT) {
+    spk_rows_v16(acc + o, weight + o, SPK_OUT, event, count, SPK_SIMD_BLOCK / 2);
+    o += SPK_SIMD_BLOCK / 2 * SPK_LANES;
+  }
+  if (o + SPK_SIMD_BLOCK / 4 * SPK_LANES <= SPK_OUT) {
+    spk_rows_v16(acc + o, weight + o, SPK_OUT, event, count, SPK_SIMD_BLOCK / 4);
+    o += SPK_SIMD_BLOCK / 4 * SPK_LANES;
+  }
+  for (; o + SPK_LANES <= SPK_OUT; o += SPK_LANES) { spk_rows_v16(acc + o, weight + o, SPK_OUT, event, count, 1); }
+  if (o < SPK_OUT) {
+    /* A narrow rest: its accumulators in plain variables' order, one row after the other. */
+    const uint32_t rest = o;
+    for (e = 0; e < count; e++) {
+      const SPK_WEIGHT *SPK_RESTRICT w = weight + (size_t)event[e] * SPK_OUT;
+      for (o = rest; o < SPK_OUT; o++) { acc[o] = (SPK_ACC)(acc[o] + (SPK_ACC)w[o]); }
+    }
+  }
+#else
 #if !defined(SPK_X)
   if (SPK_ONE) {
     for (; e + 4u <= count; e += 4u) {
@@ -72,6 +98,7 @@ static void SPK_NAME(SPK_ACC *SPK_RESTRICT acc, const SPK_WEIGHT *SPK_RESTRICT w
 #endif
     for (o = 0; o < SPK_OUT; o++) { a[o] = (SPK_ACC)(a[o] + SPK_TERM(w[o])); }
   }
+#endif
 }
 #endif
 #undef SPK_NAME
@@ -85,3 +112,4 @@ static void SPK_NAME(SPK_ACC *SPK_RESTRICT acc, const SPK_WEIGHT *SPK_RESTRICT w
 #undef SPK_PRODUCT
 #undef SPK_DELAY
 #undef SPK_TERM
+#undef SPK_FAST

@@ -47,7 +47,7 @@ class Source:
 class Value:
     """A sum of synapses that can be recorded."""
 
-    synapses: tuple
+    synapses: list
     shape: tuple
     lag: int
 
@@ -56,7 +56,7 @@ class Value:
 class View:
     """Spikes or values of `wires` one after the other, in this order, or those that `take` names, as `shape`."""
 
-    wires: tuple
+    wires: list
     shape: tuple
     lag: int
     take: Any = None

@@ -31,7 +31,8 @@ from network import CONNECTIONS, INPUTS, MAX_LAG, build
 from parts import View
 
 HERE = Path(__file__).resolve().parent
-# Samples run side by side while their matrices together stay below this many connections.
+# Samples run side by side, at most so many, and while their matrices together stay below so many connections.
+SAMPLES_AT_ONCE = 256
 CONNECTIONS_AT_ONCE = 2_000_000
 # Messages that a channel holds; they lie in shared memory, and no part of a network runs further ahead.
 CHANNEL_SIZE = 8
@@ -45,7 +46,7 @@ def run(inputs, wires, copies=0):
     """Results by name, as in out.npz. `wires` are recorded besides the outputs; copies: samples side by side, 0: many."""
     weights = load(HERE / "weights.npz")
     samples = len(next(iter(inputs.values())))
-    copies = copies or max(1, CONNECTIONS_AT_ONCE // max(CONNECTIONS, 1))
+    copies = copies or max(1, min(SAMPLES_AT_ONCE, CONNECTIONS_AT_ONCE // max(CONNECTIONS, 1)))
     parts = [run_together(inputs, slice(i, i + copies), wires, weights) for i in range(0, samples, copies)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -190,7 +191,7 @@ def watch(process, over):
 
 
 def first_exception(process):
-    """The last line of the traceback of a part that failed, or nothing."""
+    """What a part that failed has raised, in a line, or nothing."""
     messages = getattr(getattr(process, "runtime", None), "_messaging_infrastructure", None)
     for actor in getattr(messages, "actors", ()):
         try:
@@ -198,7 +199,8 @@ def first_exception(process):
         except (OSError, EOFError):  # its pipe has been closed
             found = None
         if found:
-            return found[1].strip().splitlines()[-1]
+            error = found[0]
+            return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
     return ""
 
 

@@ -1,0 +1,80 @@
+/* harness.c - time a generated network on recorded events, one step at a time, and print its output counts.
+ *
+ *     ./harness events.bin rounds [samples]
+ *
+ * events.bin: int32 steps, samples, inputs, events; int32 ptr[samples * steps + 1]; uint16 index[events], sample by sample; without
+ * events (inputs 0) the network runs on its own. Prints "round milliseconds-per-sample" for each round, then "counts" and the
+ * spikes of every output neuron of every sample. Events are turned into the interface's 32-bit lists before the clock starts. */
+#define _POSIX_C_SOURCE 200809L
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "network.h"
+#include "spk.h"
+
+static double now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
+}
+
+static void *need(void *p) {
+  if (p == NULL) { fprintf(stderr, "harness: out of memory\n"); exit(1); }
+  return p;
+}
+
+int main(int argc, char **argv) {
+  int32_t head[4];
+  FILE *file;
+  int32_t *ptr;
+  uint16_t *narrow;
+  uint32_t *index, *fired, *counts;
+  size_t i;
+  int r, s, t, rounds, samples;
+  spk_net *net = NULL;
+  unsigned char *memory;
+  const uint32_t outputs = spk_network.port[0].size;
+  if (argc < 3) { fprintf(stderr, "usage: harness events.bin rounds [samples]\n"); return 2; }
+  file = fopen(argv[1], "rb");
+  if (file == NULL || fread(head, 4, 4, file) != 4) { fprintf(stderr, "harness: cannot read %s\n", argv[1]); return 1; }
+  rounds = atoi(argv[2]);
+  samples = argc > 3 ? atoi(argv[3]) : head[1];
+  ptr = need(malloc(((size_t)head[0] * (size_t)head[1] + 1) * sizeof *ptr));
+  narrow = need(malloc(((size_t)head[3] + 1) * sizeof *narrow));
+  index = need(malloc(((size_t)head[3] + 1) * sizeof *index));
+  if (fread(ptr, sizeof *ptr, (size_t)head[0] * (size_t)head[1] + 1, file) != (size_t)head[0] * (size_t)head[1] + 1 ||
+      fread(narrow, sizeof *narrow, (size_t)head[3], file) != (size_t)head[3]) {
+    fprintf(stderr, "harness: %s is too short\n", argv[1]);
+    return 1;
+  }
+  fclose(file);
+  for (i = 0; i < (size_t)head[3]; i++) { index[i] = narrow[i]; }
+  fired = need(malloc((size_t)outputs * sizeof *fired));
+  counts = need(calloc((size_t)outputs * (size_t)samples, sizeof *counts));
+  memory = need(malloc(spk_size()));
+  if (spk_init(memory, spk_size(), &net) != SPK_OK) { return 1; }
+  for (r = 0; r < rounds; r++) {
+    const double begin = now();
+    for (s = 0; s < samples; s++) {
+      spk_reset(net);
+      for (t = 0; t < head[0]; t++) {
+        const size_t row = (size_t)s * (size_t)head[0] + (size_t)t;
+        uint32_t k, n;
+        spk_in in = {NULL, NULL, 0};
+        in.index = index + ptr[row];
+        in.count = (uint32_t)(ptr[row + 1] - ptr[row]);
+        if (spk_step(net, &in) != SPK_OK || spk_read_events(net, 0, fired, &n) != SPK_OK) { return 1; }
+        if (r == 0) {
+          for (k = 0; k < n; k++) { counts[(size_t)s * outputs + fired[k]]++; }
+        }
+      }
+    }
+    printf("round %.6f\n", (now() - begin) / samples);
+  }
+  printf("counts");
+  for (i = 0; i < (size_t)outputs * (size_t)samples; i++) { printf(" %u", counts[i]); }
+  printf("\nbytes %lu\n", (unsigned long)spk_size());
+  return 0;
+}

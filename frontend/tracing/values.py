@@ -1,0 +1,92 @@
+"""What a recorded run consists of: values, constants, and the operations between them."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import Any
+
+from spikec.diagnostics import Loc
+from spikec.ir.types import Array
+
+
+@dataclass(eq=False)
+class Const:
+    """A constant: the array as torch holds it, and where it comes from (`fc1.weight`), if the model owns it."""
+
+    array: Array
+    name: str = ""
+
+
+Number = int | float | bool
+
+
+@dataclass(eq=False)
+class Value:
+    """What one tensor holds that derives from the input. `tensor` is the model's own value, kept for comparison."""
+
+    shape: tuple[int, ...]
+    op: Op | None = None
+    port: int = 0
+    boolean: bool = False
+    tensor: Any = None
+    version: int = 0
+    #: A tensor that is filled entry by entry along an axis (`out[t] = spk`).
+    filling: Filling | None = None
+
+
+@dataclass(eq=False)
+class Filling:
+    """Entries written so far, by position along `axis` of a tensor that began as `base`."""
+
+    axis: int
+    base: Any
+    entries: dict[int, Value]
+
+
+Operand = Value | Const | Number
+
+
+@dataclass(eq=False)
+class Op:
+    """One recorded operation. `event` is its place in the log of all calls, `path` the module it ran in."""
+
+    kind: str
+    operands: tuple[Operand, ...]
+    attrs: dict[str, Any]
+    outputs: list[Value]
+    loc: Loc | None
+    path: str
+    site: int
+    event: int
+    label: str = ""
+
+    @property
+    def values(self) -> Iterator[Value]:
+        """The operands that derive from the input."""
+        return (item for item in self.operands if isinstance(item, Value))
+
+
+@dataclass
+class Record:
+    """A finished run: operations in order, the site of every call, inputs, and the structure the model returned."""
+
+    ops: list[Op]
+    events: list[int]
+    inputs: list[Value] = field(default_factory=list)
+    input_names: list[str] = field(default_factory=list)
+    returned: Any = None
+    module_types: dict[str, str] = field(default_factory=dict)
+
+
+def shape_of(operand: Operand) -> tuple[int, ...]:
+    """Shape of a value or constant; () for a number."""
+    array = getattr(operand, "array", operand)
+    return tuple(getattr(array, "shape", ()))
+
+
+def product(sizes: Sequence[int]) -> int:
+    """Product of integers; 1 if there are none."""
+    return reduce(operator.mul, sizes, 1)
