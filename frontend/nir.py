@@ -94,9 +94,9 @@ def write_nir(
 ) -> None:
     """Write a float graph as a `.nir` file.
 
-    dt: seconds of one step where the graph does not say. scheme: under which tau, r and v_leak are computed from the graph's decays;
-    None is the one under which a neuron was read, "euler" for neurons of other origin. Those are matched to NIR's models up to
-    algebra. How far rounding moves a number, which it does not under the scheme of reading, is recorded in the ledger.
+    dt: seconds of one step where the graph does not say. scheme: under which tau, r and v_leak are computed from the graph's
+    decays; None is the one under which a neuron was read, "euler" for neurons of other origin. Those are matched to NIR's models
+    up to algebra. How far rounding moves a number, which it does not under the scheme of reading, is recorded in the ledger.
 
     Raises CompileError with everything that NIR cannot say: SPK201 neurons, SPK202 operations, SPK001 a missing dt; SPK008, SPK009.
     """

@@ -78,10 +78,8 @@ def load(source: Any) -> tuple[Tree, str]:
 def read(tree: Tree, file: str, reading: Reading, name: str, ledger: Ledger | None) -> tuple[Graph, list[str]]:
     """A verified graph and the conventions used."""
     for key, value in reading.conventions.items():
-        if value is not None and value not in CHOICES[key]:
-            raise CompileError("SPK001", f"{key} is '{value}'", fix=f"choose one of {', '.join(CHOICES[key])}")
-    if reading.dt is not None and not (np.isfinite(reading.dt) and reading.dt > 0):
-        raise CompileError("SPK001", f"dt must be a positive number of seconds, not {reading.dt}")
+        check_choice(key, value)
+    check_dt(reading.dt)
     network = flatten(tree, file)
     graph, notes, approximations = _Builder(network, reading).build(name)
     if ledger is not None:
@@ -91,6 +89,18 @@ def read(tree: Tree, file: str, reading: Reading, name: str, ledger: Ledger | No
         for text in notes:
             ledger.record("", "convention", text)
     return verify(graph), notes + [f"%{node.name}: {what}" for node, what, _ in approximations]
+
+
+def check_choice(key: str, value: str | None) -> None:
+    """Raise CompileError SPK001 for an option's value that there is not."""
+    if value is not None and value not in CHOICES[key]:
+        raise CompileError("SPK001", f"{key} is '{value}'", fix=f"choose one of {', '.join(CHOICES[key])}")
+
+
+def check_dt(dt: float | None) -> None:
+    """Raise CompileError SPK001 for a dt that is no length of time."""
+    if dt is not None and not (np.isfinite(dt) and dt > 0):
+        raise CompileError("SPK001", f"dt must be a positive number of seconds, not {dt}")
 
 
 def ir_name(path: str) -> str:

@@ -12,7 +12,7 @@ from spikec.diagnostics import CompileError, Diagnostic
 from spikec.frontend.nir_file import Tree
 from spikec.frontend.nir_graph import Ambiguous, Edge, recurrent_edges
 from spikec.frontend.nir_neurons import Model, fold, model_of, program, unfold
-from spikec.frontend.nir_read import PREFIX, ir_name
+from spikec.frontend.nir_read import PREFIX, check_choice, check_dt, ir_name
 from spikec.ir.algebra import Match, match
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Add, Concat, Conv, Dense, Gather, Input, Neuron, Node, Pool, Ref, Reshape, Scale, Sparse, spread
@@ -37,6 +37,8 @@ class _Fitted:
 
 def tree_of(graph: Graph, dt: float | None, scheme: str | None, ledger: Ledger | None) -> Tree:
     """The dictionary of a graph. Raises CompileError with everything that NIR cannot say."""
+    check_choice("scheme", scheme)
+    check_dt(dt)
     if graph.level != "float":
         raise CompileError(
             "SPK202", f"NIR holds real numbers; this graph is at the {graph.level} level", fix="write the graph before quantization"

@@ -24,7 +24,7 @@ from spikec.frontend.tracing.check import compare, second_example
 from spikec.frontend.tracing.fold import fold
 from spikec.frontend.tracing.record import Files, Recorder, failure, recording, run_model
 from spikec.frontend.tracing.steps import AxisChoice, Choices, SingleStep, choose_axes
-from spikec.frontend.tracing.values import Record, Value
+from spikec.frontend.tracing.values import Record, Value, values_in
 from spikec.ir.graph import Graph
 from spikec.ir.rules import verify
 from spikec.ir.types import KINDS, Kind
@@ -60,9 +60,10 @@ def trace(
     """
     tracer = _Tracer(model, Choices(time_axis, batch_axis, steps), name, source_file, dt, input_kind)
     example = _as_inputs(model, example_input)
-    built = tracer.trace(example, capture=check)
-    if check:
+    built = tracer.trace(example, capture=True)
+    if check or built.folded.assumes:
         compare(built, tracer.files)
+    if check:
         again = tracer.again(example, built)
         if again is not None:
             compare(again, tracer.files)
@@ -72,6 +73,7 @@ def trace(
                     "another input, of another length, gives another graph: the model's computation depends on its input",
                     loc=tracer.loc,
                     notes=[_first_difference(str(built.graph), str(again.graph))],
+                    fix="where it divides by the number of steps, use .mean() over time, or divide the result outside the model",
                 )
     return built.graph
 
@@ -234,7 +236,7 @@ class _Tracer:
         record = self.record(example.with_tensors(frames), capture, steps=count)
         batch = self.choices.batch_axis
         shifted = batch + 1 if isinstance(batch, int) and batch >= 0 else batch
-        return record, choose_axes(record, Choices(0, shifted, None), self.loc)
+        return record, choose_axes(record, Choices(0, shifted, None, added=1), self.loc)
 
     def finish(self, record: Record, layout: Layout, kinds: list[Kind], dtype: str) -> Built:
         built = build(fold(record, layout), self.name, kinds, dtype, self.dt)
@@ -271,6 +273,8 @@ class _Tracer:
             recorder.current = (self.loc, -1, len(record.events))
             with recorder.pause():
                 record.returned = _structure(recorder, returned)
+                if not any(True for _ in values_in(record.returned)):
+                    recorder.fail("SPK102", "the model returns nothing that depends on its input")
         return record
 
     def leaves(self, model: torch.nn.Module) -> dict[str, Leaf]:

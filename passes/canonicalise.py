@@ -35,10 +35,10 @@ class Canonicalise:
         nodes = [self._merged_reshape(node, graph) for node in nodes]
         gone = {(node.name, ""): node.inputs[0] for node in nodes if self._is_identity(node, graph)}
         for _, ref in graph.outputs:
-            # An output reads without delay: what stands between it and an earlier step has to stay.
+            # An output reads without delay, at its node's lag: what stands between it and another step has to stay.
             while (ref.node, ref.port) in gone:
                 behind = gone[ref.node, ref.port]
-                if behind.delay:
+                if behind.delay or graph[behind.node].lag != graph[ref.node].lag:
                     del gone[ref.node, ref.port]
                     break
                 ref = behind

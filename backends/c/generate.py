@@ -50,6 +50,8 @@ _DTYPE: Final = {
     "f32": np.float32,
     "f64": np.float64,
 }
+#: Weights of a convolution of at most so many are kept in 16 bits, which saves widening them at every event.
+_WIDEN: Final = 1 << 14
 #: Arrays of at least so many elements go to a binary file if the numbers of a network would fill more text than that.
 _LARGE: Final = 1024
 _MUCH_TEXT: Final = 1 << 20
@@ -68,6 +70,11 @@ def kernel_files() -> dict[str, str]:
 def _event_room(stored: Stored) -> int:
     """Elements of one step's event list; the fast listing writes up to 32 beyond the last event."""
     return stored.size + 32 if stored.index == "uint16_t" else stored.size
+
+
+def _rest(size: int) -> int:
+    """Elements that fill a row of accumulators up to whole vectors of sixteen."""
+    return -size % 16
 
 
 @dataclass(frozen=True)
@@ -277,7 +284,8 @@ class _Generator:
             stored.member = self.name("x_" + record_name(wire).replace(".", "_"))
             if stored.dense_depth >= 0 or not isinstance(node, Input):
                 stored.dense_depth = max(stored.dense_depth, 0)
-                self.members.append(_Member(stored.member, C_TYPES[stored.kind], stored.size * stored.ring, _WIDTH[stored.kind]))
+                room = stored.size * stored.ring + _rest(stored.size)
+                self.members.append(_Member(stored.member, C_TYPES[stored.kind], room, _WIDTH[stored.kind]))
             if stored.list_depth >= 0:
                 width = 2 if stored.index == "uint16_t" else 4
                 self.members.append(_Member(f"e_{stored.member}", stored.index, _event_room(stored) * stored.ring, width))
@@ -363,7 +371,8 @@ class _Generator:
             length *= state.depth
             if state.depth > 1:
                 self.rings.add(state.depth)
-        state.member = self.member(f"a_{total.node.name}", C_TYPES[state.kind], length, _WIDTH[state.kind])
+        room = length + _rest(stored.size)
+        state.member = self.member(f"a_{total.node.name}", C_TYPES[state.kind], room, _WIDTH[state.kind])
 
     def sum(self, total: Sum) -> None:
         """Start from the bias, add the rows of the events, and finish where the accumulators are not yet the result."""
@@ -477,6 +486,10 @@ class _Generator:
             rows = weight.T[order] if one else weight.T
             fast = one and w_kind == "i8" and macros["SPK_ACC"] == "int16_t" and macros["SPK_INDEX"] == "uint16_t"
             macros |= {"SPK_IN": f"{fan_in}u", "SPK_OUT": f"{out}u", "SPK_ONE": int(one), "SPK_FAST": int(fast)}
+            if fast and not delayed:
+                # Whole vectors: the weights behind the last output are zero, and the accumulators have room.
+                rows = np.pad(rows, ((0, 0), (0, _rest(out))))
+                macros["SPK_STRIDE"] = f"{rows.shape[1]}u"
             arguments = [self.constant(f"{part.name}_weight", w_kind, rows)]
             if delayed:
                 arguments.append(self.delays(part.name, delay.T[order] if one else delay.T, macros["SPK_DELAY"]))
@@ -496,7 +509,14 @@ class _Generator:
             macros |= self.conv_sizes(part, read, stored)
             if delayed:
                 arguments.append(self.delays(part.name, _tap_rows(delay, part.groups), macros["SPK_DELAY"]))
-            arguments.append(self.constant(f"{part.name}_weight", w_kind, _tap_rows(weight, part.groups)))
+            rows = _tap_rows(weight, part.groups)
+            plain = self.integer and not delayed and part.groups == 1 and set(part.dilation) == {1} and stored.layout is not None
+            if plain and (x.binary or not x.kind.startswith("f")):
+                header = "spk_convrow.h"
+                rows = _phase_rows(weight, part.stride)
+                if w_kind == "i8" and weight.size <= _WIDEN:
+                    w_kind, macros["SPK_WEIGHT"] = "i16", "int16_t"
+            arguments.append(self.constant(f"{part.name}_weight", w_kind, rows))
         self.kernel(header, **macros)
         # The operand's events and, unless all are 1, its values.
         self.line("{")
@@ -506,7 +526,7 @@ class _Generator:
         if not x.binary or read.init is not None:
             self.line(self.pointer("x", read))
         if read.init is not None:
-            self.scratch[x.index] = max(self.scratch.get(x.index, 0), x.size)
+            self.scratch[x.index] = max(self.scratch.get(x.index, 0), _event_room(x))
             scratch = f"net->scratch{16 if x.index == 'uint16_t' else 32}"
             count = f"{self.compact(x.kind, x.index, x.size)}(x, {scratch})"
             self.line(f"if (net->t < {read.delay}) {{ count = {count}; event = {scratch}; }}")
@@ -1142,6 +1162,19 @@ def _tap_rows(weight: Array, groups: int) -> Array:
     """(out, in / groups, *kernel) -> (in, *kernel, out / groups)."""
     out = len(weight) // groups
     return np.concatenate([np.moveaxis(weight[g * out : (g + 1) * out], 0, -1) for g in range(groups)])
+
+
+def _phase_rows(weight: Array, stride: Sequence[int]) -> Array:
+    """(out, in, *kernel) -> (in, ...): the taps of each phase of the stride together, backwards, out last (spk_convrow.h)."""
+    two = weight.reshape(*weight.shape[:2], 1, -1) if weight.ndim == 3 else weight
+    sh, sw = (1, *stride) if weight.ndim == 3 else tuple(stride)
+    taps = np.moveaxis(two, 0, -1)  # (in, kernel height, kernel width, out)
+    parts = [
+        taps[:, py::sh, px::sw][:, ::-1, ::-1].reshape(len(taps), -1)
+        for py in range(min(sh, taps.shape[1]))
+        for px in range(min(sw, taps.shape[2]))
+    ]
+    return np.concatenate(parts, axis=1)
 
 
 def _rows(numbers: Sequence[str], width: int = 118) -> str:

@@ -19,8 +19,9 @@ from spikec.ir.types import Array, Level, TensorType
 class Graph:
     """Nodes in any order; same-step references form a DAG, a cycle needs at least one delayed reference.
 
-    outputs: (name, reference) pairs, read in the same step. dt: seconds per step, None where unknown. Build graphs freely, then call
-    `spikec.ir.rules.verify`; types and order are derived when first asked for and raise CompileError where they cannot be.
+    outputs: (name, reference) pairs, read in the same step. dt: seconds per step, None where unknown. Build graphs
+    freely, then call `spikec.ir.rules.verify`; types and order are derived when first asked for and raise CompileError
+    where they cannot be.
     Two graphs are equal when their text and the bytes of their arrays are.
     """
 

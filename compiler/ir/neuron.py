@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import keyword
 import re
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -59,6 +60,7 @@ STEP: Final = "t"
 RESERVED: Final = frozenset(
     {*FUNCTIONS, *LOGIC, STEP, "emit", "neuron", "params", "state", "inf", "nan", "init", "start", "lag", "dtype"}
 )
+WIDTH: Final = 80
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _PROGRAM_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]*\Z")
 
@@ -339,16 +341,21 @@ class Program:
         return {op for statement in self.body for op in _operations(statement.expr)}
 
     def text(self) -> str:
-        """The program as `.sir` text."""
-        head = f"neuron @{self.name}({', '.join(self.inputs)})"
+        """The program as `.sir` text, in 80 columns; line breaks mean nothing to the parser."""
+        pieces = [f"neuron @{self.name}({', '.join(self.inputs)})"]
         if self.params:
-            head += f" params({', '.join(self.params)})"
+            pieces.append(f"params({', '.join(self.params)})")
         if self.states:
             declared = (f"{s.name}{f': {s.dtype}' if s.dtype else ''} = {number_text(s.init)}" for s in self.states)
-            head += f" state({', '.join(declared)})"
-        lines = [f"{head} {{"]
-        lines += [f"  {statement.name} = {expr_text(statement.expr)}" for statement in self.body]
-        lines.append(f"  emit {', '.join(self._emit_text(emit) for emit in self.emits)}")
+            pieces.append(f"state({', '.join(declared)})")
+        if len(" ".join(pieces)) + 2 > WIDTH:
+            lines = [*(pieces[:1]), *(f"    {piece}" for piece in pieces[1:])]
+        else:
+            lines = [" ".join(pieces)]
+        lines[-1] += " {"
+        for statement in self.body:
+            lines += _folded(f"  {statement.name} = {expr_text(statement.expr)}")
+        lines += _folded(f"  emit {', '.join(self._emit_text(emit) for emit in self.emits)}")
         return "\n".join([*lines, "}"])
 
     def _emit_text(self, emit: Emit) -> str:
@@ -361,6 +368,13 @@ class Program:
     def renamed(self, name: str) -> Program:
         """The same program under another name."""
         return Program(name, self.inputs, self.params, self.states, self.body, self.emits)
+
+
+def _folded(line: str) -> list[str]:
+    """A long line broken at spaces."""
+    return textwrap.wrap(
+        line, WIDTH, subsequent_indent="      ", break_long_words=False, break_on_hyphens=False, drop_whitespace=True
+    )
 
 
 def _operations(expr: Expr) -> Iterable[str]:

@@ -219,8 +219,9 @@ class Sparse(Node):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Conv(Node):
-    """Cross-correlation as in torch: y[t, o, p] = sum_{i, k} weight[o, i, k] * x[t - delay[o, i, k], i, p*stride + k*dilation - padding].
+    """Cross-correlation as in torch.
 
+    y[t, o, p] = sum_{i, k} weight[o, i, k] * x[t - delay[o, i, k], i, p*stride + k*dilation - padding] + bias[o].
     x (in, *space) with 1 or 2 axes of space; weight (out, in / groups, *kernel); bias (out,); delay as weight.
     """
 

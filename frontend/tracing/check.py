@@ -15,6 +15,7 @@ import torch
 from spikec.diagnostics import CompileError
 from spikec.frontend.tracing.arrays import per_step, step_major
 from spikec.frontend.tracing.build import Built
+from spikec.frontend.tracing.fold import left_out
 from spikec.frontend.tracing.programs import Port
 from spikec.frontend.tracing.record import Files
 from spikec.frontend.tracing.values import product
@@ -83,6 +84,11 @@ class _Replay(Interpreter):
             if number_seen == number:
                 result[:, step] = per_step(layout, cell.op.outputs[number], cell.op, constant)
                 known[step] = True
+        source = cell.stand_ins.get(number)
+        other = self.recorded((source.cell, source.port)) if source is not None else None
+        if other is not None:
+            result[:, 0] = other[0][:, 0]
+            known[0] = True
         return result, known
 
     def read(self, ref: Ref, extra: int = 0) -> Array:
@@ -193,6 +199,9 @@ class _Replay(Interpreter):
             if not wrong.any():
                 return
         sample, step, *place = (int(i) for i in np.argwhere(wrong)[0])
+        cell = self.built.wires[node.name, port][0] if (node.name, port) in self.built.wires else None
+        if cell is not None and step not in cell.runs and -1 not in cell.runs:
+            raise left_out(cell.op, step, self.built.folded.layout.steps - 2)
         where = f" at {place}" if place else ""
         raise CompileError(
             "SPK108",

@@ -16,7 +16,7 @@ import numpy as np
 from spikec.diagnostics import CompileError
 from spikec.frontend.tracing.axes import Layout
 from spikec.frontend.tracing.steps import assign_steps
-from spikec.frontend.tracing.values import Const, Number, Op, Operand, Record, Value
+from spikec.frontend.tracing.values import Const, Number, Op, Operand, Record, Value, values_in
 
 
 @dataclass(eq=False)
@@ -34,12 +34,15 @@ class Cell:
     """One operation a step. runs: the recorded operation by step; {-1: op} for one that did all steps at once.
 
     observed: constants that stood for an output at a step at which the model did not compute it (port, step).
+    stand_ins: what was used instead of an output at step 0, by port (`v = x if v is None else beta * v + x`). Both are assumptions,
+    which the comparison with the model confirms or refutes.
     """
 
     op: Op
     reads: list[Read | Const | Number] = field(default_factory=list)
     runs: dict[int, Op] = field(default_factory=dict)
     observed: dict[tuple[int, int], Const | Number] = field(default_factory=dict)
+    stand_ins: dict[int, Source] = field(default_factory=dict)
 
     @property
     def cells(self) -> Iterator[Read]:
@@ -67,6 +70,26 @@ class Folded:
     returned: list[tuple[tuple[str | int, ...], Source]]
     layout: Layout
     record: Record
+
+    @property
+    def assumes(self) -> bool:
+        """Whether something was assumed about the first steps that only the comparison with the model can confirm."""
+        return any(cell.observed or cell.stand_ins for cell in self.cells)
+
+
+def _different(op: Op, step: int, how: str) -> CompileError:
+    return CompileError(
+        "SPK104",
+        f"step {step} {how}",
+        loc=op.loc,
+        notes=["a graph does the same in every step; only the initial values of the first may differ"],
+        fix="make every step do the same, or compute what differs outside the model",
+    )
+
+
+def left_out(op: Op, step: int, steady: int) -> CompileError:
+    """The error for an operation that a step does not do, where initial values cannot explain it."""
+    return _different(op, step, f"leaves out {op.label}, which step {steady} does here")
 
 
 class _Folder:
@@ -127,18 +150,19 @@ class _Folder:
             if -1 not in cell.runs:
                 home = self.steady if self.steady in cell.runs else self.last
                 cell.reads = [self._read(item, home, cell.op) for item in cell.op.operands]
-        for cell in cells.values():
-            self._excuse(cell)
         for cell in self.cells:
             if -1 not in cell.runs:
                 self._compare_steps(cell)
         returned = list(self._returned(self.record.returned, ()))
+        for cell in cells.values():
+            self._excuse(cell)
+        self._share_initial_values()
         self._sort()
         return Folded(self.cells, self.inputs, returned, self.layout, self.record)
 
     def _live(self) -> set[Op]:
         live: set[Op] = set()
-        stack = [value.op for value in _values(self.record.returned) if value.op]
+        stack = [value.op for value in values_in(self.record.returned) if value.op]
         while stack:
             op = stack.pop()
             if op not in live:
@@ -147,13 +171,7 @@ class _Folder:
         return live
 
     def _differs(self, op: Op, step: int, how: str) -> None:
-        raise CompileError(
-            "SPK104",
-            f"step {step} {how}",
-            loc=op.loc,
-            notes=["a graph does the same in every step; only the initial values of the first may differ"],
-            fix="make every step do the same, or compute what differs outside the model",
-        )
+        raise _different(op, step, how)
 
     def _sort(self) -> None:
         """Same-step operands first, else program order."""
@@ -192,6 +210,19 @@ class _Folder:
             for read, item in zip(cell.reads, self._in_order(cell, op, step), strict=True):
                 self._compare(cell, read, item, step, op)
 
+    def _share_initial_values(self) -> None:
+        """A cell that does not run at step 0 takes the initial value that another one was seen to read there."""
+        seen: dict[tuple[Cell, int, int], Const | Number] = {}
+        reads = [read for cell in self.cells for read in cell.cells if read.delay]
+        for read in reads:
+            for step, constant in read.init.items():
+                seen.setdefault((read.cell, read.port, step - read.delay), constant)
+        for read in reads:
+            for step in range(read.delay):
+                found = seen.get((read.cell, read.port, step - read.delay))
+                if found is not None:
+                    read.init.setdefault(step, found)
+
     def _in_order(self, cell: Cell, op: Op, step: int) -> tuple[Operand, ...]:
         """The operands as in the steady step: Python calls `0 + x` as x + 0."""
         if op.kind != "ew" or op.attrs["fn"] not in ("+", "*") or len(op.operands) != 2:
@@ -209,10 +240,12 @@ class _Folder:
         for step in range(self.layout.steps):
             if step in cell.runs:
                 continue
+            if step == 0 and cell.stand_ins:
+                continue
             for read in cell.cells:
                 before = step - read.delay
                 if before >= 0 and (before in read.cell.runs or -1 in read.cell.runs):
-                    self._differs(cell.op, step, f"leaves out {cell.op.label}, which step {self.steady} does here")
+                    raise left_out(cell.op, step, self.steady)
 
     def _compare(self, cell: Cell, read: Read | Const | Number, item: Operand, step: int, op: Op) -> None:
         here = self._reference(item, step, op)
@@ -231,8 +264,17 @@ class _Folder:
             if before not in read.cell.runs and -1 not in read.cell.runs:
                 read.cell.observed[read.port, before] = resolved
                 return
+        elif self._stands_in(read.cell, read.port, step - read.delay, resolved):
+            return
         if op in self.live:
             self._differs(op, step, f"reads something else in {op.label} than step {self.steady}")
+
+    def _stands_in(self, cell: Cell, port: int, step: int, source: object) -> bool:
+        """Note what is used at step 0 instead of a cell that does not run there."""
+        if step != 0 or 0 in cell.runs or -1 in cell.runs or not isinstance(source, Source) or source.step not in (None, 0):
+            return False
+        cell.stand_ins[port] = source
+        return True
 
     def _reference(self, item: Operand, step: int | None, op: Op) -> object:
         if not isinstance(item, Value):
@@ -346,7 +388,9 @@ class _Folder:
         init: list[Const | Number] = []
         for step, entry in enumerate(entries):
             if isinstance(entry, Source):
-                if (entry.cell, entry.port, (entry.step or 0) - entry.back) != (last.cell, last.port, step - back):
+                if (entry.cell, entry.port, (entry.step or 0) - entry.back) == (last.cell, last.port, step - back):
+                    continue
+                if not self._stands_in(last.cell, last.port, step - back, entry):
                     self._differs(op, step, "puts something else in the stack than the last step")
             elif step < back:
                 init.append(entry)
@@ -418,17 +462,6 @@ def _signature(op: Op) -> tuple[object, ...]:
         else:
             result.append((key, item))
     return tuple(result)
-
-
-def _values(item: Any) -> Iterator[Value]:
-    if isinstance(item, Value):
-        yield item
-    elif isinstance(item, dict):
-        for inner in item.values():
-            yield from _values(inner)
-    elif isinstance(item, (tuple, list)):
-        for inner in item:
-            yield from _values(inner)
 
 
 def fold(record: Record, layout: Layout) -> Folded:

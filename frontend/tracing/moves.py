@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import numpy as np
 import torch
@@ -86,6 +86,8 @@ def _pick(rec: Recorder, x: Value, axis: int, index: int, tensor: Any = None) ->
             if tensor is not None:
                 rec.hang(tensor, entry)
             return entry
+    if x.filling is not None:
+        _unwritten(rec)
     shape = x.shape[:axis] + x.shape[axis + 1 :]
     return rec.emit("pick", (x,), shape, tensor=tensor, axis=axis, index=index)
 
@@ -95,6 +97,8 @@ def _gather(rec: Recorder, x: Value, axis: int, indices: Any, tensor: Any = None
         entry = _pick(rec, x, axis, int(indices[0]))
         shape = (*entry.shape[:axis], 1, *entry.shape[axis:])
         return rec.emit("unsqueeze", (entry,), shape, tensor=tensor, axis=axis)
+    if x.filling is not None:
+        _unwritten(rec)
     shape = (*x.shape[:axis], len(indices), *x.shape[axis + 1 :])
     return rec.emit("gather", (x,), shape, tensor=tensor, axis=axis, indices=np.asarray(indices, np.int64))
 
@@ -129,6 +133,12 @@ def _getitem(rec: Recorder, run: Run, input: Any, index: Any) -> Any:
     assert x is not None
     with rec.pause():
         parts = _index_parts(rec, input.ndim, index)
+        if x.filling is not None:
+            written = _written_part(rec, x, parts)
+            if written is None:
+                rec.mark_static(result)
+                return result
+            x = written
         axis = 0
         lists = 0
         for part in parts:
@@ -155,6 +165,26 @@ def _getitem(rec: Recorder, run: Run, input: Any, index: Any) -> Any:
     if result is not input:
         _land(rec, x, result)
     return result
+
+
+def _written_part(rec: Recorder, x: Value, parts: list[Any]) -> Value | None:
+    """What an index reads of a tensor that is still being filled; None for an entry that nobody has written."""
+    filling = x.filling
+    assert filling is not None
+    part = parts[filling.axis] if None not in parts else None
+    number = _int_index(part)
+    if number is not None:
+        return x if number % x.shape[filling.axis] in filling.entries else None
+    rows = list(range(*part.indices(x.shape[filling.axis]))) if isinstance(part, slice) else []
+    if not rows or any(row not in filling.entries for row in rows):
+        _unwritten(rec)
+    parts[filling.axis] = slice(None)
+    shape = (*x.shape[: filling.axis], len(rows), *x.shape[filling.axis + 1 :])
+    return rec.emit("stack", [filling.entries[row] for row in rows], shape, axis=filling.axis, label="stack")
+
+
+def _unwritten(rec: Recorder) -> NoReturn:
+    rec.fail("SPK111", "a tensor is read before all of its entries are written")
 
 
 def _land(rec: Recorder, value: Value, tensor: Any) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from spikec.frontend.registry import Leaf
-from spikec.frontend.tracing.handling import new_value, save
+from spikec.frontend.tracing.handling import new_value
 
 if TYPE_CHECKING:
     from spikec.frontend.tracing.record import Recorder
@@ -75,13 +75,11 @@ def call_leaf(
             rec.mark_static([result, [getattr(module, attribute) for attribute in leaf.hidden.values()]])
         return result
     operands = [rec.operand(item) for item in inputs]
+    population = tuple(getattr(inputs[0], "shape", ()))
     for name, item in states.items():
-        fits = item is not None and (not isinstance(item, torch.Tensor) or tuple(item.shape) == tuple(inputs[0].shape))
+        fits = item is not None and (not isinstance(item, torch.Tensor) or tuple(item.shape) == population)
         operands.append(rec.operand(item) if fits or (item is not None and not leaf.mismatch_resets) else _initial(leaf, name))
     with rec.pause():
-        for item in (*inputs, *states.values()):
-            if isinstance(item, torch.Tensor):
-                save(rec, item) if item._version and rec.dynamic(item) and rec.capture else None
         result = forward(*args, **kwargs)
     results = (result,) if len(leaf.returns) == 1 else tuple(result)
     if len(results) != len(leaf.returns) or not all(isinstance(item, torch.Tensor) for item in results):

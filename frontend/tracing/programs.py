@@ -196,9 +196,9 @@ class _Writer:
                         and item != 0
                         and np.isfinite(item)
                     ):
-                        name = self.parameter("theta", np.asarray(float(item), self.dtype))
-                        assert isinstance(name, Var)
-                        self.thresholds[float(item)] = name.name
+                        theta = self.parameter("theta", np.asarray(float(item), self.dtype))
+                        assert isinstance(theta, Var)
+                        self.thresholds[float(item)] = theta.name
         uses: dict[Port, int] = {}
         for read in reads:
             weight = 2 if read.delay else 1

@@ -121,7 +121,10 @@ class Recorder(TorchFunctionMode):
         if isinstance(item, (bool, int, float)):
             return item
         if isinstance(item, torch.Tensor):
-            return self.value_of(item) or self.constant(item)
+            value = self.value_of(item)
+            if value is not None and value.filling is not None:
+                self.fail("SPK111", "a tensor is read as a whole before all of its entries are written")
+            return value or self.constant(item)
         if isinstance(item, np.generic):
             return item.item()  # type: ignore[no-any-return]
         self.fail("SPK102", f"an operand of type {type(item).__name__} is not supported")

@@ -1,8 +1,8 @@
 """Hand-written neurons: element-wise code around a state becomes a neuron program.
 
 Cells that are element-wise are gathered into regions: what hangs together through a state first, then what only reads one
-region, then other element-wise code that no single IR operation expresses. A region is convex: nothing outside stands between two of its
-members in the same step, so that it can run as one program.
+region, then other element-wise code that no single IR operation expresses. A region is convex: nothing outside stands between
+two of its members in the same step, so that it can run as one program.
 """
 
 from __future__ import annotations

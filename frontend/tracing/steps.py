@@ -20,6 +20,8 @@ class Choices:
     time_axis: AxisChoice = "auto"
     batch_axis: AxisChoice = "auto"
     steps: int | None = None
+    #: Leading axes that the tracer added, which the caller does not know of.
+    added: int = 0
 
 
 class SingleStep(Exception):  # not an error: the model does one step a call
@@ -214,14 +216,31 @@ def _batch_atoms(record: Record, layout: Layout, choices: Choices, loc: Loc | No
         if len(free) == 1 and len(rest) > 1:
             found.add(atoms[free[0]])
         elif free:
-            names = " or ".join(f"batch_axis={axis}" for axis in free)
+            shown = [axis - choices.added for axis in free]
+            names = " or ".join(f"batch_axis={axis}" for axis in shown)
+            time = "; if one axis is time, pass time_axis" if choices.added else ""
             _ambiguous(
-                f"{_input_name(record, index)} has shape {value.shape}, and the model treats the entries of "
-                f"{'axis' if len(free) == 1 else 'axes'} {' and '.join(map(str, free))} alike: which is the batch?",
+                f"{_input_name(record, index)} has shape {value.shape[choices.added :]}, and the model treats the entries of "
+                f"{'axis' if len(free) == 1 else 'axes'} {' and '.join(map(str, shown))} alike: which is the batch?",
                 loc,
-                f"pass {names}, or batch_axis=None if there is no batch",
+                f"pass {names}, or batch_axis=None if there is no batch{time}",
             )
+        elif len(rest) > 1:
+            _refuse_mixing(layout, choices, record, index)
     return found
+
+
+def _refuse_mixing(layout: Layout, choices: Choices, record: Record, index: int) -> None:
+    """No axis can be the batch: fine if layers and reshapes took them all, not if something mixed the samples."""
+    for position, axis in enumerate(layout.axes[record.inputs[index]]):
+        culprit = layout.features.get(axis[0])
+        if axis[0] not in layout.time and culprit is not None and culprit.kind in ("reduce", "ew", "leaf"):
+            _ambiguous(
+                f"{culprit.label} treats the entries of axis {position - choices.added} of {_input_name(record, index)} "
+                "differently or mixes them, so that no axis can be the batch",
+                culprit.loc,
+                "pass batch_axis=None if there is no batch; else let no sample depend on another",
+            )
 
 
 # ------------------------------------------------------------------------------------------------------- loop rounds

@@ -90,3 +90,15 @@ def shape_of(operand: Operand) -> tuple[int, ...]:
 def product(sizes: Sequence[int]) -> int:
     """Product of integers; 1 if there are none."""
     return reduce(operator.mul, sizes, 1)
+
+
+def values_in(item: Any) -> Iterator[Value]:
+    """The values in a returned structure."""
+    if isinstance(item, Value):
+        yield item
+    elif isinstance(item, dict):
+        for inner in item.values():
+            yield from values_in(inner)
+    elif isinstance(item, (tuple, list)):
+        for inner in item:
+            yield from values_in(inner)

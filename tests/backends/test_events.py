@@ -129,7 +129,7 @@ def test_programs_run_in_int32_where_that_is_proven() -> None:
       emit s
     }
     neuron @wide(a) state(v: i32 = 0) {
-      v = clip(rtz(v * 4000, 12) + a, 24)
+      v = clip(rtz(v * 4000, 12) + (a << 15), 24)
       s = v > 3
       emit s
     }

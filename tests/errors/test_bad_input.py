@@ -198,10 +198,19 @@ CASES: list[tuple[str, str]] = [
     ),
     ("compile model.txt -o out", "error[SPK003]: 'model.txt' is not a model\n  fix: give file.py:name or a .sir file"),
     ("compile nets.py:Net -o out --input-shape 1,6,3", "nets.py:14 (gru): error[SPK101]: GRUCell is not supported"),
-    ("compile nets.py:Bad -o out --input-shape 1,6,3", "nets.py:21: error[SPK103]: a branch depends on input values\n  fix: keep it a tensor, as in torch.where(condition, a, b)"),
+    (
+        "compile nets.py:Bad -o out --input-shape 1,6,3",
+        "nets.py:21: error[SPK103]: a branch depends on input values\n  fix: keep it a tensor, as in torch.where(condition, a, b)",
+    ),
     ("compile nets.py:Nan -o out --input-shape 1,6,3", "nets.py:37 (fc): error[SPK305]: %fc: weight holds nan at [1, 2] (1 of 6)"),
-    ("compile nets.py:Nan -o out --input-shape 1,6,4", "nets.py:37: error[SPK109]: the model fails on the example input: RuntimeError: mat1 and mat2 shapes cannot be multiplied (1x4 and 3x2)\n  fix: pass an example that the model itself accepts; `model(example)` must run"),
-    ("compile good.py:net -o out", "error[SPK001]: an example input is needed to trace the model\n  fix: give example_input, as the model takes it or define example_input in the model's file (command line: --example or --input-shape)"),
+    (
+        "compile nets.py:Nan -o out --input-shape 1,6,4",
+        "nets.py:37: error[SPK109]: the model fails on the example input: RuntimeError: mat1 and mat2 shapes cannot be multiplied (1x4 and 3x2)\n  fix: pass an example that the model itself accepts; `model(example)` must run",
+    ),
+    (
+        "compile good.py:net -o out",
+        "error[SPK001]: an example input is needed to trace the model\n  fix: give example_input, as the model takes it or define example_input in the model's file (command line: --example or --input-shape)",
+    ),
     # data
     ("run build --input short.npz", "error[SPK006]: the input 'in' has shape (4, 10, 2), not (batch, T, 3)"),
     (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -11,31 +12,34 @@ import pytest
 from spikec.diagnostics import CODES
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-#: Raised by modules that are still being written.
-UNDER_CONSTRUCTION = {
-    *(f"SPK1{n:02d}" for n in range(1, 13)),  # frontend
-    *("SPK203", "SPK204", "SPK205", "SPK206", "SPK208", "SPK209"),  # passes
-}
 SOURCES = ("compiler", "frontend", "passes", "backends")
+#: Reserved: a number that no pass needs so far, and that is not given to anything else meanwhile.
+RESERVED = {"SPK209"}
 
 
 def mentioned(folders: tuple[str, ...], *leave_out: Path) -> set[str]:
+    """Codes within string literals, docstrings and comments left out."""
     found: set[str] = set()
     for folder in folders:
         for path in (ROOT / folder).rglob("*.py"):
-            if path not in leave_out:
-                found |= set(re.findall(r"\bSPK\d{3}\b", path.read_text(encoding="utf-8")))
+            if path in leave_out:
+                continue
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            documents = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documents:
+                    found |= set(re.findall(r"\bSPK\d{3}\b", node.value))
     return found
 
 
 def test_every_code_is_raised_and_none_is_unlisted() -> None:
     raised = mentioned(SOURCES, ROOT / "compiler" / "diagnostics.py")
-    assert sorted(set(CODES) - raised - UNDER_CONSTRUCTION) == []
+    assert sorted(set(CODES) - raised) == sorted(RESERVED)
     assert sorted(raised - set(CODES)) == []
 
 
 def test_every_code_has_a_test() -> None:
-    assert sorted(set(CODES) - mentioned(("tests",), Path(__file__)) - UNDER_CONSTRUCTION) == []
+    assert sorted(set(CODES) - mentioned(("tests",), Path(__file__))) == sorted(RESERVED)
 
 
 def test_the_page_is_current(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,8 +136,8 @@ def test_every_node_knows_its_place():
     assert graph.name == "shown"
     assert graph.dt == 0.001
     assert [(node.name, str(node.loc)) for node in graph.nodes[1:]] == [
-        ("block_fc", "models/net.py:58 (block.fc)"),
-        ("block_neuron", "models/net.py:62 (block.neuron)"),
+        ("block_fc", "models/net.py:56 (block.fc)"),
+        ("block_neuron", "models/net.py:60 (block.neuron)"),
     ]
 
 

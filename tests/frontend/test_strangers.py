@@ -491,6 +491,152 @@ class OneStep(nn.Module):
         return self.lif2(self.fc2(self.lif1(self.fc1(x))))
 
 
+class SlicesOfOne(nn.Module):
+    """Keeps the time axis at length one and concatenates along it."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.lif = nn.Linear(12, 6), snn.Leaky(beta=0.5)
+
+    def forward(self, x):
+        mem, out = None, []
+        for part in x.split(1, dim=0):
+            spk, mem = self.lif(self.fc(part), mem)
+            out.append(spk)
+        return torch.cat(out, dim=0)
+
+
+class ListsBetweenLoops(SlicesOfOne):
+    """Layer by layer, with a plain list of tensors between two loops."""
+
+    def forward(self, x):
+        mem, spikes = None, []
+        for xt in x:
+            spk, mem = self.lif(self.fc(xt), mem)
+            spikes.append(spk)
+        v, out = torch.zeros_like(spikes[0]), []
+        for spk in spikes:
+            v = 0.5 * v + spk
+            out.append((v > 0.75).float())
+        return torch.stack(out)
+
+
+class Preallocated(SlicesOfOne):
+    """All states in tensors with a row for every step, and one for the beginning."""
+
+    def forward(self, x):
+        mem = torch.zeros(len(x) + 1, x.shape[1], 6)
+        spk = torch.zeros(len(x) + 1, x.shape[1], 6)
+        for t in range(len(x)):
+            mem[t + 1] = 0.5 * mem[t] + self.fc(x[t]) - spk[t]
+            spk[t + 1] = mem[t + 1] > 1
+        return spk[1:]
+
+
+class InPlace(SlicesOfOne):
+    def forward(self, x):
+        mem, out = torch.zeros(x.shape[1], 6), torch.empty(*x.shape[:2], 6)
+        for t in range(len(x)):
+            mem *= 0.5
+            mem += self.fc(x[t])
+            fired = mem > 1
+            mem[fired] = 0
+            out[t] = fired.float()
+        return out
+
+
+class SharedThreshold(SlicesOfOne):
+    """One threshold for the whole layer, which follows how many neurons fire."""
+
+    def forward(self, x):
+        mem, theta, out = torch.zeros(x.shape[1], 6), torch.ones(x.shape[1], 1), []
+        for xt in x:
+            mem = 0.5 * mem + self.fc(xt)
+            spk = (mem > theta).float()
+            mem = mem - spk * theta
+            theta = 0.5 * theta + 0.25 * spk.sum(dim=-1, keepdim=True)
+            out.append(spk)
+        return torch.stack(out)
+
+
+class FirstStepByItself(SlicesOfOne):
+    """No state before the first step: it is what the first input gives."""
+
+    def forward(self, x):
+        v, out = None, []
+        for xt in x:
+            current = self.fc(xt)
+            v = current if v is None else 0.5 * v + current
+            s = (v > 1).float()
+            v = v * (1 - s)
+            out.append(s)
+        return torch.stack(out)
+
+
+class LateralInhibition(SlicesOfOne):
+    """A layer's spikes change its membranes within the step, through weights: two programs around a dense layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.lateral = nn.Linear(6, 6)
+
+    def forward(self, x):
+        v, out = torch.zeros(x.shape[1], 6), []
+        for xt in x:
+            v = 0.5 * v + self.fc(xt)
+            s = (v > 1).float()
+            v = v - s
+            v = v - self.lateral(s)
+            out.append(s)
+        return torch.stack(out)
+
+
+class RecurrentLeaky(nn.Module):
+    """snnTorch's own recurrent neuron, traced inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.lif = nn.Linear(12, 6), snn.RLeaky(beta=0.5, linear_features=6)
+
+    def forward(self, x):
+        spk, mem = self.lif.init_rleaky()
+        out = []
+        for t in range(x.shape[0]):
+            spk, mem = self.lif(self.fc(x[t]), spk, mem)
+            out.append(spk)
+        return torch.stack(out)
+
+
+class HeadAfterTheLoop(SlicesOfOne):
+    """Only the last membrane is read out, and the spike count by another layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        mem, count = None, 0
+        for xt in x:
+            spk, mem = self.lif(self.fc(xt), mem)
+            count = count + spk
+        return self.head(mem), self.head(count)
+
+
+class PooledMean(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.lif = nn.Conv2d(2, 3, 3), snn.Leaky(beta=0.5)
+
+    def forward(self, x):
+        steps, batch = x.shape[:2]
+        current = F.max_pool2d(self.conv(x.flatten(0, 1)), 2).unflatten(0, (steps, batch))
+        mem, out = None, []
+        for t in range(steps):
+            spk, mem = self.lif(current[t], mem)
+            out.append(spk.mean(dim=(2, 3)))
+        return torch.stack(out)
+
+
 class Double(BatchFirstWhile):
     """Weights in float64; snnTorch's spikes stay float32."""
 
@@ -536,6 +682,16 @@ CASES = [
     (DelayLine, SEQUENCE, {}),
     (OneStep, FRAME, {"steps": 6}),
     (Double, FIRST, {}),
+    (SlicesOfOne, SEQUENCE, {}),
+    (ListsBetweenLoops, SEQUENCE, {}),
+    (Preallocated, SEQUENCE, {}),
+    (InPlace, SEQUENCE, {}),
+    (SharedThreshold, SEQUENCE, {}),
+    (FirstStepByItself, SEQUENCE, {}),
+    (LateralInhibition, SEQUENCE, {}),
+    (RecurrentLeaky, SEQUENCE, {}),
+    (HeadAfterTheLoop, SEQUENCE, {}),
+    (PooledMean, (T, B, 2, 6, 6), {}),
 ]
 
 

@@ -105,8 +105,7 @@ class OtherNumber(Base):
 class LateStart(Base):
     def step(self, cur, mem, t):
         if t > 0:
-            cur = cur + mem  # HERE
-            cur = cur + self.fc.bias
+            cur = cur + (mem + 1)  # HERE
         return cur, mem
 
 
@@ -293,6 +292,39 @@ def test_equal_sizes_are_no_ambiguity():
             self.fc = nn.Linear(64, 4)
 
     assert trace(Wide(), (torch.rand(10, 10, 64) < 0.5).float()).inputs[0].type.shape == (64,)
+
+
+def test_a_batch_that_is_mixed_is_not_taken_for_features():
+    assert message(BatchMean(), X) == (
+        f"{HERE}:{here(BatchMean)}: error[SPK105]: mean treats the entries of axis 1 of the example differently or mixes them, so that "
+        "no axis can be the batch\n  fix: pass batch_axis=None if there is no batch; else let no sample depend on another"
+    )
+
+
+def test_a_frame_that_could_be_a_sequence():
+    class Layer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return torch.relu(self.fc(x))
+
+    text = message(Layer(), X)
+    assert text.endswith(
+        "error[SPK105]: the example has shape (7, 2, 4), and the model treats the entries of axes 0 and 1 alike: which is the batch?\n"
+        "  fix: pass batch_axis=0 or batch_axis=1, or batch_axis=None if there is no batch; if one axis is time, pass time_axis"
+    )
+    assert trace(Layer(), X, time_axis=0).inputs[0].type.shape == (4,)
+
+
+def test_nothing_that_depends_on_the_input():
+    class Nothing(nn.Module):
+        def forward(self, x):
+            return torch.zeros(3)
+
+    line = forward_line(Nothing)
+    assert message(Nothing(), X) == f"{HERE}:{line}: error[SPK102]: the model returns nothing that depends on its input"
 
 
 def test_what_is_said_about_axes_must_fit():

@@ -204,7 +204,7 @@ def spellings(draw: Any) -> Program:
 @given(spellings(), st.integers(0, 1 << 30))
 def test_random_spellings_match_and_simulate_identically(program: Program, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    eighths = lambda lo, hi: rng.integers(lo, hi, 5) / 8  # noqa: E731
+    eighths = lambda lo, hi: rng.integers(lo, hi, 5) / 8
     params = {
         "alpha": rng.choice([0.5, 0.25, 1.0], 5),
         "beta": rng.choice([0.5, 0.25, 1.0], 5),

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nets import F, LEAKY, dense, graph, leaky, spikes
+from nets import LEAKY, F, dense, graph, leaky, spikes
 
 from spikec.diagnostics import CompileError, Loc
 from spikec.ir.graph import Graph

@@ -127,7 +127,7 @@ def test_arrays_of_every_dtype(dtype: str, level: str, shape: tuple[int, ...]) -
 
 @pytest.mark.parametrize("dtype", ["f32", "f64"])
 def test_special_numbers_are_exact(dtype: str) -> None:
-    array = np.array(SPECIAL + [np.finfo(DTYPES[dtype]).max, np.finfo(DTYPES[dtype]).smallest_subnormal], DTYPES[dtype])
+    array = np.array([*SPECIAL, np.finfo(DTYPES[dtype]).max, np.finfo(DTYPES[dtype]).smallest_subnormal], DTYPES[dtype])
     round_trip(graph(Constant(name="c", value=array)), full=True)
     node = leaky("n", "in", theta=[np.inf, 1, 2])
     round_trip(graph(values((3,)), node, out=["n"]))
@@ -279,7 +279,9 @@ def test_expressions_keep_their_shape(expr: object) -> None:
     text = f"neuron @p(a, b, c) {{\n  x = {expr_text(expr)}\n  emit a\n}}"  # type: ignore[arg-type]
     program = parse_program(text)
     assert repr(program.body[0].expr) == repr(expr)
-    assert program.text() == text
+    # Long lines are broken, which means nothing to the parser.
+    assert program.text().split() == text.split()
+    assert repr(parse_program(program.text())) == repr(program)
 
 
 def test_the_sign_of_a_literal() -> None:
@@ -447,17 +449,16 @@ def test_damaged_files_are_errors(tmp_path: Path, what: str) -> None:
         with pytest.raises(CompileError):
             read_graph(path)
         return
-    same_or_refused = 0
+    refused = 0
     for at in range(0, len(data), 7):
         broken = bytearray(data)
         broken[at] ^= 0x55
         beside.write_bytes(broken)
         try:
             same(read_graph(path), big())
-        except CompileError:
-            pass
-        same_or_refused += 1
-    assert same_or_refused
+        except CompileError as error:
+            refused += error.code == "SPK304"
+    assert refused > len(data) / 14
 
 
 def test_a_printed_graph_runs_the_same() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from nets import F, LEAKY, dense, graph, leaky, sir, spikes
+from nets import LEAKY, F, dense, graph, leaky, sir, spikes
 from strategies import graphs, random_inputs
 
 from spikec.ir.graph import Graph

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nets import F, LEAKY, dense, graph, leaky, random_spikes, sir, spikes, values
+from nets import LEAKY, F, dense, graph, leaky, random_spikes, sir, spikes, values
 
 from spikec.diagnostics import CompileError, Loc
 from spikec.ir.graph import Graph

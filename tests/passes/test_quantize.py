@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nets import F, LEAKY, dense, graph, leaky, native, random_spikes, sir, spikes
+from nets import LEAKY, F, dense, graph, leaky, native, random_spikes, sir, spikes
 
 from spikec.diagnostics import CompileError, Loc
 from spikec.ir.graph import Graph
@@ -85,7 +85,7 @@ def test_text_before_and_after() -> None:
 def dyadic(draw: Any) -> Graph:
     """Networks whose numbers are multiples of 1/8 and whose decays are of 1/4: nothing needs rounding."""
     rng = np.random.default_rng(draw(st.integers(0, 1 << 30)))
-    eighths = lambda shape: (rng.integers(-7, 12, shape) / 8).astype(F)  # noqa: E731
+    eighths = lambda shape: (rng.integers(-7, 12, shape) / 8).astype(F)
     layers = draw(st.integers(1, 3))
     nodes: list[Any] = [spikes((4,))]
     last, size = "in", 4

@@ -11,11 +11,15 @@
  * SPK_DELAY   type of the delays (in, out); undefined where there are none. Then the accumulators are a ring, and
  *             slot[d] is where the accumulators of d steps later begin
  *
- * SPK_FAST    1 if weights are int8_t, accumulators int16_t and events uint16_t in one group of outputs: blocks of outputs
- *             then stay in vector registers while the loop runs over the events
+ * SPK_STRIDE  elements from one row of weights to the next, SPK_OUT if not given; what stands between is zero
+ * SPK_FAST    1 if weights are int8_t, accumulators int16_t and events uint16_t in one group of outputs, and
+ *             SPK_STRIDE is a multiple of 16 for which the accumulators have room: blocks of outputs then stay in vector registers while the loop runs over the events
  *
  * Otherwise four rows at a time while there are as many: the accumulators are then read and written once for four events. */
 #include "spk_simd.h"
+#if !defined(SPK_STRIDE)
+#define SPK_STRIDE SPK_OUT
+#endif
 #if defined(SPK_X)
 #define SPK_TERM(w) ((SPK_ACC)((SPK_PRODUCT)(w) * value))
 #else
@@ -33,8 +37,8 @@ static void SPK_NAME(SPK_ACC *SPK_RESTRICT ring, const uint32_t *SPK_RESTRICT sl
   for (e = 0; e < count; e++) {
     const uint32_t row = SPK_ONE ? event[e] : event[e] % SPK_IN;
     const uint32_t group = SPK_ONE ? 0 : event[e] / SPK_IN * SPK_OUT;
-    const SPK_WEIGHT *w = weight + (size_t)row * SPK_OUT;
-    const SPK_DELAY *d = delay + (size_t)row * SPK_OUT;
+    const SPK_WEIGHT *w = weight + (size_t)row * SPK_STRIDE;
+    const SPK_DELAY *d = delay + (size_t)row * SPK_STRIDE;
     uint32_t o;
 #if defined(SPK_X)
     const SPK_PRODUCT value = (SPK_PRODUCT)x[event[e]];
@@ -55,34 +59,28 @@ static void SPK_NAME(SPK_ACC *SPK_RESTRICT acc, const SPK_WEIGHT *SPK_RESTRICT w
   uint32_t e = 0;
   uint32_t o = 0;
 #if SPK_FAST && SPK_SIMD && !defined(SPK_X)
-  for (; o + SPK_SIMD_BLOCK * SPK_LANES <= SPK_OUT; o += SPK_SIMD_BLOCK * SPK_LANES) {
-    spk_rows_v16(acc + o, weight + o, SPK_OUT, event, count, SPK_SIMD_BLOCK);
+  (void)e;
+  for (; o + SPK_SIMD_BLOCK * SPK_LANES <= SPK_STRIDE; o += SPK_SIMD_BLOCK * SPK_LANES) {
+    spk_rows_v16(acc + o, weight + o, SPK_STRIDE, event, count, SPK_SIMD_BLOCK);
   }
-  if (o + SPK_SIMD_BLOCK / 2 * SPK_LANES <= SPK_OUT) {
-    spk_rows_v16(acc + o, weight + o, SPK_OUT, event, count, SPK_SIMD_BLOCK / 2);
+  if (o + SPK_SIMD_BLOCK / 2 * SPK_LANES <= SPK_STRIDE) {
+    spk_rows_v16(acc + o, weight + o, SPK_STRIDE, event, count, SPK_SIMD_BLOCK / 2);
     o += SPK_SIMD_BLOCK / 2 * SPK_LANES;
   }
-  if (o + SPK_SIMD_BLOCK / 4 * SPK_LANES <= SPK_OUT) {
-    spk_rows_v16(acc + o, weight + o, SPK_OUT, event, count, SPK_SIMD_BLOCK / 4);
+  if (o + SPK_SIMD_BLOCK / 4 * SPK_LANES <= SPK_STRIDE) {
+    spk_rows_v16(acc + o, weight + o, SPK_STRIDE, event, count, SPK_SIMD_BLOCK / 4);
     o += SPK_SIMD_BLOCK / 4 * SPK_LANES;
   }
-  for (; o + SPK_LANES <= SPK_OUT; o += SPK_LANES) { spk_rows_v16(acc + o, weight + o, SPK_OUT, event, count, 1); }
-  if (o < SPK_OUT) {
-    /* A narrow rest: its accumulators in plain variables' order, one row after the other. */
-    const uint32_t rest = o;
-    for (e = 0; e < count; e++) {
-      const SPK_WEIGHT *SPK_RESTRICT w = weight + (size_t)event[e] * SPK_OUT;
-      for (o = rest; o < SPK_OUT; o++) { acc[o] = (SPK_ACC)(acc[o] + (SPK_ACC)w[o]); }
-    }
-  }
+  for (; o + SPK_LANES <= SPK_STRIDE; o += SPK_LANES) { spk_rows_v16(acc + o, weight + o, SPK_STRIDE, event, count, 1); }
+  for (; o < SPK_STRIDE; o += 16u) { spk_rows_16(acc + o, weight + o, SPK_STRIDE, event, count); }
 #else
 #if !defined(SPK_X)
   if (SPK_ONE) {
     for (; e + 4u <= count; e += 4u) {
-      const SPK_WEIGHT *SPK_RESTRICT w0 = weight + (size_t)event[e] * SPK_OUT;
-      const SPK_WEIGHT *SPK_RESTRICT w1 = weight + (size_t)event[e + 1u] * SPK_OUT;
-      const SPK_WEIGHT *SPK_RESTRICT w2 = weight + (size_t)event[e + 2u] * SPK_OUT;
-      const SPK_WEIGHT *SPK_RESTRICT w3 = weight + (size_t)event[e + 3u] * SPK_OUT;
+      const SPK_WEIGHT *SPK_RESTRICT w0 = weight + (size_t)event[e] * SPK_STRIDE;
+      const SPK_WEIGHT *SPK_RESTRICT w1 = weight + (size_t)event[e + 1u] * SPK_STRIDE;
+      const SPK_WEIGHT *SPK_RESTRICT w2 = weight + (size_t)event[e + 2u] * SPK_STRIDE;
+      const SPK_WEIGHT *SPK_RESTRICT w3 = weight + (size_t)event[e + 3u] * SPK_STRIDE;
       for (o = 0; o < SPK_OUT; o++) {
         acc[o] = (SPK_ACC)(acc[o] + (SPK_ACC)((SPK_ACC)((SPK_ACC)w0[o] + (SPK_ACC)w1[o]) + (SPK_ACC)((SPK_ACC)w2[o] + (SPK_ACC)w3[o])));
       }
@@ -91,7 +89,7 @@ static void SPK_NAME(SPK_ACC *SPK_RESTRICT acc, const SPK_WEIGHT *SPK_RESTRICT w
 #endif
   for (; e < count; e++) {
     const uint32_t row = SPK_ONE ? event[e] : event[e] % SPK_IN;
-    const SPK_WEIGHT *SPK_RESTRICT w = weight + (size_t)row * SPK_OUT;
+    const SPK_WEIGHT *SPK_RESTRICT w = weight + (size_t)row * SPK_STRIDE;
     SPK_ACC *SPK_RESTRICT a = acc + (SPK_ONE ? 0 : event[e] / SPK_IN * SPK_OUT);
 #if defined(SPK_X)
     const SPK_PRODUCT value = (SPK_PRODUCT)x[event[e]];
@@ -113,3 +111,4 @@ static void SPK_NAME(SPK_ACC *SPK_RESTRICT acc, const SPK_WEIGHT *SPK_RESTRICT w
 #undef SPK_DELAY
 #undef SPK_TERM
 #undef SPK_FAST
+#undef SPK_STRIDE

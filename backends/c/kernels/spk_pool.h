@@ -13,6 +13,37 @@
 #else
 #define SPK_IS_NAN(v) 0
 #endif
+#if SPK_IN_LAST && !SPK_NAN && !defined(SPK_SCALE)
+/* Integers, channels last: all channels of a pixel at once. */
+static void SPK_NAME(const SPK_X *SPK_RESTRICT x, SPK_Y *SPK_RESTRICT y) {
+  uint32_t c;
+  int32_t oy, ox, iy, ix;
+  for (oy = 0; oy < SPK_HO; oy++) {
+    for (ox = 0; ox < SPK_WO; ox++) {
+      const int32_t y0 = oy * SPK_SH - SPK_PH, x0 = ox * SPK_SW - SPK_PW;
+      const size_t to = (size_t)(oy * SPK_WO + ox);
+      SPK_Y total[SPK_C];
+      int found = 0;
+      memset(total, 0, sizeof total);
+      for (iy = y0 < 0 ? 0 : y0; iy < y0 + SPK_KH && iy < SPK_HI; iy++) {
+        for (ix = x0 < 0 ? 0 : x0; ix < x0 + SPK_KW && ix < SPK_WI; ix++) {
+          const SPK_X *SPK_RESTRICT from = x + (size_t)(iy * SPK_WI + ix) * SPK_C;
+          for (c = 0; c < SPK_C; c++) {
+#if SPK_MAX
+            total[c] = !found || (SPK_Y)from[c] > total[c] ? (SPK_Y)from[c] : total[c];
+#else
+            total[c] = (SPK_Y)(total[c] + (SPK_Y)from[c]);
+#endif
+          }
+          found = 1;
+        }
+      }
+      (void)found;
+      for (c = 0; c < SPK_C; c++) { y[SPK_OUT_LAST ? to * SPK_C + c : (size_t)c * (SPK_HO * SPK_WO) + to] = total[c]; }
+    }
+  }
+}
+#else
 static void SPK_NAME(const SPK_X *SPK_RESTRICT x, SPK_Y *SPK_RESTRICT y) {
   uint32_t c;
   int32_t oy, ox, iy, ix;
@@ -45,6 +76,7 @@ static void SPK_NAME(const SPK_X *SPK_RESTRICT x, SPK_Y *SPK_RESTRICT y) {
     }
   }
 }
+#endif
 #undef SPK_NAME
 #undef SPK_X
 #undef SPK_Y

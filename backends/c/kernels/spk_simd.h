@@ -22,6 +22,12 @@
 #define SPK_SIMD 0
 #endif
 
+#if defined(__GNUC__)
+#define SPK_INLINE_ANY static inline __attribute__((always_inline))
+#else
+#define SPK_INLINE_ANY static
+#endif
+
 #if SPK_SIMD
 typedef int8_t spk_v8 __attribute__((vector_size(SPK_SIMD / 2)));
 typedef int16_t spk_v16 __attribute__((vector_size(SPK_SIMD)));
@@ -34,7 +40,7 @@ typedef int16_t spk_v16 __attribute__((vector_size(SPK_SIMD)));
 #endif
 
 /* acc[0 .. n * SPK_LANES) += the rows of all events, n a constant: the accumulators are read and written once. Eight-bit
- * weights. Two events at a time hide the latency of the additions. */
+ * weights. */
 SPK_INLINE void spk_rows_v16(int16_t *SPK_RESTRICT acc, const int8_t *SPK_RESTRICT weight, size_t stride,
                              const uint16_t *SPK_RESTRICT event, uint32_t count, const uint32_t n) {
   spk_v16 sum[SPK_SIMD_BLOCK];
@@ -49,6 +55,22 @@ SPK_INLINE void spk_rows_v16(int16_t *SPK_RESTRICT acc, const int8_t *SPK_RESTRI
     }
   }
   SPK_UNROLL for (j = 0; j < n; j++) { memcpy(acc + j * SPK_LANES, &sum[j], sizeof sum[j]); }
+}
+
+/* The same for sixteen outputs: the narrowest row there is. */
+typedef int8_t spk_w8 __attribute__((vector_size(16)));
+typedef int16_t spk_w16 __attribute__((vector_size(32)));
+SPK_INLINE void spk_rows_16(int16_t *SPK_RESTRICT acc, const int8_t *SPK_RESTRICT weight, size_t stride,
+                            const uint16_t *SPK_RESTRICT event, uint32_t count) {
+  spk_w16 sum;
+  uint32_t e;
+  memcpy(&sum, acc, sizeof sum);
+  for (e = 0; e < count; e++) {
+    spk_w8 w;
+    memcpy(&w, weight + event[e] * stride, sizeof w);
+    sum += __builtin_convertvector(w, spk_w16);
+  }
+  memcpy(acc, &sum, sizeof sum);
 }
 #endif
 
