@@ -240,6 +240,4 @@ def test_source_tree(tmp_path: Path) -> None:
     source_tree.build_tree(root, small)
     assert not (made / "spikec/passes/fold.py").is_symlink()
     message = "build/tree/spikec/ir/graph.py:3: error: no\n/a/b/build/tree/spikec/cli.py:1: note: spikec/x.py"
-    assert source_tree.real_paths(message, small) == (
-        "compiler/ir/graph.py:3: error: no\ncompiler/cli.py:1: note: spikec/x.py"
-    )
+    assert source_tree.real_paths(message, small) == ("compiler/ir/graph.py:3: error: no\ncompiler/cli.py:1: note: spikec/x.py")

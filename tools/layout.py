@@ -198,9 +198,7 @@ def check_collisions(root: Path) -> list[str]:
         if init not in paths:
             paths.append(init)
     return [
-        f"{paths[0]}: module {name} is also {', '.join(map(str, paths[1:]))}"
-        for name, paths in homes.items()
-        if len(paths) > 1
+        f"{paths[0]}: module {name} is also {', '.join(map(str, paths[1:]))}" for name, paths in homes.items() if len(paths) > 1
     ]
 
 
@@ -214,9 +212,7 @@ def check_import_table(root: Path) -> list[str]:
         for imported in imports(root, module):
             target = resolve(imported, known)
             if _is_spikec(target) and layer(target) not in MAY_IMPORT[here]:
-                problems.append(
-                    f"{module.path}:{imported.line}: {here} may not import {layer(target)} ({target})"
-                )
+                problems.append(f"{module.path}:{imported.line}: {here} may not import {layer(target)} ({target})")
     return problems
 
 
@@ -266,9 +262,7 @@ def check_runtime(root: Path) -> list[str]:
             if imported.relative:
                 continue  # within spikec, so the import table's business
             if _is_spikec(imported.base):
-                problems.append(
-                    f"{where}: runtime is copied without spikec: import {imported.base} relatively"
-                )
+                problems.append(f"{where}: runtime is copied without spikec: import {imported.base} relatively")
             elif imported.base.split(".")[0] not in allowed:
                 only = f"NumPy and Python {version}'s library"
                 problems.append(f"{where}: runtime may import only {only}, not {imported.base}")

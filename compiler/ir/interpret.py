@@ -106,6 +106,9 @@ def evaluate(expr: Expr, values: Mapping[str, Any], truth: Callable[[Any], Any])
             if not (_is_truth(a) and _is_truth(b)):
                 a, b = truth(a), truth(b)
             result = np.where(args[0], a, b)
+            if isinstance(a, (int, float)) and isinstance(b, (int, float)) and not isinstance(a, bool):
+                # Two literals have no type of their own; the default is torch's.
+                result = result.astype(np.float32 if truth is float_truth else np.int64)
     elif expr.op in ("and", "or", "not"):
         result = _EVALUATE[expr.op](*args)
     else:

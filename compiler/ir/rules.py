@@ -134,6 +134,8 @@ def types(graph: Graph) -> Iterator[Diagnostic]:
                 yield _at(node, "SPK309", f"the shape {type_.shape} has a negative size")
             if graph.level != "float" and is_float(type_.dtype):
                 yield _at(node, "SPK309", f"is {type_.dtype} in a graph of integers")
+            if graph.level == "float" and isinstance(node, Input) and not is_float(type_.dtype):
+                yield _at(node, "SPK309", f"is {type_.dtype} in a graph of floats")
         if isinstance(node, Input) and node.bounds is not None and node.bounds[0] > node.bounds[1]:
             yield _at(node, "SPK309", f"its bounds {node.bounds} are empty")
         if isinstance(node, Constant) and node.kind == "spike" and not np.isin(node.value, (0, 1)).all():

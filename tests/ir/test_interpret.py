@@ -335,3 +335,14 @@ def test_the_periodic_reset_of_the_hardware_card() -> None:
         machine.step({"in": np.array([[1]])})
         seen.append(int(machine.states["n"]["v"].item()) // 64)
     assert seen == [1, 1, 2, 3, 4, 1, 2, 3, 4]
+
+
+def test_a_choice_between_two_literals_does_not_widen_what_follows() -> None:
+    """As torch.where(s, 1.0, 0.0): the default type, not NumPy's double."""
+    from spikec.ir.interpret import evaluate, fixed_truth, float_truth
+    from spikec.ir.neuron import Var, call
+
+    flags = {"s": np.array([True, False]), "x": np.ones(2, np.float32)}
+    chosen = evaluate(call("select", Var("s"), 0.1, 0.3) * Var("x"), flags, float_truth)
+    assert chosen.dtype == np.float32
+    assert evaluate(call("select", Var("s"), 1, 0), flags, fixed_truth).dtype == np.int64
