@@ -1,7 +1,8 @@
 """What a run costs, counted: spikes, synaptic operations, neuron updates, messages (design §8).
 
 All are exact integers, and none depends on the backend:
-- *spikes*: values other than zero that a population or an input sends;
+- *spikes*: values other than zero that an input or a population sends; a population's dense values (a membrane that is an
+  output) are not spikes;
 - *synaptic operations*: every spike times the connections that it meets, those of weight zero and those that a convolution's
   padding or stride cuts off left out, counted for the population that receives them;
 - *updates*: every neuron of a population once a step;
@@ -137,7 +138,9 @@ def count(graph: Graph, inputs: Mapping[str, Array], records: Mapping[str, Array
             for number, (port, _) in zip(events, graph.types[node.name], strict=True)
         )
         updates = ports[0].size if isinstance(node, Neuron) else 0
-        table[node.name] = Counts(spikes=sum(events), updates=updates, messages=messages)
+        kinds = [type_.kind for _, type_ in graph.types[node.name]]
+        spikes = sum(n for n, kind in zip(events, kinds, strict=True) if isinstance(node, Input) or kind != "value")
+        table[node.name] = Counts(spikes=spikes, updates=updates, messages=messages)
     for node in synaptic:
         values = traces[_wire(graph, node.inputs[0])][:, skip:]
         per_element = np.count_nonzero(values, axis=(0, 1))

@@ -297,9 +297,11 @@ def recurrent_edges(kinds: Mapping[str, str], edges: Iterable[Edge], late: Colle
     import networkx as nx
 
     every = list(dict.fromkeys(edges))
-    graph = nx.DiGraph()
-    graph.add_nodes_from(kinds)
-    graph.add_edges_from(edge for edge in every if edge[1] not in late)
+    whole = nx.DiGraph()
+    whole.add_nodes_from(kinds)
+    whole.add_edges_from(every)
+    graph = nx.DiGraph(whole)
+    graph.remove_edges_from([edge for edge in every if edge[1] in late])
     plain = graph.subgraph(n for n in kinds if kinds[n] not in SPIKING | STATEFUL)
     for component in _cyclic(nx, plain):
         cycle = _one_cycle(nx, plain, component)
@@ -313,43 +315,43 @@ def recurrent_edges(kinds: Mapping[str, str], edges: Iterable[Edge], late: Colle
                 inside = left.subgraph(component).edges
                 chosen |= {(a, b) for a, b in inside if kinds[a] in sources}
         return chosen
-    return _feedback(nx, graph, kinds)
+    return _feedback(nx, whole, graph, kinds)
 
 
-def _feedback(nx: Any, graph: Any, kinds: Mapping[str, str]) -> set[Edge]:
-    """Natural loops: an edge back to a node that every path from the inputs passes first, moved upstream to its neuron."""
+def _feedback(nx: Any, whole: Any, graph: Any, kinds: Mapping[str, str]) -> set[Edge]:
+    """Natural loops: an edge back to a node that every path from the inputs passes first, moved upstream to its neuron.
+
+    `whole` is the network, `graph` the same without the edges that enter a Delay: only what is a cycle there needs a delay.
+    """
+    neurons = SPIKING | STATEFUL
     root = object()
-    rooted = nx.DiGraph(graph)
-    rooted.add_edges_from((root, n) for n in kinds if not graph.in_degree(n))
+    rooted = nx.DiGraph(whole)
+    rooted.add_edges_from((root, n) for n in kinds if not whole.in_degree(n))
     unreached = set(kinds) - nx.descendants(rooted, root) if root in rooted else set(kinds)
-    condensed = nx.condensation(graph.subgraph(unreached))
+    condensed = nx.condensation(whole.subgraph(unreached))
     for part in condensed:
-        members = condensed.nodes[part]["members"]
         if not condensed.in_degree(part):
-            rooted.add_edges_from((root, n) for n in members if kinds[n] in SPIKING | STATEFUL)
-    if root not in rooted:
-        return set()
-    above = {}
-    parents = nx.immediate_dominators(rooted, root)
-    for node in graph:
-        chain, step = set(), node
-        while step is not root and step is not None:
-            chain.add(step)
-            step = parents.get(step)
-        above[node] = chain
-    back = [(a, b) for a, b in graph.edges if b in above[a]]
+            rooted.add_edges_from((root, n) for n in condensed.nodes[part]["members"] if kinds[n] in neurons)
+    parents = nx.immediate_dominators(rooted, root) if root in rooted else {}
     forward = nx.DiGraph(graph)
+    back = []
+    for component in _cyclic(nx, graph):
+        for source, sink in graph.subgraph(component).edges:
+            above = source
+            while above is not None and above is not root and above != sink:
+                above = parents.get(above)
+            if above == sink:
+                back.append((source, sink))
     forward.remove_edges_from(back)
     for component in _cyclic(nx, forward):
         raise Ambiguous(_one_cycle(nx, forward, component))
     chosen: set[Edge] = set()
-    stack = list(back)
-    while stack:
-        source, sink = stack.pop()
-        if kinds[source] in SPIKING | STATEFUL | {"Input"} or graph.out_degree(source) > 1 or not graph.in_degree(source):
+    while back:
+        source, sink = back.pop()
+        if kinds[source] in neurons or whole.out_degree(source) > 1 or not graph.in_degree(source):
             chosen.add((source, sink))
         else:
-            stack += [(before, source) for before in graph.predecessors(source)]
+            back += [(before, source) for before in graph.predecessors(source)]
     return chosen
 
 

@@ -166,7 +166,7 @@ def unfold(
         raise CompileError("SPK201", f"a decay of {_worst(decay, scheme)} belongs to no time constant (scheme {scheme})")
     tau, done = first.copy(), np.zeros(decay.shape, bool)
     values: dict[str, Array] = {}
-    for distance in _near(64):
+    for distance in _near():
         candidate = _shifted(first, distance)
         found_decay, enter, relax = factors(candidate, dt, scheme)
         good = (found_decay.astype(dtype) == decay) & (candidate > 0)
@@ -200,10 +200,13 @@ def _divided(number: Array, factor: Array, given: Array | None) -> tuple[Array, 
     return best, hit
 
 
-def _near(count: int) -> Iterator[int]:
+def _near() -> Iterator[int]:
+    """0, 1, -1, ... and then in widening steps: those in equal steps can all miss in the same way."""
     yield 0
-    for distance in range(1, count):
+    distance = 1
+    while distance < 1 << 24:
         yield from (distance, -distance)
+        distance += 1 + distance // 8
 
 
 def _shifted(array: Array, steps: int) -> Array:

@@ -19,7 +19,7 @@ from spikec.ir.graph import Graph
 from spikec.ir.ops import Add, Concat, Conv, Dense, Gather, Input, Neuron, Node, Pool, Ref, Reshape, Scale
 from spikec.ir.rules import verify
 from spikec.ir.text import duration_text
-from spikec.ir.types import Array, TensorType
+from spikec.ir.types import DTYPES, Array, TensorType
 from spikec.ledger import Ledger
 
 #: Convention -> what it may be; the first is the default.
@@ -244,23 +244,27 @@ class _Builder:
             self.remarks.append(f"recurrent={rule}: read one step later: {edges}")
 
     def _order(self) -> list[str]:
-        """Operands of the same step first, then natural order."""
+        """Operands of the same step first, then Inputs, then natural order."""
+
+        def key(path: str) -> Any:
+            return (self.net.nodes[path].kind != "Input", natural(path), path)
+
         waiting = dict.fromkeys(self.net.nodes, 0)
         readers: dict[str, list[str]] = {}
         for edge in self.net.edges:
             if edge not in self.late and not self._waits(edge[1]):
                 waiting[edge[1]] += 1
                 readers.setdefault(edge[0], []).append(edge[1])
-        ready = [(natural(path), path) for path, count in waiting.items() if not count]
+        ready = [key(path) for path, count in waiting.items() if not count]
         heapq.heapify(ready)
         order = []
         while ready:
-            _, path = heapq.heappop(ready)
+            *_, path = heapq.heappop(ready)
             order.append(path)
             for reader in readers.get(path, []):
                 waiting[reader] -= 1
                 if not waiting[reader]:
-                    heapq.heappush(ready, (natural(reader), reader))
+                    heapq.heappush(ready, key(reader))
         assert len(order) == len(waiting), "recurrent_edges leaves no cycle within a step"
         return order
 
@@ -593,7 +597,8 @@ class _Builder:
             fields["w_in"] = np.ones(1, np.asarray(fields["r"]).dtype)
         whole = Primitive(path, kind, fields, prim.metadata)
         values = {key: self._fitted(whole, key, shape) for key in fields}
-        dtype = np.result_type(*values.values())
+        written = prim.metadata.get(f"{PREFIX}dtype")
+        dtype = DTYPES[written] if written in ("f32", "f64") else np.result_type(*values.values())
         for key in ("tau", "tau_syn", "tau_mem"):
             if key in values and np.any(values[key] <= 0):
                 raise self._refuse(path, "SPK003", f"{key} is {float(values[key].min()):g} s; a time constant is greater than 0")

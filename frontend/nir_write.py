@@ -346,32 +346,24 @@ class _Writer:
         model, numbers = found.model, found.numbers
         made: Tree = {"type": model.kind}
         extra: Tree = {}
-        exact = True
+        if found.initial is not None and not model.kind.endswith(("LI", "LIF")):
+            raise _Refused("SPK201", f"its membrane does not begin at 0, which NIR's {model.kind} does")
         if model.kind == "Threshold":
             made["threshold"] = numbers["theta"]
         elif model.kind in ("I", "IF"):
             made["r"], extra[f"{PREFIX}integrator"] = numbers["gain"], "step"
         else:
-            if self.dt is None:
-                raise _Refused("SPK001", "tau of NIR is in seconds, and the graph does not say how long a step is", "give dt")
             scheme = self.scheme or model.scheme
+            times, exact = self._times(found, scheme)
+            if not exact and numbers["gain"].dtype == np.float32:
+                # There may be no float32 tau and r that give these float32 numbers; in float64 there are.
+                numbers = {key: value.astype(np.float64) for key, value in numbers.items()}
+                times, _ = self._times(replace(found, numbers=numbers), scheme)
+                extra[f"{PREFIX}dtype"] = "f32"
+            made |= times
             extra[f"{PREFIX}scheme"] = scheme
-            rest = numbers.get("rest", np.zeros_like(numbers["gain"]))
-            given = {} if found.initial is None else {"v_leak": found.initial}
-            parts = {"r": (numbers["gain"], False), "v_leak": (rest, True)}
-            try:
-                if model.synapse:
-                    tau, values, first = unfold(numbers["alpha"], {"w_in": (numbers["w"], False)}, {}, self.dt, scheme)
-                    made |= {"tau_syn": tau, **values}
-                    tau, values, exact = unfold(numbers["beta"], parts, given, self.dt, scheme)
-                    made |= {"tau_mem": tau, **values}
-                    exact = exact and first
-                    extra[f"{PREFIX}current"] = model.current
-                else:
-                    tau, values, exact = unfold(numbers["decay"], parts, given, self.dt, scheme)
-                    made |= {"tau": tau, **values}
-            except CompileError as error:
-                raise _Refused(error.code, error.diagnostics[0].message) from None
+            if model.synapse:
+                extra[f"{PREFIX}current"] = model.current
             if found.initial is not None:
                 extra[f"{PREFIX}initial"] = "v_leak"
             elif model.rest:
@@ -383,20 +375,41 @@ class _Writer:
             made["v_reset"] = numbers.get("reset", np.zeros_like(numbers["theta"]))
             extra[f"{PREFIX}reset"] = model.reset
         made["metadata"] = extra
-        self._record(node, found, made, exact)
+        self._record(node, found, made)
         return made, [node.inputs[0]]
 
-    def _record(self, node: Neuron, found: _Fitted, made: Tree, exact: bool) -> None:
+    def _times(self, found: _Fitted, scheme: str) -> tuple[Tree, bool]:
+        """Time constants, r, v_leak and w_in of a leaky neuron, and whether they give its numbers exactly."""
+        if self.dt is None:
+            raise _Refused("SPK001", "tau of NIR is in seconds, and the graph does not say how long a step is", "give dt")
+        numbers = found.numbers
+        rest = numbers.get("rest", np.zeros_like(numbers["gain"]))
+        given = {} if found.initial is None else {"v_leak": found.initial.astype(rest.dtype)}
+        parts = {"r": (numbers["gain"], False), "v_leak": (rest, True)}
+        try:
+            if not found.model.synapse:
+                tau, made, exact = unfold(numbers["decay"], parts, given, self.dt, scheme)
+                return {"tau": tau, **made}, exact
+            tau, made, first = unfold(numbers["alpha"], {"w_in": (numbers["w"], False)}, {}, self.dt, scheme)
+            again, more, exact = unfold(numbers["beta"], parts, given, self.dt, scheme)
+            return {"tau_syn": tau, **made, "tau_mem": again, **more}, first and exact
+        except CompileError as error:
+            raise _Refused(error.code, error.diagnostics[0].message) from None
+
+    def _record(self, node: Neuron, found: _Fitted, made: Tree) -> None:
         """What the ledger says: a neuron of other origin, and by how much its numbers moved."""
+        kind = found.model.kind
         if not found.own:
-            self.records.append((node, "exact", f"@{node.program.name} is NIR's {found.model.kind}", {}))
-        if exact:
-            return
+            self.records.append((node, "exact", f"@{node.program.name} is NIR's {kind}", {}))
         values = {key: value for key, value in made.items() if isinstance(value, np.ndarray)}
-        again = fold(found.model.kind, values, self.dt, self.scheme or found.model.scheme, "step")
+        again = fold(kind, values, self.dt, self.scheme or found.model.scheme, "step")
+        if found.initial is not None:
+            off = np.abs(again["rest"] - found.numbers.get("rest", 0.0))
+            if np.any(off > 1e-6 * np.abs(again["rest"])):
+                raise _Refused("SPK201", "its membrane begins neither at 0 nor where it rests, which NIR cannot say")
         change, total, most = 0, 0, 0.0
         for key, number in found.numbers.items():
-            moved = np.abs(again[key].astype(number.dtype).astype(np.float64) - number)
+            moved = np.abs(np.nan_to_num(again[key].astype(number.dtype).astype(np.float64) - number))
             change, total, most = change + int(np.count_nonzero(moved)), total + moved.size, max(most, float(moved.max(initial=0)))
         if change:
             more = {"changed": change, "total": total, "largest": most}

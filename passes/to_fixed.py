@@ -52,7 +52,7 @@ class ToFixed:
     name: ClassVar[str] = "to-fixed"
 
     def run(self, graph: Graph, ledger: Ledger) -> Graph:
-        """A graph of integers. Raises CompileError SPK202 and SPK209 with everything that has no integer form."""
+        """A graph of integers. Raises CompileError SPK202 with everything that has no integer form."""
         if not 2 <= self.bits <= 16:
             raise CompileError("SPK001", f"{self.bits} bits: a weight has 2 to 16 bits")
         graph = verify(_without_averages(graph, ledger))

@@ -300,6 +300,14 @@ def test_counts_of_the_tiny_net(build: Build) -> None:
     assert counts["lif2"].messages == 0 and counts["lif2"].updates == 4 * 10 * 2
 
 
+def test_a_membrane_that_is_an_output_is_not_spikes() -> None:
+    text = TINY.replace("emit s", "emit s, v").replace(": spike<2> loc", ": spike<2>, v: value<2> loc")
+    graph = spikec.parse_graph(text.replace("output out = %lif2", "output out = %lif2\n  output mem = %lif2.v"))
+    found = spikec.compile(graph, target="reference").run(spikes(), record="all")
+    assert found.outputs["mem"].any()
+    assert found.counts["lif2"].spikes == np.count_nonzero(found.outputs["out"])
+
+
 def test_counts_go_through_nodes_without_a_state_of_their_own() -> None:
     program = parse_program("neuron @relay(a) { s = a > 0.0 emit s }")
     graph = Graph(

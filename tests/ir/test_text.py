@@ -213,7 +213,7 @@ def test_every_attribute_survives() -> None:
         conv,
         pool,
         spikes((2,), "two"),
-        Input(name="b", type=TensorType("graded", (2,), "i16"), bounds=(-3, 9)),
+        Input(name="b", type=TensorType("graded", (2,), "f64"), bounds=(-3, 9)),
         Dense(name="d", inputs=(Ref("two", delay=2, init=init),), weight=np.ones((1, 2), F), delay=np.array([[0, 3]])),
         Constant(name="on", value=np.ones(1, F), kind="spike", start=4),
         leaky("l", "d", start=2, init={"v": F(0.5)}, dtype="f64"),

@@ -1,0 +1,160 @@
+"""`make bench`: the emitted C against hand-written C and the other engines, as ratios within one run.
+
+    python benchmarks/run.py [--rounds N] [--only W1,W2] [--flags native,avx2,sse2]
+
+W1 to W4 come through the compiler as any network does (float graph, eight bits, target host) and run one step at a time at
+batch 1 on one core. Each round runs every contender once, so that a busy machine slows all of them; the medians are what is
+compared. Output counts are checked before anything is timed. W1 to W4 and the hand-written C need ../shared/perf; without it
+only the digits are run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+import spikec
+from spikec.backends.c.backend import CBackend
+from spikec.target import load_target
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks import workloads
+
+BUILD = workloads.ROOT / "build" / "bench"
+FLAGS = {
+    "native": ["-O3", "-march=native", "-fno-loop-unroll-and-jam"],
+    "avx2": ["-O3", "-mavx2", "-mfma", "-mbmi2", "-mpopcnt", "-fno-loop-unroll-and-jam"],
+    "sse2": ["-O2"],
+}
+#: The hand-written program of each workload, and what its README compiles it with.
+BY_HAND = {"W1": ["w1v.c", "-DV32", "-DF=12"], "W2": ["w2.c"], "W3": ["w3.c"], "W4": ["w4.c"]}
+
+
+def emit(work: workloads.Workload) -> tuple[Path, float]:
+    """Compile a workload and write its C folder; also the seconds that took."""
+    begin = time.perf_counter()
+    build = spikec.compile(work.graph, target="host", bits=8)
+    folder = BUILD / work.name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    CBackend(load_target("host")).emit(build.graph(), folder)
+    shutil.copy(Path(__file__).with_name("c") / "harness.c", folder)
+    return folder, time.perf_counter() - begin
+
+
+def events(work: workloads.Workload) -> Path:
+    """The harness's event file; a workload without input gets empty steps."""
+    if work.data is not None:
+        return workloads.DATA / f"{work.name.lower()}_ev.bin"
+    path = BUILD / f"{work.name}_ev.bin"
+    head = np.array([work.steps, 1, 0, 0], np.int32)
+    path.write_bytes(head.tobytes() + np.zeros(work.steps + 1, np.int32).tobytes())
+    return path
+
+
+def compile_c(folder: Path, sources: list[str], flags: list[str], name: str) -> Path:
+    """An executable, optimised as asked."""
+    target = BUILD / name
+    subprocess.run(["gcc", "-std=gnu11", *flags, "-o", str(target), *sources, "-lm"], check=True, cwd=folder)
+    return target
+
+
+def run_ours(program: Path, data: Path) -> tuple[float, list[int]]:
+    """One round: milliseconds per inference, and all output counts."""
+    lines = subprocess.run([str(program), str(data), "1"], check=True, capture_output=True, text=True).stdout.splitlines()
+    return float(lines[0].split()[1]), [int(n) for n in lines[1].split()[1:]]
+
+
+def run_by_hand(program: Path, samples: int) -> float:
+    """One round of the hand-written program: its own median, in milliseconds."""
+    arguments = [] if samples == 1 else ["1", str(samples)]  # the network without samples takes no arguments
+    out = subprocess.run([str(program), *arguments], check=True, capture_output=True, text=True, cwd=workloads.DATA.parent)
+    found = re.search(r"(?:med|W4) ([0-9.]+) ms", out.stdout)
+    if not found:
+        raise SystemExit(f"{program.name} printed no median: {out.stdout[:200]}")
+    return float(found[1])
+
+
+def bench_workload(name: str, kinds: list[str], rounds: int) -> list[str]:
+    """Rows of the table for one workload."""
+    work = workloads.WORKLOADS[name]()
+    folder, seconds = emit(work)
+    data = events(work)
+    sources = [p.name for p in sorted(folder.glob("*.c")) if p.name in ("network.c", "weights.c", "harness.c")]
+    hand, *options = BY_HAND[name]
+    shutil.copytree(workloads.SOURCE / "c", BUILD / "hand", dirs_exist_ok=True)
+    rows = []
+    for kind in kinds:
+        begin = time.perf_counter()
+        ours = compile_c(folder, sources, FLAGS[kind], f"{name}_{kind}")
+        built = time.perf_counter() - begin
+        theirs = compile_c(BUILD / "hand", [hand], [*FLAGS[kind], *options], f"{name}_{kind}_hand")
+        _, counts = run_ours(ours, data)
+        wrong = int(np.abs(np.array(counts) - work.counts.ravel()).sum())
+        times: list[list[float]] = [[], []]
+        for _ in range(rounds):
+            times[0].append(run_ours(ours, data)[0])
+            times[1].append(run_by_hand(theirs, len(work.counts)))
+        mine, by_hand = (statistics.median(part) for part in times)
+        rows.append(
+            f"{name:4} {kind:7} {mine:9.4f} {by_hand:9.4f} {mine / by_hand:6.2f} "
+            f"{wrong:6} of {int(work.counts.sum()):<7} {seconds:7.1f} {built:6.1f}"
+        )
+    return rows
+
+
+def bench_digits(rounds: int) -> None:
+    """The digits example on the engines that Python reaches: milliseconds a digit, whole held-out third at once."""
+    sys.path.insert(0, str(workloads.ROOT / "examples" / "digits"))
+    import data
+
+    build = spikec.load(workloads.ROOT / "build" / "digits")
+    x = data.spikes(data.split()[1].images)
+    engines = ("reference", "numpy", "c")
+    times: dict[str, list[float]] = {engine: [] for engine in engines}
+    for _ in range(rounds + 1):
+        for engine in engines:
+            begin = time.perf_counter()
+            build.run(x, engine)
+            times[engine].append((time.perf_counter() - begin) / len(x) * 1e3)
+    medians = {engine: statistics.median(part[1:]) for engine, part in times.items()}
+    print("\ndigits, from Python, all at once\nengine     ms/digit   against c")
+    for engine, value in medians.items():
+        print(f"{engine:10} {value:8.4f} {value / medians['c']:11.1f}")
+
+
+def main() -> int:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description="the emitted C against hand-written C, as ratios within one run")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", default="W1,W2,W3,W4")
+    parser.add_argument("--flags", default="native,avx2,sse2")
+    options = parser.parse_args()
+    BUILD.mkdir(parents=True, exist_ok=True)
+    if workloads.SOURCE.is_dir():
+        workloads.ensure_data()
+        print("milliseconds an inference, batch 1, one core, medians; count differences are against a float simulation")
+        print("net  flags        ours   by hand  ratio  count differences  compile  build")
+        for name in options.only.split(","):
+            for row in bench_workload(name, options.flags.split(","), options.rounds):
+                print(row, flush=True)
+    else:
+        print(f"W1 to W4 left out: {workloads.SOURCE} is not there")
+    if (workloads.ROOT / "build" / "digits" / "manifest.json").exists():
+        bench_digits(options.rounds)
+    else:
+        print("digits left out: `make demo` makes build/digits")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
