@@ -21,6 +21,9 @@ Tree = dict[str, Any]
 #: The release of the format whose primitives are known here; written into files.
 NIR_VERSION: Final = "1.0.8"
 _DEEPEST: Final = 64
+#: A dataset beyond so many bytes must be stored at all: gzip makes at most 1032 bytes of one.
+_UNSUSPECTED: Final = 1 << 24
+_DENSEST: Final = 1032
 _DAMAGED: Final = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError)
 
 
@@ -81,6 +84,15 @@ def _group(h5py: ModuleType, group: Any, file: str, path: tuple[str, ...]) -> Tr
             continue
         if not isinstance(item, h5py.Dataset):
             raise bad(key, "is neither a group nor a dataset")
+        try:
+            elsewhere = item.is_virtual or bool(item.external)
+            size, stored = int(item.nbytes), int(item.id.get_storage_size())
+        except _DAMAGED as error:
+            raise bad(key, f"is damaged ({error})") from None
+        if elsewhere:
+            raise bad(key, "is stored in another file; spikec reads what the file itself holds")
+        if size > _UNSUSPECTED and size > _DENSEST * stored:
+            raise bad(key, f"is damaged (it would have {size} bytes, and {stored} are stored)")
         try:
             value = item[()]
             result[key] = value.decode("utf-8") if isinstance(value, bytes) else value

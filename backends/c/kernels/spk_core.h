@@ -102,6 +102,13 @@ static SPK_UNUSED uint32_t spk_view_events(const spk_view *view, const void *mem
     memcpy(&slot, (const unsigned char *)memory + view->position, sizeof slot);
     base += (size_t)slot * view->size * width;
   }
+  if (width == 1 && view->space == 0) {
+    for (i = 0; i < view->size; i++) {
+      index[count] = i;
+      count += base[i] != 0;
+    }
+    return count;
+  }
   for (i = 0; i < view->size; i++) {
     const uint32_t j = view->space ? i % view->space * view->channels + i / view->space : i;
     uint64_t bits = 0;
