@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 #: Told about every stage as soon as it is there.
 OnStage = Callable[[Stage], None]
 #: Formats that have a name in the interface and no reader in this version.
-_LATER: Final = {".nir": "NIR", ".onnx": "ONNX"}
+_LATER: Final = {".onnx": "ONNX"}
 #: Formats that are whole graphs -> "module:function". The function takes the path and by keyword name, dt, ledger and what the
 #: module's OPTIONS lists.
-_READERS: Final = {".net": "spikec.frontend.slayer:read_net"}
+_READERS: Final = {".net": "spikec.frontend.slayer:read_net", ".nir": "spikec.frontend.nir:load_nir"}
 #: Options whose default is "auto"; None means something else there.
 _AUTO: Final = ("time_axis", "batch_axis")
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]*")
@@ -79,7 +79,8 @@ def compile(
     """Compile a trained model for a target.
 
     model: a torch module; "file.py:name", where name is a module, a module class that needs no arguments, or a function that
-    returns a module; a `.sir` file; a SLAYER `.net` file, whose options (see `spikec.frontend.slayer`) are taken as well; a Graph.
+    returns a module; a `.sir` file; a SLAYER `.net` or a `.nir` file, whose options (see `spikec.frontend.slayer` and
+    `spikec.frontend.nir`) are taken as well; a Graph.
     example_input: what the model itself takes. Needed for a torch module; a "file.py:name" may instead define `example_input`, a
     tensor or a function returning one. An array is made a tensor. time_axis, batch_axis, steps, dt (seconds per step),
     input_kind, name: see `spikec.trace`. weights: a state dict to load first.
@@ -97,6 +98,8 @@ def compile(
     known = {item.name for each in passes for item in fields(load_pass(each))}  # type: ignore[arg-type]  # dataclasses
     module, read = _reader(model)
     reading = {key: options.pop(key) for key in module.OPTIONS if key in options} if module else {}
+    if module and "input_kind" in module.OPTIONS and input_kind is not None:
+        reading["input_kind"] = input_kind
     given: dict[str, Any] = {"target": chosen, "calibrate": None, "labels": None, "bits": bits, "strict": strict}
     for key in options:
         if key not in known - set(given):
@@ -119,7 +122,7 @@ def compile(
     if isinstance(model, Graph):
         graph = _plain_graph(model, name, asked, "a graph")
     elif read is not None:
-        if wrong := [key for key in asked if key != "dt"]:
+        if wrong := [key for key in asked if key != "dt" and key not in reading]:
             raise CompileError("SPK001", f"{wrong[0]} belongs to a torch model; {os.fspath(model)} is a graph already")
         graph = read(Path(model), name=name, dt=dt, ledger=ledger, **reading)
     elif isinstance(model, (str, os.PathLike)) and Path(os.fspath(model)).suffix == ".sir":

@@ -39,7 +39,7 @@ from spikec.frontend.nir_read import Reading, load, read
 from spikec.ir.graph import Graph
 from spikec.ledger import Ledger
 
-#: Options of `read_nir` that a driver passes on.
+#: Options of `read_nir` that the driver passes on, beside name, dt and ledger.
 OPTIONS = ("scheme", "compare", "reset", "current", "integrator", "initial", "recurrent", "input_kind", "round_delays")
 
 
@@ -82,6 +82,11 @@ def read_nir(
     }
     stem = re.sub(r"[^A-Za-z0-9_.]+", "_", Path(file).stem).lstrip(".")
     return read(tree, file, Reading(dt, conventions, round_delays), name or stem or "nir", ledger)
+
+
+def load_nir(path: Path, *, name: str | None, dt: float | None, ledger: Ledger, **options: Any) -> Graph:
+    """`read_nir` as the driver calls it: the graph alone; the conventions go into the ledger."""
+    return read_nir(path, name=name, dt=dt, ledger=ledger, **options)[0]
 
 
 def write_nir(

@@ -47,6 +47,8 @@ def read_tree(path: Path) -> Tree:
         reason = str(error).partition("(")[2].rstrip(")") or str(error)
         raise CompileError("SPK003", f"{path}: not a readable HDF5 file ({reason})") from None
     with file:
+        if not _heaps_are_whole(path.read_bytes()):
+            raise CompileError("SPK003", f"{path}: not a readable HDF5 file (its texts are damaged)")
         try:
             recorded = str(file.attrs.get("__type__", "")).startswith("NIRGraphData")
             found = "node" in file and isinstance(file.get("node", getlink=True), h5py.HardLink)
@@ -60,9 +62,33 @@ def read_tree(path: Path) -> Tree:
         return _group(h5py, root, path.name, ())
 
 
+def _heaps_are_whole(data: bytes) -> bool:
+    """Whether the heaps that hold the texts can be walked to their ends; the HDF5 library walks a damaged one for ever.
+
+    A heap is `GCOL`, version 1, its size, and then objects of 16 bytes of head and their content; number 0 is the free rest.
+    """
+    at = data.find(b"GCOL\x01\0\0\0")
+    while at >= 0:
+        end = at + int.from_bytes(data[at + 8 : at + 16], "little")
+        position = at + 16
+        if end > len(data):
+            return False
+        while position + 16 <= end:
+            free = data[position : position + 2] == b"\0\0"
+            size = int.from_bytes(data[position + 8 : position + 16], "little")
+            if free and size < 16:
+                return False
+            position += size if free else 16 + (size + 7) // 8 * 8
+        if position > end:
+            return False
+        at = data.find(b"GCOL\x01\0\0\0", at + 8)
+    return True
+
+
 def _group(h5py: ModuleType, group: Any, file: str, path: tuple[str, ...]) -> Tree:
-    def bad(key: str, message: str) -> CompileError:
-        return CompileError("SPK003", f"'{'/'.join((*path, key))}' {message}", loc=Loc(file))
+    def bad(key: str | bytes, message: str) -> CompileError:
+        own = key if isinstance(key, str) else repr(key)
+        return CompileError("SPK003", f"'{'/'.join((*path, own))}' {message}", loc=Loc(file))
 
     if len(path) > _DEEPEST:
         raise bad("", f"is nested more than {_DEEPEST} deep")
@@ -73,6 +99,8 @@ def _group(h5py: ModuleType, group: Any, file: str, path: tuple[str, ...]) -> Tr
         raise bad("", f"is damaged ({error})") from None
     for key in keys:
         try:
+            if not isinstance(key, str):
+                raise ValueError("a name is not text")
             link = group.get(key, getlink=True)
             item = group[key] if isinstance(link, h5py.HardLink) else None
         except _DAMAGED as error:

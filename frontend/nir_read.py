@@ -146,7 +146,7 @@ class _Builder:
         """The value for a node: what was asked for, else what the file says, else the default. Remembered for the ledger."""
         asked = self.reading.conventions[key]
         metadata = prim.metadata if prim and PREFIX + key in prim.metadata else self.net.metadata
-        written = metadata.get(PREFIX + key)
+        written = str(metadata[PREFIX + key]) if PREFIX + key in metadata else None
         path = prim.path if prim else ""
         if written is not None and written not in CHOICES[key]:
             raise CompileError("SPK003", f"the metadata's {PREFIX}{key} is '{written}'", loc=self.net.loc(path))
@@ -220,7 +220,7 @@ class _Builder:
                 "SPK001",
                 f"'{needing[0].path}' ({needing[0].kind}){more} is in seconds, and the file does not say how long a step is",
                 loc=self.net.loc(needing[0].path),
-                fix="give dt, the seconds of one step, as the network was trained (for example dt=0.001)",
+                fix="give dt, the seconds of one step, as the network was trained (command line: --dt 1ms)",
             )
 
     def _cycles(self) -> None:
@@ -402,7 +402,7 @@ class _Builder:
         if min(shape) < 1:
             raise self._refuse(prim.path, "SPK309", f"the shape {shape} holds nothing")
         kind: Any = self.convention("input_kind", prim)
-        dtype = "f64" if prim.metadata.get(f"{PREFIX}dtype") == "f64" else "f32"
+        dtype = "f64" if str(prim.metadata.get(f"{PREFIX}dtype")) == "f64" else "f32"
         self.nodes.append(Input(name=self.names[prim.path], type=TensorType(kind, shape, dtype), loc=self._loc(prim.path)))
         self.shapes[prim.path] = shape
 
@@ -597,7 +597,7 @@ class _Builder:
             fields["w_in"] = np.ones(1, np.asarray(fields["r"]).dtype)
         whole = Primitive(path, kind, fields, prim.metadata)
         values = {key: self._fitted(whole, key, shape) for key in fields}
-        written = prim.metadata.get(f"{PREFIX}dtype")
+        written = str(prim.metadata.get(f"{PREFIX}dtype"))
         dtype = DTYPES[written] if written in ("f32", "f64") else np.result_type(*values.values())
         for key in ("tau", "tau_syn", "tau_mem"):
             if key in values and np.any(values[key] <= 0):

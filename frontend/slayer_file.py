@@ -6,6 +6,7 @@ unpickled, and sizes are looked at before anything is read.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -20,6 +21,7 @@ from spikec.ir.types import Array
 #: More elements than this in one array, or neurons or connections in one layer, are a damaged or hostile file.
 MAX_ELEMENTS: Final = 1 << 26
 _LARGEST: Final = (1 << 31) - 1
+_LONGEST_TEXT: Final = 1024
 
 
 class Group:
@@ -91,39 +93,40 @@ class Group:
         """Whether a member is a group; False where it is missing."""
         return isinstance(self._member(key), self._h5py.Group)
 
-    def _dataset(self, key: str) -> Any:
+    def _dataset(self, key: str) -> tuple[Any, np.dtype[Any], tuple[int, ...]]:
+        """An array that may be read, its element type and its shape."""
         found = self._member(key)
         if found is None:
             self.bad(key, "is missing")
         if not isinstance(found, self._h5py.Dataset):
             self.bad(key, "is a group, not an array")
-        if found.shape is None:
-            self.bad(key, "is empty")
-        if found.size > MAX_ELEMENTS:
-            self.bad(key, f"has the absurd shape {tuple(found.shape)}: {found.size} elements")
         with self._reading(key):
-            if found.is_virtual or found.external:
-                self.bad(key, "is stored in another file, which is not followed")
-        return found
+            dtype, shape, elsewhere = found.dtype, found.shape, found.is_virtual or found.external
+        if shape is None:
+            self.bad(key, "is empty")
+        if math.prod(shape) > MAX_ELEMENTS:
+            self.bad(key, f"has the absurd shape {tuple(shape)}: {math.prod(shape)} elements")
+        if elsewhere:
+            self.bad(key, "is stored in another file, which is not followed")
+        return found, dtype, tuple(shape)
 
     def text(self, key: str) -> str:
         """A string: scalar, or an array of one."""
-        dataset = self._dataset(key)
-        with self._reading(key):
-            value = np.asarray(dataset[()]).reshape(-1)
-        if value.size == 1:
-            item = value[0]
+        dataset, dtype, shape = self._dataset(key)
+        if math.prod(shape) == 1 and dtype.itemsize <= _LONGEST_TEXT:
+            with self._reading(key):
+                item = np.asarray(dataset[()]).reshape(-1)[0]
             if isinstance(item, bytes):
                 return item.decode("utf-8", "replace")
             if isinstance(item, str):
                 return str(item)
-        self.bad(key, f"is an array of {dataset.dtype} of shape {tuple(dataset.shape)}, not a text")
+        self.bad(key, f"is an array of {dtype} of shape {shape}, not a text")
 
     def integers(self, key: str) -> Array:
         """Whole numbers below 2^31 in magnitude as int64, of whatever type they are stored as; any other number is an error."""
-        dataset = self._dataset(key)
-        if dataset.dtype.kind not in "biuf":
-            self.bad(key, f"holds {dataset.dtype}, not numbers")
+        dataset, dtype, _ = self._dataset(key)
+        if dtype.kind not in "biuf":
+            self.bad(key, f"holds {dtype}, not numbers")
         with self._reading(key):
             value = np.asarray(dataset[()])
         if value.dtype.kind == "f":
@@ -132,6 +135,8 @@ class Group:
             fix = "export the quantised network: the file holds integers, in units of 1/64 of a weight"
             self._refuse(key, wide, wide != np.rint(wide), "which is not a whole number", fix)
             value = wide
+        elif value.dtype.kind == "b":
+            value = value.astype(np.int64)
         self._refuse(key, value, (value > _LARGEST) | (value < -_LARGEST), "which is beyond 32 bits")
         return np.asarray(value.astype(np.int64))
 

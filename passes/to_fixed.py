@@ -27,8 +27,10 @@ from spikec.ledger import Ledger
 from spikec.passes.groups import WEIGHTED, Group, groups_of, measure, silent_value
 from spikec.target import Target
 
-#: States saturate here, so that state * factor >> shift can be done in 32 bits.
+#: States saturate here, so that state * factor >> shift can be done in 32 bits; and so that a state and a sum of a few
+#: thousand weights can be added in 16.
 STATE_BITS: Final = 30
+NARROW_BITS: Final = 15
 #: Fraction bits of a factor, at most; and of a pure number.
 FACTOR_BITS: Final = 15
 NUMBER_BITS: Final = 16
@@ -264,13 +266,20 @@ class ToFixed:
             if offset.any():
                 biases[node.program.inputs[0]] = offset
         # Without factors, constants that are whole at the weights' scale need no fraction bits.
-        translator = _Translator(node, units, operands, biases, scale, 0)
+        largest = self._largest(node, records)
+        narrow = 0 < largest * scale < 1 << (NARROW_BITS - 1)
+        translator = _Translator(node, units, operands, biases, scale, 0, NARROW_BITS if narrow else STATE_BITS)
         translated = translator.node()
         if translator.shifted or any(np.any(error) for _, error in translator.errors):
-            translator = _Translator(node, units, operands, biases, scale, self._fraction(node, graph, scale, records))
+            translator = _Translator(node, units, operands, biases, scale, self._fraction(largest, scale))
             translated = translator.node()
         for what, error in translator.errors:
             self._note(ledger, node, what, error)
+        assert isinstance(translated, Neuron)
+        if "clip" in translated.program.operations():
+            limits = {name: ((1 << (translator.bits - 1)) - 1) / translator.scale_of(name) for name in node.program.state_names}
+            told = ", ".join(f"{name} at +-{limit:.4g}" for name, limit in limits.items())
+            ledger.record(node, "convention", f"states saturate: {told}")
         for emit, (port, _) in zip(node.program.emits, graph.types[node.name], strict=True):
             if emit.kind != "spike":
                 scales[node.name, port] = translator.scale_of(emit.name)
@@ -280,17 +289,17 @@ class ToFixed:
                     )
         return translated
 
-    def _fraction(self, node: Neuron, graph: Graph, scale: float, records: Mapping[str, Array] | None) -> int:
-        """Fraction bits that leave the states head-room: eight times what calibration shows, else 64 times the threshold."""
-        largest = 0.0
-        for name, value in node.params.items():
-            finite = np.asarray(value)[np.isfinite(value)]
-            largest = max(largest, float(np.max(np.abs(finite), initial=0.0)) if name in _compared(node.program) else 0.0)
-        largest *= 64
-        if records is not None:
-            seen = [records[k] for k in (f"{node.name}.{e.name}" for e in node.program.emits if e.kind != "spike") if k in records]
-            largest = max([largest / 8, *(8 * float(np.max(np.abs(a), initial=0.0)) for a in seen)])
-        room = (1 << (STATE_BITS - 1)) / (largest * scale or 1.0)
+    def _largest(self, node: Neuron, records: Mapping[str, Array] | None) -> float:
+        """An amount that states hardly exceed: eight times what calibration shows, else sixteen times the threshold."""
+        seen = [f"{node.name}.{e.name}" if i else node.name for i, e in enumerate(node.program.emits) if e.kind != "spike"]
+        if records is not None and seen:
+            return max(8 * float(np.max(np.abs(records[name]), initial=0.0)) for name in seen)
+        compared = [np.asarray(node.params[name]) for name in sorted(_compared(node.program))]
+        return max((16 * float(np.max(np.abs(a[np.isfinite(a)]), initial=0.0)) for a in compared), default=0.0)
+
+    def _fraction(self, largest: float, scale: float) -> int:
+        """Fraction bits that leave the states head-room, four times the largest amount that is expected."""
+        room = (1 << (STATE_BITS - 1)) / (4 * largest * scale or 1.0)
         return min(FRACTION_BITS, math.floor(math.log2(room)))
 
     def _note(self, ledger: Ledger, node: Node, what: str, error: Array) -> None:
@@ -498,6 +507,7 @@ class _Translator:
     biases: Mapping[str, Array]
     scale: float
     fraction: int
+    bits: int = STATE_BITS
     params: dict[str, Array] = field(default_factory=dict)
     errors: list[tuple[str, Array]] = field(default_factory=list)
     #: Whether some bits were shifted out.
@@ -512,15 +522,17 @@ class _Translator:
             else:
                 expr = self.at(self.amount(statement.expr), self.scale_of(statement.name))
                 if statement.name in program.state_names and _grows(statement.expr):
-                    expr = call("clip", expr, STATE_BITS)
+                    expr = call("clip", expr, self.bits)
             body.append(Assign(statement.name, expr))
         states, init = [], {}
         for state in program.states:
             scale = self.scale_of(state.name)
             given = self.source.init.get(state.name)
-            states.append(State(state.name, round(float(state.init) * scale) if given is None else 0, "i32"))
+            begin = np.rint((np.asarray(state.init) if given is None else given).astype(np.float64) * scale)
+            narrow = self.bits <= 16 and _clipped(state.name, body) and np.all(np.abs(begin) < 1 << (NARROW_BITS - 1))
+            states.append(State(state.name, int(begin) if given is None else 0, "i16" if narrow else "i32"))
             if given is not None:
-                init[state.name] = np.rint(given.astype(np.float64) * scale).astype(np.int32)
+                init[state.name] = begin.astype(np.int32)
         names = tuple(self.params)
         fixed = Program(f"{program.name}_{self.source.name}", program.inputs, names, tuple(states), tuple(body), program.emits)
         return replace(self.source, program=fixed, params=self.params, init=init, dtype="")
@@ -742,6 +754,19 @@ class _Translator:
                 return Call(op, (inner, self.literal(wanted, "constants", scale)))
         (a, b), _ = self._common(left, right, what="constants")
         return Call(expr.op, (a, b))
+
+
+def _clipped(state: str, body: list[Assign]) -> bool:
+    """Whether nothing but a saturated value, a choice between such and zero, or a small literal is assigned to a state."""
+
+    def small(expr: Expr) -> bool:
+        if isinstance(expr, Num):
+            return abs(expr.value) < 1 << (NARROW_BITS - 1)
+        if isinstance(expr, Call) and expr.op == "select":
+            return small(expr.args[1]) and small(expr.args[2])
+        return expr == Var(state) or (isinstance(expr, Call) and expr.op == "clip")
+
+    return all(small(statement.expr) for statement in body if statement.name == state)
 
 
 _MIRRORED: Final[dict[str, str]] = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "==": "==", "!=": "!="}

@@ -34,6 +34,7 @@ C_TYPES: Final[dict[str, str]] = {
 }
 _WORDS: Final = re.compile(r"@?\w+")
 _INT32: Final[Interval] = (-(1 << 31), (1 << 31) - 1)
+_INT16: Final[Interval] = (-(1 << 15), (1 << 15) - 1)
 
 
 class Unsupported(Exception):
@@ -108,7 +109,7 @@ class _Line:
 
 @dataclass(frozen=True)
 class _Int:
-    """C text, its type ("b", "i32", "i64") and its interval; `number` where it is a literal."""
+    """C text, its type ("b", "i16", "i32", "i64") and its interval; `number` where it is a literal."""
 
     text: str
     kind: str
@@ -119,7 +120,7 @@ class _Int:
         """The text as a value of another type; the interval says that it fits."""
         if self.number is not None:
             return literal(self.number, kind)
-        if self.kind == kind or (self.kind == "b" and kind == "i32"):
+        if self.kind == kind or (self.kind in ("b", "i16") and kind == "i32"):
             return self.text
         return f"({C_TYPES[kind]}){self.text}"
 
@@ -170,10 +171,10 @@ class _IntLoop(_Writer):
             operand = self.operands[name]
             if operand.value is not None:
                 return _constant(int(operand.value))
-            kind = "i64" if operand.kind == "i64" else "i32"
+            kind = operand.kind if operand.kind in ("i16", "i64") else "i32"
             local = self.local(name, kind, operand.text)
             self.sources[local] = name
-            found = self.env[name] = _Int(local, kind, INT64 if kind == "i64" else _INT32)
+            found = self.env[name] = _Int(local, kind, {"i16": _INT16, "i32": _INT32, "i64": INT64}[kind])
         return found
 
     def expr(self, expr: Expr, index: int) -> _Int:
@@ -212,6 +213,9 @@ class _IntLoop(_Writer):
             return _Int(f"({left} {op} {right})", "b", interval)
         if op in ("wrap", "clip"):
             return self.narrowing(expr, a, interval)
+        if op in ("+", "-") and _short(interval, a, b):
+            # Kept in 16 bits, so that twice as many fit into a vector.
+            return _Int(f"(int16_t)({a.as_('i16')} {op} {b.as_('i16')})", "i16", interval)
         if op in ("+", "-", "*"):
             kind = _wide(interval, a.interval, b.interval)
             return _Int(f"({a.as_(kind)} {op} {b.as_(kind)})", kind, interval)
@@ -236,7 +240,7 @@ class _IntLoop(_Writer):
         low = -half if expr.op == "wrap" else 1 - half
         if low <= a.interval[0] and a.interval[1] < half:
             return a
-        kind = "i32" if n < 32 and fits32(a.interval) else "i64"
+        kind = "i16" if expr.op == "clip" and a.kind == "i16" else "i32" if n < 32 and fits32(a.interval) else "i64"
         second = str(n) if expr.op == "wrap" else literal(half - 1, kind)
         return _Int(f"spk_{expr.op}{kind[1:]}({a.as_(kind)}, {second})", kind, interval)
 
@@ -265,7 +269,16 @@ class _IntLoop(_Writer):
             return _Int(chosen.text, chosen.kind, interval, chosen.number)
         yes, no = self.expr(expr.args[1], index), self.expr(expr.args[2], index)
         kind = "b" if yes.kind == no.kind == "b" else "i32" if fits32(interval) else "i64"
+        if _short(interval, yes, no):
+            kind = "i16"
         return _Int(f"({condition.text} ? {yes.as_(kind)} : {no.as_(kind)})", kind, interval)
+
+
+def _short(interval: Interval, a: _Int, b: _Int) -> bool:
+    """Whether an operation on two operands can be done in 16 bits: both are there in 16, or literals, and so is the result."""
+    both = (a.kind == "i16" or a.number is not None) and (b.kind == "i16" or b.number is not None)
+    held = all(_INT16[0] <= low and high <= _INT16[1] for low, high in (interval, a.interval, b.interval))
+    return both and held and "i16" in (a.kind, b.kind)
 
 
 def _wide(*intervals: Interval) -> str:
@@ -286,7 +299,7 @@ def integer_loop(
         found = writer.expr(statement.expr, index)
         truth = found.kind == "b" and statement.name not in states
         if found.number is None:
-            kind = "b" if truth else "i32" if fits32(found.interval) else "i64"
+            kind = "b" if truth else "i16" if found.kind == "i16" else "i32" if fits32(found.interval) else "i64"
             local = writer.local(statement.name, kind, found.as_(kind))
             found = _Int(local, kind, found.interval)
         elif found.kind == "b" and not truth:

@@ -204,7 +204,8 @@ class Sparse(Node):
             self.fail("SPK309", f"indices must lie in 0 to {self.fan_in - 1}")
         _check_bias_delay(self, (out,), self.weight.shape)
         if (known := _known(operands)) is None:
-            return None
+            # The rows tell the shape even on a cycle that nothing enters.
+            return self._output("value", (out,), _promote(level, "value", self.dtype, short_dtype(self.weight)))
         (x,) = known
         if x.shape != (self.fan_in,):
             self.fail("SPK309", f"fan_in is {self.fan_in} but %{self.inputs[0].node} has shape {x.shape}")

@@ -186,7 +186,7 @@ CASES: list[tuple[str, str]] = [
     ("compile exits.py:net -o out", "exits.py:2: error[SPK003]: importing the file failed: SystemExit: 3"),
     (
         "compile model.nir -o out",
-        "error[SPK003]: model.nir: reading NIR files (.nir) is not supported yet in spikec 0.1.0\n  fix: give the torch module it came from, as file.py:name, or a .sir file",
+        "error[SPK003]: model.nir: not a readable HDF5 file (file signature not found)",
     ),
     (
         "compile model.onnx -o out",

@@ -890,7 +890,7 @@ IN3 = prim("Input", shape=A([1, 8]))
 @pytest.mark.parametrize(
     ("given_tree", "options", "expected"),
     [
-        (tree(a=LIF), {}, "x.nir (a): error[SPK001]: 'a' (LIF) is in seconds, and the file does not say how long a step is\n  fix: give dt, the seconds of one step, as the network was trained (for example dt=0.001)"),
+        (tree(a=LIF), {}, "x.nir (a): error[SPK001]: 'a' (LIF) is in seconds, and the file does not say how long a step is\n  fix: give dt, the seconds of one step, as the network was trained (command line: --dt 1ms)"),
         (tree(a=LIF), {"dt": 0.0}, "error[SPK001]: dt must be a positive number of seconds, not 0.0"),
         (tree(a=LIF), {"dt": 1.0, "scheme": "rk4"}, "error[SPK001]: scheme is 'rk4'\n  fix: choose one of euler, exponential, exact"),
         (tree(a=prim("LIFF")), {}, "x.nir (a): error[SPK101]: the primitive 'LIFF' is not one of NIR 1.0.8\n  fix: did you mean 'LIF'?"),
@@ -946,6 +946,52 @@ def test_all_problems_of_the_structure_at_once() -> None:
     with pytest.raises(CompileError) as error:
         read_nir(As(tree(a=prim("LIFF"), b=prim("Linear"), edges=[("in", "c"), ("a", "out")])))
     assert [d.code for d in error.value.diagnostics] == ["SPK101", "SPK003", "SPK003"]
+
+
+JUNK: list[Any] = [
+    None,
+    "",
+    "same",
+    b"\xff",
+    -1,
+    0,
+    2.5,
+    np.nan,
+    True,
+    A([]),
+    np.zeros((0, 3)),
+    A([[1, 2], [3, 4]]),
+    np.ones((2, 1, 1, 1)),
+    A(["a", "b"]),
+    A([b"a", None], dtype=object),
+    A([1 + 1j]),
+    {},
+    {"type": "Input"},
+    [1, "a"],
+    np.datetime64(1, "s"),
+    A([(1, 2.0)], dtype=[("x", "i4"), ("y", "f8")]),
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(networks(), st.data())
+def test_junk_in_any_field_is_a_compile_error_or_read(case: Any, data: Any) -> None:
+    given_tree = case[0].to_dict()
+    for _ in range(data.draw(st.integers(1, 3))):
+        node = data.draw(st.sampled_from([given_tree, *given_tree["nodes"].values()]))
+        if not isinstance(node, dict):
+            continue
+        key = data.draw(st.sampled_from([*node, "metadata", "extra"]))
+        node[key] = data.draw(st.sampled_from(JUNK))
+        if key == "metadata":
+            name = data.draw(
+                st.sampled_from(["dt", *(f"spikec_{n}" for n in ("scheme", "reset", "dtype", "name", "recurrent", "input_kind"))])
+            )
+            node[key] = {name: data.draw(st.sampled_from(JUNK))}
+    try:
+        read_nir(As(given_tree), dt=data.draw(st.sampled_from([DT, None])))
+    except CompileError as error:
+        assert str(error)
 
 
 def test_no_file(tmp_path: Path) -> None:

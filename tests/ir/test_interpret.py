@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from nets import F, dense, graph, leaky, native, spikes, values
 
 from spikec.diagnostics import CompileError
+from spikec.ir.graph import Graph
 from spikec.ir.interpret import Interpreter, default_record, interpret
 from spikec.ir.ops import Add, Concat, Constant, Conv, Dense, Gather, Input, Neuron, Pool, Ref, Reshape, Scale, Sparse
 from spikec.ir.rules import verify
@@ -346,3 +347,23 @@ def test_a_choice_between_two_literals_does_not_widen_what_follows() -> None:
     chosen = evaluate(call("select", Var("s"), 0.1, 0.3) * Var("x"), flags, float_truth)
     assert chosen.dtype == np.float32
     assert evaluate(call("select", Var("s"), 1, 0), flags, fixed_truth).dtype == np.int64
+
+
+def test_a_population_that_only_feeds_itself() -> None:
+    """Driven by its bias, as a random balanced network is: the connections tell its size."""
+    from spikec.ir.ops import Sparse
+
+    program = parse_program("neuron @n(x) params(bias) state(v = 0) {\nv = v + x + bias\ns = v > 1\nv = select(s, 0, v)\nemit s\n}")
+    nodes = (
+        Sparse(
+            name="rec",
+            inputs=(Ref("l", delay=1),),
+            weight=np.array([0.5, -0.25], np.float32),
+            indices=np.array([1, 0]),
+            indptr=np.array([0, 1, 2]),
+            fan_in=2,
+        ),
+        Neuron(name="l", inputs=(Ref("rec"),), program=program, params={"bias": np.float32(0.75)}),
+    )
+    g = verify(Graph("g", "float", nodes, (("l", Ref("l")),)))
+    assert interpret(g, {}, steps=4).outputs["l"][0].tolist() == [[0, 0], [1, 1], [1, 0], [0, 0]]

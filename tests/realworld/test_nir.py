@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from nets import native
 
+import spikec
 from spikec.backend import load_backend
 from spikec.diagnostics import CompileError
 from spikec.frontend.nir import read_nir, write_nir
@@ -298,3 +299,17 @@ def test_reading_what_was_written_gives_the_same_graph(name: str, options: Any, 
     assert str(again) == str(graph)
     assert again == graph
     assert nir.read(tmp_path / path.name).nodes.keys() == nir.read(path, type_check=False).nodes.keys()
+
+
+def test_the_driver_reads_nir_and_records_its_conventions() -> None:
+    path = folder("nir_lif") / "lif_norse.nir"
+    x, _, _ = lif_trace("norse")
+    _, _, spikes = lif_trace("sinabs")
+    build = spikec.compile(path, target="reference", dt=DT, scheme="exponential", reset="subtract", input_kind="value")
+    found = build.run(x.reshape(1, -1, 1)).outputs["output"]
+    assert list(np.flatnonzero(found)) == spikes == [450, 500, 710, 760]
+    told = [entry.what for entry in build.ledger if entry.kind == "convention"]
+    assert "input_kind=value: inputs are values, dense in time" in told
+    assert any(text.startswith("scheme=exponential") for text in told)
+    with pytest.raises(CompileError, match="'1' \\(LIF\\) is in seconds, and the file does not say how long a step is"):
+        spikec.compile(path, target="reference")

@@ -12,10 +12,12 @@
 #define SPK_RESTRICT __restrict__
 #define SPK_ALIGNED __attribute__((aligned(64)))
 #define SPK_UNUSED __attribute__((unused))
+#define SPK_PREFETCH(p) __builtin_prefetch(p, 0, 1)
 #else
 #define SPK_RESTRICT
 #define SPK_ALIGNED
 #define SPK_UNUSED
+#define SPK_PREFETCH(p) ((void)(p))
 #endif
 
 #define SPK_CAT_(a, b) a##b

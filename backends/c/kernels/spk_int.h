@@ -42,6 +42,11 @@ SPK_DEFINE_INT(32, int32_t, uint32_t)
 SPK_DEFINE_INT(64, int64_t, uint64_t)
 #undef SPK_DEFINE_INT
 
+/* To -limit ... limit, in 16 bits. */
+static inline int16_t spk_clip16(int16_t x, int16_t limit) {
+  return x < -limit ? (int16_t)-limit : x > limit ? limit : x;
+}
+
 /* rtz(x * k, n) and floor(x * k / 2^n) without a 64-bit product. Exact for k >= 0 if (2^n - 1) * k < 2^32 and the result
  * fits: x = h * 2^n + l gives x * k / 2^n = h * k + l * k / 2^n, where h * k is whole. */
 static inline int32_t spk_mul_rtz32(int32_t x, int32_t k, int n) {

@@ -30,6 +30,13 @@ static uint64_t SPK_NAME(SPK_ACC *SPK_RESTRICT acc,
     const SPK_PRODUCT value = (SPK_PRODUCT)x[event[e]];
 #endif
     used += end - k;
+    /* The connections of the event after the next come from far away: fetch them while this one is added. */
+    if (e + 2u < count) {
+      const uint32_t last = start[event[e + 2u] + 1u];
+      uint32_t ahead;
+      for (ahead = start[event[e + 2u]]; ahead < last; ahead += 64u / (uint32_t)sizeof(SPK_TARGET)) { SPK_PREFETCH(target + ahead); }
+      for (ahead = start[event[e + 2u]]; ahead < last; ahead += 64u / (uint32_t)sizeof(SPK_WEIGHT)) { SPK_PREFETCH(weight + ahead); }
+    }
     for (; k < end; k++) {
 #if defined(SPK_DELAY)
       SPK_ACC *a = acc + slot[delay[k]] + target[k];
