@@ -138,6 +138,8 @@ def compile(
         if on_stage:
             on_stage(stage)
 
+    if bits is not None and graph.level != "float":
+        raise CompileError("SPK001", f"bits={bits}: the graph holds integers already")
     if calibrate is not None:
         given["calibrate"] = calibrate = check_inputs(graph, calibrate)
     if labels is not None:

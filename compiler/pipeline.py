@@ -27,6 +27,8 @@ class Pass(Protocol):
     """A frozen dataclass whose fields are its options; it returns a new graph and records what it did."""
 
     name: ClassVar[str]
+    #: The levels that it takes; at others there is nothing for it to do, as for a quantizer in a graph of integers.
+    levels: ClassVar[tuple[str, ...]]
 
     def run(self, graph: Graph, ledger: Ledger) -> Graph:
         """The graph after the pass."""
@@ -65,7 +67,8 @@ def run_passes(
     ledger: Ledger,
     on_stage: Callable[[Stage], None] | None = None,
 ) -> list[Stage]:
-    """Run passes in order; every result is verified, and one that breaks a rule is a PassBug naming its pass.
+    """Run passes in order; every result is verified, and one that breaks a rule is a PassBug naming its pass. Those that do not
+    take the graph's level are left out.
 
     options: what the passes' fields are filled from (target, calibrate, bits, ...). `on_stage` sees every stage as soon as it is
     there, so that dumps survive a later error.
@@ -79,6 +82,8 @@ def run_passes(
 
     add(Stage("input", verify(graph), 0.0))
     for name in names:
+        if stages[-1].graph.level not in load_pass(name).levels:
+            continue
         begin = time.perf_counter()
         ledger.pass_name = name
         result = make_pass(name, options).run(stages[-1].graph, ledger)

@@ -80,8 +80,8 @@ def natural(name: str) -> list[tuple[int, int, str]]:
 
 def flatten(tree: Tree, file: str) -> Network:
     """The network of a graph's dictionary. Raises CompileError with everything that is wrong with its structure."""
-    if tree.get("type") != "NIRGraph":
-        kind = tree.get("type", "nothing that has a type")
+    if _kind(tree) != "NIRGraph":
+        kind = _kind(tree) or "nothing that has a type"
         raise CompileError(
             "SPK003", f"holds {kind}, not a NIRGraph", loc=Loc(file), fix="write it as a graph with Input and Output"
         )
@@ -120,8 +120,8 @@ class _Flattener:
             node, own = nodes[name], f"{inner}{name}"
             while own in self.nodes or own in self.through:
                 own += "_"
-            kind = node.get("type") if isinstance(node, dict) else None
-            if not isinstance(kind, str):
+            kind = _kind(node)
+            if not kind:
                 self.bad("SPK003", own, "the node has no type")
                 ends[name] = (own, own)
                 continue
@@ -269,8 +269,10 @@ def _text(item: Any) -> str:
     raise TypeError("not a name")
 
 
-def _kind(node: Any) -> Any:
-    return node.get("type") if isinstance(node, dict) else None
+def _kind(node: Any) -> str:
+    """A node's type; nothing where it has none that is text."""
+    kind = node.get("type") if isinstance(node, dict) else None
+    return kind if isinstance(kind, str) else ""
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -211,7 +211,7 @@ class _Builder:
             p
             for p in self.net.nodes.values()
             if p.kind in ("LI", "LIF", "CubaLI", "CubaLIF")
-            or (p.kind == "Delay" and np.any(np.asarray(p.fields["delay"]) != 0))
+            or (p.kind == "Delay" and np.any(self._numbers(p, "delay")))
             or (p.kind in ("I", "IF") and seconds)
         ]
         if needing:
@@ -291,10 +291,10 @@ class _Builder:
     def _declared(self, prim: Primitive) -> tuple[int, ...]:
         """The shape of a node's input as the node itself tells it: for an added Input, or where all operands are late."""
         fields, path = prim.fields, prim.path
-        if prim.kind in ("Affine", "Linear"):
+        if prim.kind in ("Affine", "Linear") and self._numbers(prim, "weight").ndim:
             return (int(self._numbers(prim, "weight").shape[-1]),)
-        if prim.kind in ("Conv1d", "Conv2d") and fields.get("input_shape") is not None:
-            groups = self._ints(path, "groups", fields["groups"], 1)[0]
+        if prim.kind in ("Conv1d", "Conv2d") and fields.get("input_shape") is not None and self._numbers(prim, "weight").ndim > 1:
+            (groups,) = self._ints(path, "groups", fields["groups"], 1)
             return (int(self._numbers(prim, "weight").shape[1]) * groups, *self._ints(path, "input_shape", fields["input_shape"]))
         if prim.kind == "Flatten" and fields.get("input_type") is not None:
             return self._ints(path, "input_type", fields["input_type"])

@@ -18,6 +18,7 @@ class Canonicalise:
     """Remove identities, merge reshapes, drop zero biases and dead nodes. Any level, exact. Inputs and names stay."""
 
     name: ClassVar[str] = "canonicalise"
+    levels: ClassVar[tuple[str, ...]] = ("float", "fixed")
 
     def run(self, graph: Graph, ledger: Ledger) -> Graph:
         """The same function with fewer nodes; exact, spike for spike."""

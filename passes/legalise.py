@@ -33,6 +33,7 @@ class Legalise:
 
     target: Target
     name: ClassVar[str] = "legalise"
+    levels: ClassVar[tuple[str, ...]] = ("float",)
 
     def run(self, graph: Graph, ledger: Ledger) -> Graph:
         """A float graph of native patterns. Raises CompileError with every SPK201, SPK202 and SPK208 at once."""

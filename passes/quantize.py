@@ -49,6 +49,7 @@ class Quantize:
     calibrate: Mapping[str, Array] | None = None
     labels: Array | None = None
     name: ClassVar[str] = "quantize"
+    levels: ClassVar[tuple[str, ...]] = ("float",)
 
     def run(self, graph: Graph, ledger: Ledger) -> Graph:
         """A graph of integers. Raises CompileError SPK203 with everything that exceeds the target's range."""

@@ -41,6 +41,7 @@ class Retime:
     hop: int | None = None
     rigid: bool = True
     name: ClassVar[str] = "retime"
+    levels: ClassVar[tuple[str, ...]] = ("fixed",)
 
     def run(self, graph: Graph, ledger: Ledger) -> Graph:
         """The retimed graph. Raises CompileError SPK204 (with the cycle), SPK205, SPK206."""

@@ -52,6 +52,7 @@ class ToFixed:
     calibrate: Mapping[str, Array] | None = None
     labels: Array | None = None
     name: ClassVar[str] = "to-fixed"
+    levels: ClassVar[tuple[str, ...]] = ("float",)
 
     def run(self, graph: Graph, ledger: Ledger) -> Graph:
         """A graph of integers. Raises CompileError SPK202 with everything that has no integer form."""

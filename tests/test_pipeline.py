@@ -28,6 +28,7 @@ class Break:
 
     how: str = "negative"
     name: ClassVar[str] = "break"
+    levels: ClassVar[tuple[str, ...]] = ("float", "fixed")
 
     def run(self, graph: Graph, ledger: Ledger) -> Graph:
         def broken(node: Node) -> Node:
@@ -105,3 +106,12 @@ def test_the_whole_way_and_every_stage_reads_back() -> None:
     np.testing.assert_array_equal(runs[4].outputs["mem"], runs[3].outputs["mem"])
     again = run_passes(net(), LOIHI.passes, {"target": LOIHI, "calibrate": x}, Ledger())
     assert [s.graph.fingerprint for s in again] == [s.graph.fingerprint for s in stages], "same in, same out"
+
+
+def test_a_pass_that_does_not_take_the_level_is_left_out() -> None:
+    """A graph of integers needs no quantizer: only what takes integers runs."""
+
+    text = "sir 1\ngraph @g level=fixed {\n%in = input : spike<2>\n%fc = dense(%in) weight=i16[[2, 4]] : value<1>\noutput %fc\n}"
+    target = load_target("loihi2")
+    stages = run_passes(parse_graph(text), target.passes, {"target": target}, Ledger())
+    assert [stage.name for stage in stages] == ["input", "canonicalise", "retime"]

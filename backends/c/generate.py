@@ -241,7 +241,7 @@ class _Generator:
         if key not in self.compacts:
             name = self.name(f"{self.p}list_{kind}_{size}")
             self.compacts[key] = name
-            flags = int(C_TYPES[kind] == "uint8_t" and index == "uint16_t")
+            flags = int(_WIDTH[kind] == 1 and index == "uint16_t")
             self.kernel("spk_events.h", SPK_NAME=name, SPK_X=C_TYPES[kind], SPK_INDEX=index, SPK_SIZE=f"{size}u", SPK_FLAGS=flags)
         return self.compacts[key]
 

@@ -72,6 +72,9 @@ def rng(seed: int) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
+EYE = dense(np.eye(2))
+
+
 # ------------------------------------------------------------------------------------------- the equations, once more
 
 
@@ -592,9 +595,61 @@ def test_tables_name_what_is_read() -> None:
     assert "delay_shift" in OPTIONS
 
 
+def every_neuron() -> dict[str, tuple[list[dict[str, Any]], dict[str, Any]]]:
+    """A small network of every program."""
+    weight, back = rng(30).integers(-60, 90, (5, 4)), rng(31).integers(-60, 90, (3, 5))
+    rf = {"sinDecay": 900, "cosDecay": 2980, "vThMant": 50}
+    parts = {"real": weight, "imag": weight[::-1]}
+    graded = {**CUBA, "gradedSpike": True}
+    alif = {**CUBA, "type": "ALIF", "thDecay": 200, "refDecay": 900, "vThStep": 7}
+    image = {"type": "input", "shape": [1, 3, 3], "neuron": CUBA, "weight": 30, "bias": 5}
+    up = {**conv(np.ones((1, 2, 2, 2)) * 30, (2, 6, 6), CUBA, stride=[2, 2]), "type": "convT", "inChannels": 1, "outChannels": 2}
+    cases: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
+        "lif": ([dense(weight), dense(back)], {"reset_interval": 5}),
+        "recurrent": ([{**dense(weight), "type": "dense_rec", "weight_rec": np.eye(5) * 40}], {}),
+        "graded": ([dense(weight, graded), dense(back, graded, bias=[3, 4, 5])], {"graded_spikes": "voltage", "reset_interval": 7}),
+        "alif": ([dense(weight, alif), dense(back, alif)], {"delay_shift": False}),
+        "rf": ([{**dense(weight, {**rf, "type": kind}), "weight": parts} for kind in ("RF_PHASE",)], {}),
+        "rf_iz": ([{**dense(weight, {**rf, "type": "RF_IZ"}), "weight": parts}, dense(back)], {}),
+        "image": ([image, up, {"type": "flatten", "shape": [72]}, dense(np.ones((3, 72)))], {"input_transform": "file"}),
+        "delays": ([dense(weight, delay=[0, 1, 2, 3, 4]), dense(back, delay=[3, 0, 1])], {}),
+    }
+    sd = [{"type": "input", "shape": [4], "neuron": SDNN}, dense(weight, SDNN), dense(back, {**SDNN, "sigma_output": True})]
+    return cases | {form: (sd, {"sigma_delta": form}) for form in ("slayer", "corrected")}
+
+
+@pytest.mark.parametrize("case", every_neuron())
+def test_the_c_engine_computes_the_same(tmp_path: Path, case: str) -> None:
+    from spikec.backends.c.backend import CBackend
+    from spikec.backends.c.library import find_compiler
+    from spikec.target import load_target
+
+    if find_compiler() is None:
+        pytest.skip("there is no C compiler")
+    layers, options = every_neuron()[case]
+    graph = read_net(write(tmp_path / "x.net", *layers), **options)
+    low = 0 if graph.inputs[0].type.kind == "spike" else -9
+    inputs = {"input": rng(32).integers(low, 2 if low == 0 else 10, (3, 40, *graph.shape_of("input")))}
+    wanted, got = interpret(graph, inputs), CBackend(load_target("host")).run(graph, inputs)
+    for name, array in wanted.outputs.items():
+        assert array.any()
+        assert (got.outputs[name] == array).all()
+
+
+def test_the_driver_takes_a_file_and_its_options(tmp_path: Path) -> None:
+    import spikec
+
+    file = write(tmp_path / "x.net", {"type": "input", "shape": [2]}, EYE)
+    build = spikec.compile(str(file), target="reference", delay_shift=False, dt=1e-3, name="mine")
+    assert (build.graph().name, build.graph().dt) == ("mine", 1e-3)
+    assert any(entry.what == "all blocks compute within one step (delay_shift=False)" for entry in build.ledger)
+    with pytest.raises(CompileError) as caught:
+        spikec.compile(file, target="reference", steps=3)
+    assert str(caught.value) == f"error[SPK001]: steps belongs to a torch model; {file} is a graph already"
+
+
 # ------------------------------------------------------------------------------------------------------------- errors
 
-EYE = dense(np.eye(2))
 BAD: list[tuple[str, list[dict[str, Any]], dict[str, Any], str]] = [
     (
         "no layers",

@@ -7,12 +7,12 @@
  *
  * uint32_t SPK_NAME(const SPK_X *x, SPK_INDEX *event): writes the element numbers in rising order and returns how many
  * there are. `event` has room for SPK_SIZE; the store before the test is what makes it free of branches.
- * SPK_FLAGS  1 if values are bytes of 0 and 1 and events uint16_t: then eight at a time, from a table of where the ones of a
+ * SPK_FLAGS  1 if values are bytes and events uint16_t: then eight at a time, from a table of where the ones of a
  *            byte are, or by the processor's own compression. `event` then has room for 32 more. */
 #include "spk_flags.h"
 #if SPK_FLAGS
 static uint32_t SPK_NAME(const SPK_X *SPK_RESTRICT x, SPK_INDEX *SPK_RESTRICT event) {
-  return spk_flags_list(x, SPK_SIZE, event);
+  return spk_flags_list((const uint8_t *)x, SPK_SIZE, event);
 }
 #else
 static uint32_t SPK_NAME(const SPK_X *SPK_RESTRICT x, SPK_INDEX *SPK_RESTRICT event) {

@@ -1,11 +1,11 @@
-/* spk_flags.h - from bytes of 0 and 1 to the list of the ones, without a branch that depends on the data. */
+/* spk_flags.h - from bytes to the list of those that are not zero, without a branch that depends on the data. */
 #ifndef SPK_FLAGS_H
 #define SPK_FLAGS_H
 
 #if defined(__AVX512VBMI2__) && defined(__AVX512BW__) && !defined(SPK_NO_SIMD)
 #include <immintrin.h>
 
-/* Thirty-two flags at a time: the numbers of the ones are compressed to the front and stored; the next store overwrites
+/* Thirty-two bytes at a time: the numbers of those that are not zero are compressed to the front and stored; the next store overwrites
  * what stands behind them. `event` needs room for 32 more than `size`. */
 static SPK_UNUSED uint32_t spk_flags_list(const uint8_t *SPK_RESTRICT x, uint32_t size, uint16_t *SPK_RESTRICT event) {
   static const uint16_t first[32] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
@@ -22,7 +22,7 @@ static SPK_UNUSED uint32_t spk_flags_list(const uint8_t *SPK_RESTRICT x, uint32_
   }
   for (; i < size; i++) {
     event[count] = (uint16_t)i;
-    count += x[i];
+    count += x[i] != 0;
   }
   return count;
 }
@@ -94,7 +94,7 @@ static const SPK_UNUSED uint8_t spk_flags_table[256][8] = {
   {3, 4, 5, 6, 7, 0, 0, 0}, {0, 3, 4, 5, 6, 7, 0, 0}, {1, 3, 4, 5, 6, 7, 0, 0}, {0, 1, 3, 4, 5, 6, 7, 0},
   {2, 3, 4, 5, 6, 7, 0, 0}, {0, 2, 3, 4, 5, 6, 7, 0}, {1, 2, 3, 4, 5, 6, 7, 0}, {0, 1, 2, 3, 4, 5, 6, 7}};
 
-/* Eight flags at a time: gathered into the bits of a byte by a multiplication, looked up, and stored with the next list
+/* Eight bytes at a time: gathered into the bits of a byte by a multiplication, looked up, and stored with the next list
  * overwriting what stands behind the ones. `event` needs room for 8 more than `size`. */
 static SPK_UNUSED uint32_t spk_flags_list(const uint8_t *SPK_RESTRICT x, uint32_t size, uint16_t *SPK_RESTRICT event) {
   uint32_t count = 0;
@@ -106,14 +106,16 @@ static SPK_UNUSED uint32_t spk_flags_list(const uint8_t *SPK_RESTRICT x, uint32_
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
     uint64_t word;
     memcpy(&word, x + i, 8);
+    /* The top bit of every byte that is not zero, moved to the bottom. */
+    word = ((((word & UINT64_C(0x7f7f7f7f7f7f7f7f)) + UINT64_C(0x7f7f7f7f7f7f7f7f)) | word) >> 7) & UINT64_C(0x0101010101010101);
     bits = (uint32_t)((word * UINT64_C(0x0102040810204080)) >> 56);
     ones = (uint32_t)((word * UINT64_C(0x0101010101010101)) >> 56);
 #else
     bits = 0;
     ones = 0;
     for (j = 0; j < 8u; j++) {
-      bits |= (uint32_t)x[i + j] << j;
-      ones += x[i + j];
+      bits |= (uint32_t)(x[i + j] != 0) << j;
+      ones += x[i + j] != 0;
     }
 #endif
     where = spk_flags_table[bits];
@@ -122,7 +124,7 @@ static SPK_UNUSED uint32_t spk_flags_list(const uint8_t *SPK_RESTRICT x, uint32_
   }
   for (; i < size; i++) {
     event[count] = (uint16_t)i;
-    count += x[i];
+    count += x[i] != 0;
   }
   return count;
 }

@@ -14,19 +14,20 @@
 #define SPK_IS_NAN(v) 0
 #endif
 #if SPK_IN_LAST && !SPK_NAN && !defined(SPK_SCALE)
-/* Integers, channels last: all channels of a pixel at once. */
+/* Integers, channels last: all channels of a pixel at once. Where no window reaches over an edge its bounds are constants. */
+#define SPK_INSIDE (SPK_PH == 0 && SPK_PW == 0 && (SPK_HO - 1) * SPK_SH + SPK_KH <= SPK_HI && (SPK_WO - 1) * SPK_SW + SPK_KW <= SPK_WI)
 static void SPK_NAME(const SPK_X *SPK_RESTRICT x, SPK_Y *SPK_RESTRICT y) {
   uint32_t c;
   int32_t oy, ox, iy, ix;
   for (oy = 0; oy < SPK_HO; oy++) {
     for (ox = 0; ox < SPK_WO; ox++) {
-      const int32_t y0 = oy * SPK_SH - SPK_PH, x0 = ox * SPK_SW - SPK_PW;
+      const int32_t y0 = oy * SPK_SH - (SPK_INSIDE ? 0 : SPK_PH), x0 = ox * SPK_SW - (SPK_INSIDE ? 0 : SPK_PW);
       const size_t to = (size_t)(oy * SPK_WO + ox);
       SPK_Y total[SPK_C];
       int found = 0;
       memset(total, 0, sizeof total);
-      for (iy = y0 < 0 ? 0 : y0; iy < y0 + SPK_KH && iy < SPK_HI; iy++) {
-        for (ix = x0 < 0 ? 0 : x0; ix < x0 + SPK_KW && ix < SPK_WI; ix++) {
+      for (iy = y0 < 0 ? 0 : y0; iy < y0 + SPK_KH && (SPK_INSIDE || iy < SPK_HI); iy++) {
+        for (ix = x0 < 0 ? 0 : x0; ix < x0 + SPK_KW && (SPK_INSIDE || ix < SPK_WI); ix++) {
           const SPK_X *SPK_RESTRICT from = x + (size_t)(iy * SPK_WI + ix) * SPK_C;
           for (c = 0; c < SPK_C; c++) {
 #if SPK_MAX
@@ -77,6 +78,7 @@ static void SPK_NAME(const SPK_X *SPK_RESTRICT x, SPK_Y *SPK_RESTRICT y) {
   }
 }
 #endif
+#undef SPK_INSIDE
 #undef SPK_NAME
 #undef SPK_X
 #undef SPK_Y
