@@ -177,7 +177,7 @@ def trace(
         example_input,
         weights,
         name,
-        {"time_axis": time_axis, "batch_axis": batch_axis, "steps": steps, "dt": dt},
+        {"time_axis": time_axis, "batch_axis": batch_axis, "steps": steps, "dt": dt, "input_kind": input_kind},
     )
 
 

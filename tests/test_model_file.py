@@ -174,6 +174,7 @@ def test_compile_from_a_file_equals_the_module(own: Path) -> None:
         assert np.array_equal(output, net(x).numpy())
         assert build.graph().name == "mine"
         assert spikec.trace(net, x, name="mine") == build.graph("input")
+        assert spikec.trace(net, x, input_kind="value").inputs[0].type.kind == "value"
     (population,) = build.graph().neurons
     assert population.loc is not None and population.loc.file == "own.py"
 

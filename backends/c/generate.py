@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from typing import Any, Final
 
@@ -453,7 +453,11 @@ class _Generator:
 
     def weighted(self, part: Weighted, state: _SumState, stored: Stored) -> None:
         """One call of a kernel: the events of the operand add their rows."""
-        read = self.plan.read(part.inputs[0])
+        read, pool = self.plan.weighted_read(part.inputs[0])
+        source = read
+        if pool is not None:
+            window = self.plan.stored[pool.name, ""]
+            read = Read(replace(window, kind="u8", binary=True, layout=None), 0)
         x = read.stored
         delayed = state.delayed
         name = self.name(f"{self.p}{part.name}_add")
@@ -520,9 +524,12 @@ class _Generator:
         self.kernel(header, **macros)
         # The operand's events and, unless all are 1, its values.
         self.line("{")
-        events, count = self.events(x, read.delay)
-        self.line(f"const {x.index} *event = {events};")
-        self.line(f"uint32_t count = {count};")
+        events, count = self.events(source.stored, source.delay)
+        if pool is None:
+            self.line(f"const {x.index} *event = {events};")
+            self.line(f"uint32_t count = {count};")
+        else:
+            self.renumbered(pool, source.stored, x, events, count)
         if not x.binary or read.init is not None:
             self.line(self.pointer("x", read))
         if read.init is not None:
@@ -543,6 +550,21 @@ class _Generator:
             self.line(f"net->count[{operations_counter}] += (uint64_t)count {operations};")
             self.line(call)
         self.line("}")
+
+    def renumbered(self, pool: Pool, source: Stored, window: Stored, events: str, count: str) -> None:
+        """Spikes as events of the window that each lies in; a window may occur several times."""
+        shape = self.graph.type_of(pool.inputs[0]).shape
+        where = np.indices(shape)
+        out = self.graph.shape_of(pool.name)
+        inside = tuple(axis // k for axis, k in zip(where[1:], pool.kernel, strict=True))
+        numbers = np.ravel_multi_index((where[0], *inside), out).ravel()[order_of(source.layout, source.size)]
+        table, c_type = self.indices(f"{pool.name}_window", numbers, max(window.size, 1))
+        self.scratch[window.index] = max(self.scratch.get(window.index, 0), source.size + 32)
+        self.line(f"const {source.index} *from = {events};")
+        self.line(f"const uint32_t count = {count};")
+        self.line(f"{window.index} *event = net->scratch{16 if window.index == 'uint16_t' else 32};")
+        cast = "" if c_type == window.index else f"({window.index})"
+        self.line(f"for (i = 0; i < count; i++) {{ event[i] = {cast}{table}[from[i]]; }}")
 
     def delays(self, name: str, array: Array, c_type: str) -> str:
         kind = {"uint8_t": "u8", "uint16_t": "i32", "uint32_t": "i64"}[c_type]

@@ -123,6 +123,8 @@ class Plan:
         self.stored = self._stored()
         self.sums = self._sums()
         self.folded = {part.name for s in self.sums.values() for part in s.parts if part.name != s.node.name}
+        self.pools = self._pools()
+        self.folded |= set(self.pools)
         self._layouts()
         self._needs()
 
@@ -136,6 +138,14 @@ class Plan:
             inner = self.alias[node]
             node, port = inner.node, inner.port
         return Read(self.stored[node, port], delay, init)
+
+    def weighted_read(self, ref: Ref) -> tuple[Read, Pool | None]:
+        """The operand of a weight: where its events come from, and the pool that renumbers them on the way, if one does."""
+        pool = self.pools.get(self._through(ref)[0])
+        if pool is None:
+            return self.read(ref), None
+        inner = self.read(pool.inputs[0])
+        return Read(inner.stored, inner.delay + ref.delay), pool
 
     def _flat(self, ref: Ref) -> Array | None:
         return None if ref.init is None else ref.init.reshape(ref.delay, -1)
@@ -226,6 +236,24 @@ class Plan:
                     sums.pop(part.name, None)
         return sums
 
+    def _pools(self) -> dict[str, Pool]:
+        """Sums over windows that tile a map of spikes and feed nothing but weights: a spike then is an event of its window, and
+        the sum is never computed."""
+        seen = {self._through(Ref(*wire)) for wire in self.observed}
+        weighted = {part.name for total in self.sums.values() for part in total.parts}
+        found: dict[str, Pool] = {}
+        for node in self.graph.nodes:
+            if not (self.integer and isinstance(node, Pool) and node.mode == "sum" and node.stride == node.kernel):
+                continue
+            (ref,) = node.inputs
+            space = self.graph.type_of(ref).shape[1:]
+            tiled = not any(node.padding) and all(n % k == 0 for n, k in zip(space, node.kernel, strict=True))
+            readers = [(user, item) for user, item in self.users((node.name, "")) if user.name != node.name]
+            plain = all(user.name in weighted and item.init is None for user, item in readers)
+            if tiled and plain and readers and ref.init is None and self.read(ref).stored.binary and (node.name, "") not in seen:
+                found[node.name] = node
+        return found
+
     # ------------------------------------------------------------------------------------------------------ layouts
 
     def _layouts(self) -> None:
@@ -295,7 +323,7 @@ class Plan:
                     self._dense(self.read(ref), isinstance(node, Pool))
                 continue
             for part in total.parts:
-                read = self.read(part.inputs[0])
+                read, _ = self.weighted_read(part.inputs[0])
                 read.stored.list_depth = max(read.stored.list_depth, read.delay)
                 if not read.stored.binary:
                     self._dense(read, True)
