@@ -82,9 +82,9 @@ def conv_net() -> Graph:
         lif("l1", "c1"),
         Conv(name="c2", inputs=(Ref("l1"),), weight=weights(8, 4, 3, 3), padding=(1, 1), groups=2),
         lif("l2", "c2"),
-        Pool(name="p", inputs=(Ref("l2"),), mode="sum", kernel=(2, 2)),
-        Reshape(name="flat", inputs=(Ref("p"),), shape=(72,)),
-        Dense(name="fc", inputs=(Ref("flat"),), weight=weights(10, 72)),
+        Pool(name="p", inputs=(Ref("l2"),), mode="sum", kernel=(2, 2), stride=(1, 1)),
+        Reshape(name="flat", inputs=(Ref("p"),), shape=(200,)),
+        Dense(name="fc", inputs=(Ref("flat"),), weight=weights(10, 200)),
         lif("l3", "fc"),
     ]
     return verify(Graph("conv", "fixed", tuple(nodes), (("l3", Ref("l3")), ("l2", Ref("l2")))))
