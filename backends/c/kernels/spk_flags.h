@@ -26,6 +26,87 @@ static SPK_UNUSED uint32_t spk_flags_list(const uint8_t *SPK_RESTRICT x, uint32_
   }
   return count;
 }
+#elif defined(__SSE2__) && defined(__GNUC__) && !defined(SPK_NO_SIMD)
+#include <immintrin.h>
+
+/* A bit for every byte of 64 that is not zero. */
+static inline uint64_t spk_flags_bits(const uint8_t *x) {
+#if defined(__AVX2__)
+  const __m256i zero = _mm256_setzero_si256();
+  const __m256i a = _mm256_loadu_si256((const __m256i *)(const void *)x);
+  const __m256i b = _mm256_loadu_si256((const __m256i *)(const void *)(x + 32));
+  const uint32_t low = (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(a, zero));
+  const uint32_t high = (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(b, zero));
+  return ~((uint64_t)high << 32 | low);
+#else
+  const __m128i zero = _mm_setzero_si128();
+  uint64_t bits = 0;
+  int k;
+  for (k = 0; k < 4; k++) {
+    const __m128i part = _mm_loadu_si128((const __m128i *)(const void *)(x + 16 * k));
+    bits |= (uint64_t)(uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(part, zero)) << (16 * k);
+  }
+  return ~bits;
+#endif
+}
+
+/* Sixty-four bytes at a time. Four numbers are stored whatever there is, which is free of branches where few fire; the next
+ * store overwrites what is too much. `event` needs room for 4 more than `size`. */
+static SPK_UNUSED uint32_t spk_flags_list(const uint8_t *SPK_RESTRICT x, uint32_t size, uint16_t *SPK_RESTRICT event) {
+  uint32_t count = 0;
+  uint32_t i = 0;
+  for (; i + 64u <= size; i += 64u) {
+    uint64_t bits = spk_flags_bits(x + i);
+#if defined(__POPCNT__)
+    const uint32_t ones = (uint32_t)__builtin_popcountll(bits);
+    uint16_t *to = event + count;
+    uint32_t k;
+    if (bits == 0) { continue; }
+    for (k = 0; k < 4u; k++) {
+      /* Without a bit left this stores a number that the next store overwrites. */
+      to[k] = (uint16_t)(i + (uint32_t)__builtin_ctzll(bits | UINT64_C(1) << 63));
+      bits &= bits - 1u;
+    }
+    for (k = 4; k < ones; k++) {
+      to[k] = (uint16_t)(i + (uint32_t)__builtin_ctzll(bits));
+      bits &= bits - 1u;
+    }
+    count += ones;
+#else
+    while (bits != 0) {
+      event[count++] = (uint16_t)(i + (uint32_t)__builtin_ctzll(bits));
+      bits &= bits - 1u;
+    }
+#endif
+  }
+  for (; i < size; i++) {
+    event[count] = (uint16_t)i;
+    count += x[i] != 0;
+  }
+  return count;
+}
+#elif defined(__aarch64__) && defined(__ARM_NEON) && defined(__GNUC__) && !defined(SPK_NO_SIMD)
+#include <arm_neon.h>
+
+/* Sixteen bytes at a time, four bits of a mask for each. */
+static SPK_UNUSED uint32_t spk_flags_list(const uint8_t *SPK_RESTRICT x, uint32_t size, uint16_t *SPK_RESTRICT event) {
+  uint32_t count = 0;
+  uint32_t i = 0;
+  for (; i + 16u <= size; i += 16u) {
+    const uint8x16_t part = vld1q_u8(x + i);
+    const uint8x8_t narrow = vshrn_n_u16(vreinterpretq_u16_u8(vtstq_u8(part, part)), 4);
+    uint64_t bits = vget_lane_u64(vreinterpret_u64_u8(narrow), 0) & UINT64_C(0x1111111111111111);
+    while (bits != 0) {
+      event[count++] = (uint16_t)(i + ((uint32_t)__builtin_ctzll(bits) >> 2));
+      bits &= bits - 1u;
+    }
+  }
+  for (; i < size; i++) {
+    event[count] = (uint16_t)i;
+    count += x[i] != 0;
+  }
+  return count;
+}
 #else
 /* Where the ones of a byte are. */
 static const SPK_UNUSED uint8_t spk_flags_table[256][8] = {
