@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -213,6 +214,8 @@ class Build:
         timeout: float | None = None,
         progress: Progress | None = None,
     ) -> Execution:
+        if timeout is not None and not 0 < timeout < math.inf:
+            raise CompileError("SPK001", f"timeout is a number of seconds above 0, not {timeout:g}")
         backend = self._backend(name, graph)
         artefact = self._artefact(name, graph)
         return backend.run(graph, inputs, record=record, artefact=artefact, progress=progress, timeout=timeout)

@@ -7,6 +7,8 @@ import is imported before a command needs it.
 from __future__ import annotations
 
 import argparse
+import errno
+import inspect
 import json
 import os
 import platform
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from spikec.diagnostics import CompileError
+from spikec.files import check_file, reading
 from spikec.spelling import did_you_mean
 from spikec.version import __version__
 
@@ -63,8 +66,8 @@ def _parser() -> _Parser:
         prog="spikec",
         description="Compile a trained spiking network to neuromorphic or edge hardware, and prove that it still computes "
         "the same spikes.",
-        epilog="MODEL is file.py:name (a torch module, a class, or a function returning one) or a .sir file. DATA is a .npz "
-        "or .npy file, with :key where a .npz holds several arrays; its axes are (batch, T, ...).",
+        epilog="MODEL is file.py:name (a torch module, a class, or a function returning one) or a .nir, .net or .sir "
+        "file. DATA is a .npz or .npy file, with :key where a .npz holds several arrays; its axes are (batch, T, ...).",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"spikec {__version__}")
@@ -77,7 +80,7 @@ def _parser() -> _Parser:
         return made
 
     add = command("compile", _compile, "compile MODEL into the build folder BUILD").add_argument
-    add("model", metavar="MODEL", help="file.py:name or a .sir file")
+    add("model", metavar="MODEL", help="file.py:name, or a .nir, .net or .sir file")
     add("-o", "--output", metavar="BUILD", required=True, help="the build folder; an earlier build there is replaced")
     add("--target", default="loihi2", help="a target's name (see spikec targets) or a .toml file; default loihi2")
     add("--calibrate", metavar="DATA", help="inputs that quantization is calibrated on; labels in key y are used too")
@@ -92,7 +95,12 @@ def _parser() -> _Parser:
     add("--input-kind", metavar="KIND", help="spike, graded or value; default: spike if the example holds only 0 and 1")
     add("--dt", metavar="TIME", help="what a step lasts: 1ms, 100us; where the model means real time")
     add("--name", help="the name of the graph; default: from the model")
-    add("--option", action="append", metavar="KEY=VALUE", help="an option of one of the target's passes; repeatable")
+    add(
+        "--option",
+        action="append",
+        metavar="KEY=VALUE",
+        help="an option of one of the target's passes or of the reader; repeatable",
+    )
     add("--dump-ir", metavar="DIR", help="write the graph after every pass, even if a later one fails")
     add("--print-after", action="append", metavar="PASS", help="print the graph after this pass; repeatable")
 
@@ -155,7 +163,11 @@ def _compile(options: argparse.Namespace) -> int:
         key, equals, value = pair.partition("=")
         if not equals:
             raise CompileError("SPK001", f"--option {pair}: write KEY=VALUE")
-        more[key.replace("-", "_")] = _scalar(value)
+        key = key.replace("-", "_")
+        if key in inspect.signature(driver.compile).parameters:
+            flag = f"write --{key.replace('_', '-')} {value}" if key in vars(options) and key != "model" else None
+            raise CompileError("SPK001", f"--option {pair}: {key} is no option of a pass or a reader", fix=flag)
+        more[key] = _scalar(value)
 
     done = 0
     printed: dict[str, str] = {}
@@ -219,7 +231,7 @@ def _run(options: argparse.Namespace) -> int:
     graph = build.graph(level=options.level)
     x = _data(options.input, graph)
     output = Path(options.output) if options.output else None
-    if output is not None and (output.is_dir() or not output.absolute().parent.is_dir()):
+    if output is not None and not _may_be_written(output):
         raise CompileError("SPK008", f"{output}: cannot be written: not a file in an existing folder")
     record: str | list[str] | None = options.record if options.record in (None, "all") else _names(options.record)
     with Bar("running") as bar:
@@ -266,7 +278,9 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _show(options: argparse.Namespace) -> int:
     path = Path(options.build)
-    if path.is_dir():
+    with reading(path):
+        folder = path.is_dir()
+    if folder:
         from spikec.build import load
 
         text = load(path).ir(options.after, options.level, options.full)
@@ -274,8 +288,9 @@ def _show(options: argparse.Namespace) -> int:
         from spikec.ir.rules import verify
         from spikec.ir.text import print_graph, read_graph
 
-        if not path.exists():
-            raise CompileError("SPK002", f"{path}: no such file or build folder")
+        with reading(path):
+            if not path.exists():
+                raise CompileError("SPK002", f"{path}: no such file or build folder")
         if options.after or options.level:
             raise CompileError("SPK001", f"{path} is one graph: --after and --level need a build folder")
         text = print_graph(verify(read_graph(path)), full=options.full)[0]
@@ -350,9 +365,11 @@ def _axis(key: str, text: str) -> int | None:
         raise CompileError("SPK001", f"{option} is a number or none, not '{text}'") from None
 
 
-def _scalar(text: str) -> bool | int | float | str:
+def _scalar(text: str) -> bool | int | float | str | tuple[Any, ...]:
     if text in ("true", "false"):
         return text == "true"
+    if "," in text:
+        return tuple(_scalar(part.strip()) for part in text.split(","))
     for kind in (int, float):
         try:
             return kind(text)
@@ -374,11 +391,13 @@ def _arrays(text: str) -> tuple[Path, dict[str, Array]]:
     import numpy as np
 
     path, key = Path(text), ""
-    if not path.exists() and ":" in text:
-        head, _, key = text.rpartition(":")
-        path = Path(head)
-    if not path.is_file():
-        raise CompileError("SPK002", f"{path}: no such file")
+    with reading(path):
+        if not path.exists() and ":" in text:
+            head, _, key = text.rpartition(":")
+            path = Path(head)
+    check_file(path)
+    with reading(path):
+        path.open("rb").close()
     if path.suffix == ".npy":
         try:
             found = {"x": np.load(path, allow_pickle=False)}
@@ -519,6 +538,14 @@ def _result_json(result: Result) -> dict[str, Any]:
     return data
 
 
+def _may_be_written(path: Path) -> bool:
+    """Whether a path is a file, or nothing yet, in a folder. A device is neither: the new file would take its place."""
+    try:
+        return path.absolute().parent.is_dir() and (path.is_file() or not path.exists())
+    except OSError:
+        return False
+
+
 def _save_arrays(path: Path, arrays: dict[str, Array]) -> None:
     """A .npz that is there wholly or not at all."""
     from spikec.ir.text import npz_bytes
@@ -549,6 +576,11 @@ def _reproducer(arguments: Sequence[str], error: BaseException) -> Path:
     return folder
 
 
+def _drop_output() -> None:
+    """What is left in the buffer of the standard output must not raise again when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _report(error: CompileError, as_json: bool) -> None:
     print(error, file=sys.stderr)
     if as_json:
@@ -564,7 +596,7 @@ def _dispatch(arguments: Sequence[str]) -> int:
         if not word.startswith("-"):
             raise CompileError("SPK001", f"unexpected argument '{word}'", fix=f"spikec {options.command or ''} --help")
         own = [f"--{key.replace('_', '-')}" for key in vars(options) if key not in ("command", "run")]
-        raise CompileError("SPK001", f"unknown option '{word}'", fix=did_you_mean(word, own))
+        raise CompileError("SPK001", f"unknown option '{word}'", fix=did_you_mean(word, own or ["--help", "--version"]))
     if options.command is None:
         parser.print_help()
         return 0
@@ -578,7 +610,8 @@ def main(argv: Iterable[str] | None = None) -> int:
     _last_stage.clear()
     try:
         status = _dispatch(arguments)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it is None where the caller closed it
+            sys.stdout.flush()
         return status
     except CompileError as error:
         _report(error, "--json" in arguments)
@@ -587,10 +620,13 @@ def main(argv: Iterable[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader has gone; what is left in the buffer must not raise again when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # the reader has gone
         return BROKEN_PIPE
     except Exception as error:
+        if isinstance(error, OSError) and error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            _drop_output()
+            _report(CompileError("SPK008", f"the standard output cannot be written ({error.strerror})"), False)
+            return 1
         summary = (str(error).splitlines() or [""])[0]
         print(f"spikec: this is a bug in spikec ({type(error).__name__}: {summary})", file=sys.stderr)
         print(f"  what is needed to look into it is in {_reproducer(arguments, error)}", file=sys.stderr)

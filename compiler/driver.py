@@ -22,6 +22,7 @@ from spikec.backend import load_backend
 from spikec.build import Build, golden_inputs
 from spikec.counts import SYNAPTIC, synapses
 from spikec.diagnostics import CompileError, Loc
+from spikec.files import check_file, reading
 from spikec.inputs import check_inputs
 from spikec.ir.graph import Graph
 from spikec.ir.text import read_graph, write_graph
@@ -101,12 +102,14 @@ def compile(
     if module and "input_kind" in module.OPTIONS and input_kind is not None:
         reading["input_kind"] = input_kind
     given: dict[str, Any] = {"target": chosen, "calibrate": None, "labels": None, "bits": bits, "strict": strict}
+    free = sorted((known - set(given)) | set(module.OPTIONS if module else ()))
     for key in options:
-        if key not in known - set(given):
+        if key not in free:
+            what = f"'{Path(os.fspath(model)).suffix}' and the target" if module else "the target"
             raise CompileError(
                 "SPK001",
-                f"unknown option '{key}' for the target '{chosen.name}'",
-                fix=did_you_mean(key, sorted(known - set(given))) if known - set(given) else None,
+                f"unknown option '{key}' for {what} '{chosen.name}'",
+                fix=did_you_mean(key, free) if free else None,
             )
     if bits is not None and not (isinstance(bits, int) and bits >= 1):
         raise CompileError("SPK001", f"bits must be a whole number of at least 1, not {bits}")
@@ -243,7 +246,7 @@ def _traced(model: Any, example_input: Any, weights: str | Path | None, name: st
     if not isinstance(model, torch.nn.Module):
         raise CompileError(
             "SPK003",
-            f"a model is a torch module, a Graph, 'file.py:name' or a .sir file, not {type(model).__name__}",
+            f"a model is a torch module, a Graph, 'file.py:name', or a .nir, .net or .sir file, not {type(model).__name__}",
             fix="instantiate it: Net()" if inspect.isclass(model) else None,
         )
     return _trace_module(model, example_input, weights, name, axes, None)
@@ -305,9 +308,10 @@ def user_code(spec: str) -> Iterator[UserModel]:
             fix="give the torch module it came from, as file.py:name, or a .sir file",
         )
     if path.suffix != ".py":
-        raise CompileError("SPK003", f"'{spec}' is not a model", fix="give file.py:name or a .sir file")
-    if not path.is_file():
-        raise CompileError("SPK002", f"{path}: no such file")
+        raise CompileError("SPK003", f"'{spec}' is not a model", fix="give file.py:name, or a .nir, .net or .sir file")
+    check_file(path)
+    with reading(path):
+        path.open("rb").close()
     torch = _torch()
     before, search = dict(sys.modules), list(sys.path)
     folder = path.resolve().parent

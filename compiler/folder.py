@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from spikec.diagnostics import CompileError
+from spikec.files import reading
 
 FORMAT: Final = "spikec-build"
 VERSION: Final = 1
@@ -62,14 +63,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
     Raises CompileError: SPK002 no such folder, SPK401 not a build, SPK403 of a newer spikec, SPK402 a damaged file, named.
     """
-    if not folder.exists():
-        raise CompileError("SPK002", f"{folder}: no such build folder")
     path = folder / MANIFEST
-    if not path.is_file():
+    with reading(folder):
+        if not folder.exists():
+            raise CompileError("SPK002", f"{folder}: no such build folder")
+        whole = path.is_file()
+    if not whole:
         raise CompileError("SPK401", f"{folder}: not a build folder: it has no {MANIFEST}", fix="make one with spikec compile")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        with reading(path):
+            data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise CompileError("SPK402", f"{path}: damaged ({error})", fix="compile again") from None
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise CompileError("SPK401", f"{folder}: not a build folder: its {MANIFEST} belongs to something else")
@@ -88,13 +92,22 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         file = folder / name
         if not file.is_file():
             raise CompileError("SPK402", f"{file}: missing", fix="compile again")
-        if sha256(file.read_bytes()) != digest:
+        with reading(file):
+            found = sha256(file.read_bytes())
+        if found != digest:
             raise CompileError("SPK402", f"{file}: damaged: its sha256 is not the one recorded", fix="compile again")
     return data
 
 
 def check_place(folder: Path) -> None:
     """Raise CompileError SPK008 if a build cannot go here: something else is in the way."""
+    try:
+        _check_place(folder)
+    except OSError as error:
+        raise CompileError("SPK008", f"{folder}: cannot be written ({error.strerror or error})") from None
+
+
+def _check_place(folder: Path) -> None:
     if folder.is_dir():
         if any(folder.iterdir()) and not is_build(folder):
             raise CompileError(

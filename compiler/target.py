@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from spikec.diagnostics import CompileError
+from spikec.files import reading
 from spikec.ir.neuron import Program
 from spikec.ir.types import LEVELS
 
@@ -105,11 +106,14 @@ def target_names() -> list[str]:
 def load_target(name: str) -> Target:
     """A target by name, or from a path ending in `.toml`. Raises CompileError SPK004 or SPK012."""
     path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
-    if ("/" in name and not name.endswith(".toml")) or not path.is_file():
+    with reading(path):
+        found = path.is_file()
+    if ("/" in name and not name.endswith(".toml")) or not found:
         raise CompileError("SPK004", f"unknown target '{name}'", fix=f"choose one of {', '.join(target_names())}, or a .toml file")
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        with reading(path):
+            text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
         raise CompileError("SPK012", f"{path.name}: {error}") from None
     return parse_target(text, path.name)
 

@@ -34,6 +34,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
+from spikec.diagnostics import CompileError
 from spikec.frontend.nir_neurons import Scheme
 from spikec.frontend.nir_read import Reading, load, read
 from spikec.ir.graph import Graph
@@ -69,6 +70,8 @@ def read_nir(
     its structure at once), SPK101 and SPK102 what is not in NIR or has no meaning here, SPK305 not finite, SPK306 delays,
     SPK307 cycles, SPK309 shapes.
     """
+    if not isinstance(round_delays, bool):
+        raise CompileError("SPK001", f"round_delays is true or false, not {round_delays!r}")
     tree, file = load(source)
     conventions = {
         "scheme": scheme,

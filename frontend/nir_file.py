@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from spikec.diagnostics import CompileError, Loc
+from spikec.files import check_file, reading
 
 Tree = dict[str, Any]
 
@@ -39,8 +40,9 @@ def _h5py() -> ModuleType:
 def read_tree(path: Path) -> Tree:
     """The graph in a NIR file as nested dictionaries. Raises CompileError SPK002, SPK003 or SPK009."""
     h5py = _h5py()
-    if not path.is_file():
-        raise CompileError("SPK002", f"{path}: no such file")
+    check_file(path)
+    with reading(path):
+        path.open("rb").close()
     try:
         file = h5py.File(path, "r")
     except OSError as error:

@@ -16,6 +16,7 @@ from typing import Any, Final, NoReturn
 import numpy as np
 
 from spikec.diagnostics import CompileError, Loc
+from spikec.files import check_file, reading
 from spikec.ir.types import Array
 
 #: More elements than this in one array, or neurons or connections in one layer, are a damaged or hostile file.
@@ -165,14 +166,11 @@ def open_file(path: Path) -> Iterator[Group]:
         raise CompileError(
             "SPK009", "reading SLAYER files (.net) needs h5py, which is not installed", fix="pip install 'spikec[slayer]'"
         ) from None
-    if not path.is_file():
-        raise CompileError("SPK002", f"{path}: no such file")
+    check_file(path)
+    with reading(path):
+        path.open("rb").close()
     try:
-        with path.open("rb") as stream:
-            stream.read(1)
         file = h5py.File(path, "r")
-    except PermissionError:
-        raise CompileError("SPK002", f"{path}: cannot be read (permission denied)") from None
     except (OSError, RuntimeError, ValueError) as error:
         detail = str(error)
         inside = detail[detail.find("(") + 1 : detail.rfind(")")] if "(" in detail else detail

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Final, Literal, get_args, get_type_hints
+from types import UnionType
+from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -61,8 +62,11 @@ class NetOptions:
         hints = get_type_hints(NetOptions)
         for item in fields(self):
             value, allowed = getattr(self, item.name), get_args(hints[item.name])
-            if allowed and all(isinstance(word, str) for word in allowed) and value not in allowed:
-                raise CompileError("SPK001", f"{item.name} is one of {', '.join(allowed)}, not {value!r}")
+            if allowed and all(isinstance(word, str) for word in allowed):
+                if value not in allowed:
+                    raise CompileError("SPK001", f"{item.name} is one of {', '.join(allowed)}, not {value!r}")
+            elif not _fits(value, hints[item.name]):
+                raise CompileError("SPK001", f"{item.name} is {_WANTED[item.name]}, not {value!r}")
         if self.reset_interval is not None and self.reset_interval < 1:
             raise CompileError("SPK001", f"reset_interval is at least 1, not {self.reset_interval}")
         if self.reset_offset < 0:
@@ -71,6 +75,33 @@ class NetOptions:
             raise CompileError("SPK001", f"input_message_bits is 0 to 32, not {self.input_message_bits}")
         if self.input_shape is not None and (not self.input_shape or min(self.input_shape) < 1):
             raise CompileError("SPK001", f"input_shape holds sizes of at least 1, not {self.input_shape}")
+
+
+#: What the options that are not words are.
+_WANTED: Final = {
+    "input_shape": "sizes such as 2,34,34",
+    "input_message_bits": "a whole number",
+    "input_bounds": "two whole numbers such as -128,127",
+    "delay_shift": "true or false",
+    "reset_interval": "a whole number",
+    "reset_offset": "a whole number",
+}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of the type that an option declares; True and False are no numbers."""
+    inner = get_args(hint)
+    if get_origin(hint) is UnionType:
+        return any(_fits(value, one) for one in inner)
+    if get_origin(hint) is tuple:
+        if not isinstance(value, tuple):
+            return False
+        return (
+            len(value) == len(inner) and all(map(_fits, value, inner))
+            if ... not in inner
+            else all(_fits(v, inner[0]) for v in value)
+        )
+    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
 
 
 @dataclass(frozen=True)

@@ -156,6 +156,8 @@ def _tensor(item: Any) -> torch.Tensor:
         raise CompileError("SPK007", f"the example input must be a tensor or an array, not {type(item).__name__}") from None
     if tensor.is_complex() or tensor.dtype in (torch.float16, torch.bfloat16):
         raise CompileError("SPK007", f"the example input has the type {tensor.dtype}", fix="use float32 or float64")
+    if tensor.numel() == 0:
+        raise CompileError("SPK006", f"the example input of shape {tuple(tensor.shape)} is empty")
     if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
         raise CompileError("SPK007", "the example input holds NaN or infinity")
     return tensor.detach()
@@ -269,7 +271,7 @@ class _Tracer:
             except RecursionError:
                 raise
             except Exception as error:
-                raise failure(error, self.files) from None
+                raise failure(error, self.files, self.loc) from None
             recorder.current = (self.loc, -1, len(record.events))
             with recorder.pause():
                 record.returned = _structure(recorder, returned)

@@ -87,6 +87,10 @@ class ToFixed:
             raise CompileError.many(
                 Diagnostic("SPK203", d.message, loc=d.loc, notes=d.notes, fix=d.fix) for d in error.diagnostics
             ) from None
+        for name, ref in graph.outputs:
+            unit = scales.get((ref.node, ref.port), 1.0)
+            if not isinstance(graph[ref.node], Neuron) and graph.type_of(ref).kind != "spike" and unit != 1.0:
+                ledger.record("", "convention", f"the output {name} is in units of {1 / unit:.6g}")
         measure(graph, result, self.calibrate, self.labels, ledger)
         return result
 

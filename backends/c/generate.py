@@ -228,6 +228,12 @@ class _Generator:
         slot = self.slot(stored, delay)
         return f"net->{stored.member}" + (f" + {slot} * {stored.size}u" if slot else "")
 
+    def cleared(self, stored: Stored) -> str:
+        """The statement that sets the current step to zero."""
+        if stored.ring == 1:  # all of it, room included: gcc takes a part of so many bytes as the array has elements for a slip
+            return f"memset(net->{stored.member}, 0, sizeof net->{stored.member});"
+        return f"memset({self.array(stored)}, 0, {stored.size}u * sizeof *net->{stored.member});"
+
     def events(self, stored: Stored, delay: int = 0) -> tuple[str, str]:
         """Pointer to the events of a step, and how many."""
         slot = self.slot(stored, delay)
@@ -639,7 +645,7 @@ class _Generator:
         self.title(node)
         if node.start:
             self.line(f"if (net->t < {node.start}) {{")
-            self.line(f"  memset({self.array(stored)}, 0, {stored.size}u * sizeof *net->{stored.member});")
+            self.line(f"  {self.cleared(stored)}")
             self.line("} else {")
         self.line(f"memcpy({self.array(stored)}, {data}, {stored.size}u * sizeof *net->{stored.member});")
         if node.start:
@@ -865,7 +871,7 @@ class _Generator:
             self.line("} else {")
             for port, _ in ports:
                 stored = self.plan.stored[node.name, port]
-                self.line(f"memset({self.array(stored)}, 0, {stored.size}u * sizeof *net->{stored.member});")
+                self.line(self.cleared(stored))
             self.line("}")
         for port, type_ in ports:
             stored = self.plan.stored[node.name, port]

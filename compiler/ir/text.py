@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from spikec.diagnostics import CompileError, Loc
+from spikec.files import reading
 from spikec.ir.graph import Graph
 from spikec.ir.neuron import Assign, Call, Emit, Expr, Num, Program, State, Var
 from spikec.ir.ops import OPS, Input, Neuron, Node, Ref
@@ -588,12 +589,12 @@ def npz_bytes(arrays: Mapping[str, Array]) -> bytes:
 
 
 def read_npz(path: Path) -> dict[str, Array]:
-    """All arrays of a `.npz`, never unpickling. Raises CompileError SPK304 with the file's name."""
+    """All arrays of a `.npz`, never unpickling. Raises CompileError SPK002 or SPK304 with the file's name."""
+    with reading(path):
+        path.open("rb").close()
     try:
         with np.load(path, allow_pickle=False) as data:
             return {name: data[name] for name in data.files}
-    except FileNotFoundError:
-        raise CompileError("SPK002", f"{path}: no such file") from None
     except Exception as error:  # a damaged archive raises whatever zip, zlib and NumPy stumble over
         raise CompileError("SPK304", f"{path}: not a readable .npz file ({error})") from None
 
@@ -609,10 +610,9 @@ def write_graph(graph: Graph, path: Path, *, full: bool = False) -> None:
 def read_graph(path: Path) -> Graph:
     """Read a `.sir` file and its arrays. Raises CompileError as `parse_graph` does, SPK002 if it is not there."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise CompileError("SPK002", f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
+        with reading(path):
+            text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
         raise CompileError("SPK301", f"{path}: not a readable text file ({error})") from None
     beside = side_file(path)
     arrays = read_npz(beside) if beside.exists() else {}

@@ -282,6 +282,11 @@ class Recorder(TorchFunctionMode):
                     self.here()
                     return neurons.call_leaf(self, module, leaf, forward, args, kwargs)
                 return forward(*args, **kwargs)
+            except TypeError as error:
+                # Raised by the call itself, before the first line of the forward: the arguments do not fit.
+                if error.__traceback__ is not None and error.__traceback__.tb_next is None:
+                    error.__dict__["raised_by_torch"] = True
+                raise
             finally:
                 self.stack.pop()
 
@@ -318,9 +323,9 @@ def recording(model: torch.nn.Module, leaves: Mapping[str, Leaf], files: Files, 
             function.apply = original
 
 
-def failure(error: Exception, files: Files) -> CompileError:
-    """The model's own exception in one line, at the user's line that it came from; an exception of ours is raised again."""
-    loc, last = None, ""
+def failure(error: Exception, files: Files, loc: Loc | None = None) -> CompileError:
+    """The model's own exception in one line, at the user's line that it came from, else at loc; one of ours is raised again."""
+    last = ""
     trace: TracebackType | None = error.__traceback__
     while trace is not None:
         last = trace.tb_frame.f_code.co_filename

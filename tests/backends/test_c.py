@@ -648,3 +648,14 @@ def test_the_makefile_and_the_library_agree_on_flags() -> None:
     for flag in ("-std=c99", "-ffp-contract=off", "-O3"):
         assert flag in text
         assert flag in library.FLAGS
+
+
+def test_a_late_population_of_four_builds_without_warnings(backend: CBackend, tmp_path: Path) -> None:
+    """Its buffer has as many elements as the clearing has bytes, which gcc takes for a slip."""
+    program = parse_program("neuron @late(x) params(k) state(v = 0) {\nv = v + x\ns = v > k\nv = select(s, 0, v)\nemit s, v\n}")
+    population = Neuron(name="l", inputs=(Ref("x"),), program=program, params={"k": np.float32(1)}, start=2)
+    nodes = (Input(name="x", type=TensorType("value", (4,), "f32")), population)
+    graph = verify(Graph("late", "float", nodes, (("s", Ref("l")), ("v", Ref("l", "v")))))
+    backend.emit(graph, tmp_path)
+    done = make(tmp_path)
+    assert done.returncode == 0, done.stderr
