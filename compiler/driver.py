@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_type_hints
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from spikec.ir.graph import Graph
 from spikec.ir.text import read_graph, write_graph
 from spikec.ir.types import KINDS, Kind
 from spikec.ledger import Ledger
+from spikec.options import fits
 from spikec.pipeline import Stage, load_pass, run_passes
 from spikec.spelling import did_you_mean
 from spikec.target import FOLDER, Target, load_target, parse_target
@@ -111,11 +112,19 @@ def compile(
                 f"unknown option '{key}' for {what} '{chosen.name}'",
                 fix=did_you_mean(key, free) if free else None,
             )
+    for each in passes:
+        hints = get_type_hints(load_pass(each))
+        for key in options.keys() & hints.keys():
+            if not fits(options[key], hints[key]):
+                wanted = getattr(hints[key], "__name__", str(hints[key])).replace("None", "none")
+                raise CompileError("SPK001", f"the option '{key}' of the pass '{each}' takes {wanted}, not {options[key]!r}")
     if bits is not None and not (isinstance(bits, int) and bits >= 1):
         raise CompileError("SPK001", f"bits must be a whole number of at least 1, not {bits}")
     if input_kind is not None and input_kind not in KINDS:
         raise CompileError("SPK001", f"'{input_kind}' is no kind of input", fix=f"choose one of {', '.join(KINDS)}")
-    if name is not None and not _NAME.fullmatch(name):
+    if dt is not None and (isinstance(dt, bool) or not isinstance(dt, (int, float))):
+        raise CompileError("SPK001", f"dt is a number of seconds, not {dt!r}")
+    if name is not None and not (isinstance(name, str) and _NAME.fullmatch(name)):
         raise CompileError("SPK001", f"a graph's name consists of letters, digits, _ and ., not '{name}'")
     axes = {"time_axis": time_axis, "batch_axis": batch_axis, "steps": steps, "dt": dt, "input_kind": input_kind}
     plain = {"example_input": example_input, "weights": weights, **axes}

@@ -14,9 +14,14 @@ from spikec.ir.types import DTYPES, Array, is_float
 
 
 def as_array(name: str, data: Any) -> Array:
-    """Data as a NumPy array of numbers: arrays, tensors, nested lists. Raises CompileError SPK006 or SPK007."""
+    """Data as a NumPy array of numbers: arrays, tensors, nested lists, a `SpikeTrace`. Raises CompileError SPK006 or SPK007."""
     if hasattr(data, "detach"):  # a torch tensor, which refuses to become an array while it wants gradients
         data = data.detach().cpu()
+    if hasattr(data, "to_dense") and hasattr(data, "tick"):  # a SpikeTrace, which says itself what keeps it from being steps
+        try:
+            data = data.to_dense()
+        except ValueError as error:
+            raise CompileError("SPK007", f"the input '{name}': {error}") from None
     try:
         array = np.asarray(data)
     except ValueError:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from types import UnionType
-from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
+from typing import Final, Literal, get_args, get_type_hints
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from spikec.ir.ops import Input, Neuron, Node, Ref, Reshape, Sparse
 from spikec.ir.text import parse_program
 from spikec.ir.types import Array, Kind, TensorType
 from spikec.ledger import Ledger
+from spikec.options import fits
 
 #: A delay of more steps is a damaged file.
 MAX_DELAY: Final = 1 << 16
@@ -65,7 +65,7 @@ class NetOptions:
             if allowed and all(isinstance(word, str) for word in allowed):
                 if value not in allowed:
                     raise CompileError("SPK001", f"{item.name} is one of {', '.join(allowed)}, not {value!r}")
-            elif not _fits(value, hints[item.name]):
+            elif not fits(value, hints[item.name]):
                 raise CompileError("SPK001", f"{item.name} is {_WANTED[item.name]}, not {value!r}")
         if self.reset_interval is not None and self.reset_interval < 1:
             raise CompileError("SPK001", f"reset_interval is at least 1, not {self.reset_interval}")
@@ -86,22 +86,6 @@ _WANTED: Final = {
     "reset_interval": "a whole number",
     "reset_offset": "a whole number",
 }
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of the type that an option declares; True and False are no numbers."""
-    inner = get_args(hint)
-    if get_origin(hint) is UnionType:
-        return any(_fits(value, one) for one in inner)
-    if get_origin(hint) is tuple:
-        if not isinstance(value, tuple):
-            return False
-        return (
-            len(value) == len(inner) and all(map(_fits, value, inner))
-            if ... not in inner
-            else all(_fits(v, inner[0]) for v in value)
-        )
-    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@
 
 A camera's events are (2, H, W): polarity off and on, row, column; audio's are (N,). Times are microseconds as the file has them,
 unless `rebase` makes the first one 0. Most files do not say how large the sensor is; then `shape` has to, or shape="fit" takes the
-largest address for it. A file that is damaged, cut short or something else raises TraceError and gives nothing.
+largest address for it. A file that is damaged, cut short or something else raises TraceError and
+`read_events` gives nothing of it.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ def iter_events(
     """The events of a file in pieces of about `chunk` events, in the file's order and with its times.
 
     nmnist, dat and raw files are mapped and never held as a whole. Each piece lasts up to its own last event;
-    shape="fit" is refused.
+    shape="fit" is refused. A file that is cut short is refused at once; damage further on when it is reached.
     """
     path = Path(path)
     kind = format or _sniff(path)

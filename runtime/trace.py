@@ -63,7 +63,7 @@ class SpikeTrace:
 
     times: integers from 0 to duration − 1, rising within a sample; steps, or multiples of `tick` microseconds where that is given.
     addresses: the flat index of each event within `shape`, which is (N,), or (C, H, W) with C the polarities: 0 off, 1 on.
-    payload: an integer an event (a graded spike, a count); without it each counts 1.
+    payload: an integer an event (a graded spike, a count) of at most 63 bits; without it each counts 1.
     offsets: events of sample i are offsets[i] to offsets[i + 1]; by default there is one sample.
     duration: how many units of time each sample lasts; by default up to the last event.
     Events of one sample are kept in the order of time, those of one time in the order of address: two traces with the same
@@ -102,7 +102,7 @@ class SpikeTrace:
         same = np.diff(sample) == 0
         falls = (np.diff(t) < 0) | ((np.diff(t) == 0) & (np.diff(a) < 0))
         if (falls & same).any():
-            order = np.lexsort((a, t, sample))
+            order = _order(sample, t, a, self.size)
             t, a = t[order], a[order]
             p = None if p is None else p[order]
         self._offsets = limits
@@ -315,7 +315,7 @@ class SpikeTrace:
         if mode not in ("any", sums):
             raise TraceError(f"there is no mode '{mode}': choose any or {sums}")
         samples = self.samples
-        order = np.lexsort((addresses, times, samples))
+        order = _order(samples, times, addresses, _size(shape))
         samples, times, addresses = samples[order], times[order], addresses[order]
         new = np.ones(len(order), bool)
         new[1:] = (np.diff(samples) != 0) | (np.diff(times) != 0) | (np.diff(addresses) != 0)
@@ -323,8 +323,7 @@ class SpikeTrace:
         payload = None
         if mode == sums:
             values = np.ones(len(order), np.int64) if self.payload is None else self.payload[order].astype(np.int64)
-            added = np.add.reduceat(values, start) if len(start) else values[:0]
-            payload = _narrow(added, np.dtype(np.int32), "events add up to")
+            payload = _narrow(_sums(values, start), np.dtype(np.int32), "events add up to")
         offsets = np.searchsorted(samples[start], np.arange(self.batch + 1))
         return SpikeTrace(times[start], addresses[start], shape, payload=payload, offsets=offsets, duration=duration, tick=tick)
 
@@ -398,8 +397,8 @@ class SpikeTrace:
         chosen = np.arange(self.batch)[index]
         which = np.atleast_1d(chosen)
         low, high = self.offsets[which], self.offsets[which + 1]
-        if self._events is None and self._file is not None and len(which) and (np.diff(which) == 1).all():
-            times, addresses, payload = self._file.events(int(low[0]), int(high[-1]))
+        if self._events is None and self._file is not None and (np.diff(which) == 1).all():
+            times, addresses, payload = self._file.events(int(low[0]), int(high[-1])) if len(which) else self._file.events(0, 0)
         else:
             spans = [np.arange(a, b) for a, b in zip(low, high)]  # noqa: B905
             events = np.concatenate(spans) if spans else np.zeros(0, np.int64)
@@ -488,6 +487,17 @@ def _ravel(where: tuple[Array, ...], shape: Sequence[int]) -> Ints:
     return np.asarray(np.ravel_multi_index(where, tuple(shape)), np.int64)
 
 
+def _order(samples: Ints, times: Ints, addresses: Ints, size: int) -> Ints:
+    """The stable order by sample, time, address."""
+    if not len(times):
+        return np.zeros(0, np.int64)
+    first = int(times.min())
+    span = int(times.max()) - first + 1
+    if (int(samples.max()) + 1) * span * size >= _KEYS:
+        return np.lexsort((addresses, times, samples))
+    return np.argsort((samples * span + (times - first)) * size + addresses, kind="stable")
+
+
 def _repeats(index: Ints) -> bool:
     return bool((np.diff(index) == 0).any())  # traces are sorted
 
@@ -497,10 +507,15 @@ def _added(index: Ints, payload: Array | None) -> tuple[Ints, Array]:
     start = np.flatnonzero(np.concatenate((np.ones(min(len(index), 1), bool), np.diff(index) != 0)))
     if payload is not None and len(start) == len(index):
         return start, payload
-    values = np.ones(len(index), np.int64) if payload is None else payload
-    if len(start):
-        values = np.add.reduceat(values.astype(values.dtype if values.dtype == np.uint64 else np.int64), start)
-    return start, values
+    return start, _sums(np.ones(len(index), np.int64) if payload is None else payload.astype(np.int64), start)
+
+
+def _sums(values: Ints, start: Ints) -> Ints:
+    if not len(start):
+        return values[:0]
+    if float(np.abs(values.astype(np.float64)).sum()) >= _KEYS:
+        raise TraceError("payloads add up beyond 63 bits")
+    return np.asarray(np.add.reduceat(values, start), np.int64)
 
 
 def _narrow(values: Array, dtype: np.dtype[Any], what: str) -> Array:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from strategies import graphs, random_inputs
 
-from spikec.backends.c.generate import generate, kernel_files
+from spikec.backends.c.generate import Network, generate, kernel_files
 from spikec.backends.c.library import Compiled, build_library, find_compiler, missing_compiler
 from spikec.ir.graph import Graph
-from spikec.ir.interpret import Execution, record_name
+from spikec.ir.interpret import Execution, default_record, interpret, record_name
+from spikec.ir.types import DTYPES, Array
 
 #: Quick to compile, and as strict as the emitted Makefile.
 FLAGS = (
@@ -76,3 +81,121 @@ def differences(want: Execution, have: Execution) -> list[str]:
         elif name.startswith(("output", "record")) and a.dtype != b.dtype:
             found.append(f"{name}: type {b.dtype}, not {a.dtype}")
     return found
+
+
+# --------------------------------------------------------------------------- a program of its own, for whatever processor
+
+_DRIVER = """#include <stdio.h>
+#include <stdlib.h>
+#include "spk.h"
+spk_status spk_host_run(const spk_model *, void *, size_t, spk_in *, uint32_t, uint32_t, uint32_t, const void *const *, uint32_t,
+                        const uint32_t *, void *const *, void *const *, uint64_t *);
+@declarations@
+static const spk_model *const models[] = {@models@};
+static const unsigned padding[] = {@padding@};
+static size_t width(unsigned type) { return type == SPK_I8 ? 1u : type == SPK_I16 ? 2u : type == SPK_I32 || type == SPK_F32 ? 4u : 8u; }
+int main(void) {
+  FILE *const file = fopen("inputs.bin", "rb");
+  size_t n, k;
+  for (n = 0; n < sizeof models / sizeof models[0]; n++) {
+    const spk_model *m = models[n];
+    void *input[4], *record[64], *state[64];
+    uint32_t port[64];
+    void *memory = malloc(m->size());
+    spk_in *in = calloc(m->inputs + 1u, sizeof *in);
+    for (k = 0; k < m->inputs; k++) {
+      const size_t bytes = (size_t)@batch@ * @steps@ * m->input[k].size * width(m->input[k].type);
+      input[k] = malloc(bytes);
+      if (fread(input[k], 1, bytes, file) != bytes) { return 2; }
+    }
+    for (k = 0; k < m->ports; k++) {
+      port[k] = (uint32_t)k;
+      record[k] = malloc((size_t)@batch@ * @steps@ * m->port[k].size * width(m->port[k].type));
+    }
+    for (k = 0; k < m->states; k++) { state[k] = malloc((size_t)@batch@ * m->state[k].size * width(m->state[k].type)); }
+    if (spk_host_run(m, memory, m->size(), in, @batch@, @steps@, padding[n], (const void *const *)input, m->ports, port,
+                     record, state, NULL) != SPK_OK) { return 3; }
+    for (k = 0; k < m->ports; k++) {
+      fwrite(record[k], (size_t)@batch@ * @steps@ * m->port[k].size, width(m->port[k].type), stdout);
+      free(record[k]);
+    }
+    for (k = 0; k < m->states; k++) {
+      fwrite(state[k], (size_t)@batch@ * m->state[k].size, width(m->state[k].type), stdout);
+      free(state[k]);
+    }
+    for (k = 0; k < m->inputs; k++) { free(input[k]); }
+    free(memory);
+    free(in);
+  }
+  fclose(file);
+  return 0;
+}
+"""
+
+
+@dataclass(frozen=True)
+class BatchProgram:
+    """A C program that runs many networks on inputs that it reads from inputs.bin and prints all that they give, as bytes."""
+
+    sources: dict[str, str | bytes]
+    expected: list[tuple[str, Array]]
+    compiled = ("driver.c", "all.c", "host.c")
+
+    def write(self, folder: Path) -> None:
+        for name, content in self.sources.items():
+            (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+
+    def differences(self, printed: bytes) -> list[str]:
+        """Every port and final state that is not what the reference gives."""
+        size = sum(array.nbytes for _, array in self.expected)
+        if len(printed) != size:
+            return [f"{len(printed)} bytes, not {size}"]
+        found, at = [], 0
+        for name, want in self.expected:
+            have = np.frombuffer(printed, want.dtype, want.size, at).reshape(want.shape)
+            at += want.nbytes
+            if not np.array_equal(want, have, equal_nan=want.dtype.kind == "f"):
+                found.append(f"{name}: first at {np.argwhere(want != have)[0]}")
+        return found
+
+
+def batch_program(graphs_: Sequence[Graph], batch: int, steps: int) -> BatchProgram:
+    """The program for some graphs and random inputs. All wires of every other graph are compared, outputs and populations of all."""
+    observe = [all_wires(graph) if n % 2 else () for n, graph in enumerate(graphs_)]
+    sources, made = many_sources(graphs_, observe)
+    networks = [network for network in made if isinstance(network, Network)]
+    data, expected = b"", []
+    for number, (graph, network, names) in enumerate(zip(graphs_, networks, observe, strict=True)):
+        inputs = random_inputs(graph, batch, steps, 7)
+        data += b"".join(np.ascontiguousarray(inputs[p.name], DTYPES[p.api]).tobytes() for p in network.inputs)
+        want = interpret(graph, inputs, record=names or default_record(graph))
+        for at, port in enumerate(network.ports):
+            table = want.outputs if at < network.outputs else want.records
+            expected.append((f"{number}: {port.name}", table[port.name].astype(DTYPES[port.api])))
+        for port in network.states:
+            node, state = port.wire
+            expected.append((f"{number}: {port.name}", want.states[node][state].astype(DTYPES[port.api])))
+    driver = _DRIVER
+    for key, value in (
+        ("declarations", "\n".join(f"extern const spk_model {n.prefix}network;" for n in networks)),
+        ("models", ", ".join(f"&{n.prefix}network" for n in networks)),
+        ("padding", ", ".join(f"{graph.max_lag}u" for graph in graphs_)),
+        ("batch", str(batch)),
+        ("steps", str(steps)),
+    ):
+        driver = driver.replace(f"@{key}@", value)
+    return BatchProgram({**sources, "driver.c": driver, "inputs.bin": data}, expected)
+
+
+def drawn_graphs(level: str, count: int, number: int) -> list[Graph]:
+    """Random graphs, always the same for a number."""
+    drawn: list[Graph] = []
+
+    @seed(number)
+    @settings(max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+    @given(graphs(level))
+    def draw(graph: Graph) -> None:
+        drawn.append(graph)
+
+    draw()
+    return drawn

@@ -297,3 +297,17 @@ def test_ctrl_c_in_a_real_process(work: Path) -> None:
         os.kill(process.pid, signal.SIGINT)
         assert process.stderr.read() == b"interrupted\n"
         assert process.wait() == 130
+
+
+def test_an_output_that_is_full_is_the_users_to_mend(work: Path) -> None:
+    full = Path("/dev/full")
+    if not full.is_char_device():
+        pytest.skip("no /dev/full here")
+    with full.open("w") as stream:
+        done = subprocess.run([*SPIKEC, "show", "build"], stdout=stream, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "error[SPK008]: the standard output cannot be written (No space left on device)\n")
+
+
+def test_a_closed_output_is_no_bug(work: Path) -> None:
+    done = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *SPIKEC, "show", "build"], stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

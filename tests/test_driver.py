@@ -450,3 +450,28 @@ def test_a_backend_that_is_not_there_says_so(build: Build, monkeypatch: pytest.M
         monkeypatch.setitem(spikec.BACKENDS, "c", "spikec.backends.reference:Absent")
         found = build.verify(spikes())
         assert set(found.skipped) == {"numpy", "c"} and not found.ok
+
+
+def test_a_trace_of_events_is_input() -> None:
+    """In steps it runs as its dense form; in microseconds it says what to do."""
+    from spikec.runtime.trace import SpikeTrace
+
+    build = spikec.compile(tiny(), target="reference")
+    shape = build.graph().inputs[0].type.shape
+    dense = (np.random.default_rng(0).random((3, 8, *shape)) < 0.4).astype(np.uint8)
+    trace = SpikeTrace.from_dense(dense)
+    for name, wanted in build.run(dense).outputs.items():
+        assert np.array_equal(build.run(trace).outputs[name], wanted)
+    timed = SpikeTrace(np.array([10, 2_000_000_000_000]), np.array([0, 1]), shape, tick=1)
+    with pytest.raises(CompileError) as error:
+        build.run(timed)
+    assert error.value.code == "SPK007" and "bin" in str(error.value)
+
+
+def test_a_dt_or_a_name_of_another_type() -> None:
+    with pytest.raises(CompileError) as caught:
+        spikec.compile(tiny(), target="reference", dt="1ms")  # type: ignore[arg-type]
+    assert str(caught.value) == "error[SPK001]: dt is a number of seconds, not '1ms'"
+    with pytest.raises(CompileError) as caught:
+        spikec.compile(tiny(), target="reference", name=5)  # type: ignore[arg-type]
+    assert str(caught.value) == "error[SPK001]: a graph's name consists of letters, digits, _ and ., not '5'"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from spikec.frontend.registry import Leaf
-from spikec.frontend.tracing.handling import new_value
+from spikec.frontend.tracing.handling import execute, new_value
 
 if TYPE_CHECKING:
     from spikec.frontend.tracing.record import Recorder
@@ -61,7 +61,7 @@ def call_leaf(
     try:
         bound = inspect.signature(forward).bind(*args, **kwargs)
     except TypeError:
-        return forward(*args, **kwargs)  # the module's own message is the better one
+        return execute(forward, args, kwargs)  # the module's own message is the better one
     bound.apply_defaults()
     given = dict(zip(leaf.arguments, bound.arguments.values(), strict=False))
     states = {name: given.get(name) for name in leaf.program.state_names}

@@ -5,18 +5,16 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-import shutil
 import subprocess
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, given, seed, settings
-from hypothesis import strategies as st
-from many import all_wires, differences, many_sources, require_compiler
-from strategies import graphs, random_inputs
+from many import all_wires, batch_program, differences, drawn_graphs, require_compiler
+from strategies import random_inputs
 
 from spikec.backend import Golden, load_backend
 from spikec.backends.c import library
@@ -139,9 +137,9 @@ def test_the_folder_builds_checks_and_survives_the_sanitizers(net: str, backend:
     assert int(compared[1]) > 3 * 12 * size
 
 
-@pytest.mark.skipif(shutil.which("clang") is None, reason="clang is not installed")
 @pytest.mark.parametrize("net", NETS)
-def test_clang_builds_it_without_a_warning(net: str, backend: CBackend, tmp_path: Path) -> None:
+def test_clang_builds_it_without_a_warning(net: str, backend: CBackend, tmp_path: Path, tools: Callable[..., None]) -> None:
+    tools("clang")
     graph = NETS[net]()
     backend.emit(graph, tmp_path, golden(graph))
     done = make(tmp_path, "check", "CC=clang")
@@ -554,93 +552,16 @@ def test_what_is_refused_is_named(text: str, message: str, backend: CBackend, tm
 
 # ----------------------------------------------------------------------------------------- random networks, sanitized
 
-_DRIVER = """#include <stdio.h>
-#include <stdlib.h>
-#include "spk.h"
-spk_status spk_host_run(const spk_model *, void *, size_t, spk_in *, uint32_t, uint32_t, uint32_t, const void *const *, uint32_t,
-                        const uint32_t *, void *const *, void *const *, uint64_t *);
-@declarations@
-static const spk_model *const models[] = {@models@};
-static const unsigned padding[] = {@padding@};
-static size_t width(unsigned type) { return type == SPK_I8 ? 1u : type == SPK_I16 ? 2u : type == SPK_I32 || type == SPK_F32 ? 4u : 8u; }
-int main(void) {
-  FILE *file = fopen("inputs.bin", "rb");
-  size_t n, k;
-  for (n = 0; n < sizeof models / sizeof models[0]; n++) {
-    const spk_model *m = models[n];
-    void *input[4], *record[64], *state[64];
-    uint32_t port[64];
-    void *memory = malloc(m->size());
-    spk_in *in = calloc(m->inputs + 1u, sizeof *in);
-    for (k = 0; k < m->inputs; k++) {
-      const size_t bytes = (size_t)@batch@ * @steps@ * m->input[k].size * width(m->input[k].type);
-      input[k] = malloc(bytes);
-      if (fread(input[k], 1, bytes, file) != bytes) { return 2; }
-    }
-    for (k = 0; k < m->ports; k++) {
-      port[k] = (uint32_t)k;
-      record[k] = malloc((size_t)@batch@ * @steps@ * m->port[k].size * width(m->port[k].type));
-    }
-    for (k = 0; k < m->states; k++) { state[k] = malloc((size_t)@batch@ * m->state[k].size * width(m->state[k].type)); }
-    if (spk_host_run(m, memory, m->size(), in, @batch@, @steps@, padding[n], (const void *const *)input, m->ports, port,
-                     record, state, NULL) != SPK_OK) { return 3; }
-    for (k = 0; k < m->ports; k++) {
-      fwrite(record[k], (size_t)@batch@ * @steps@ * m->port[k].size, width(m->port[k].type), stdout);
-      free(record[k]);
-    }
-    for (k = 0; k < m->states; k++) { free(state[k]); }
-    for (k = 0; k < m->inputs; k++) { free(input[k]); }
-    free(memory);
-    free(in);
-  }
-  fclose(file);
-  return 0;
-}
-"""
-
 
 @pytest.mark.parametrize("level", ["fixed", "float"])
 def test_random_networks_under_the_sanitizers(level: str, tmp_path: Path) -> None:
-    drawn: list[Graph] = []
-
-    @seed(99)
-    @settings(max_examples=40, deadline=None, database=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
-    @given(graphs(level), st.just(0))
-    def draw(graph: Graph, _: int) -> None:
-        drawn.append(graph)
-
-    draw()
-    batch, steps = 2, 6
-    observe = [all_wires(graph) if n % 2 else () for n, graph in enumerate(drawn)]
-    sources, made = many_sources(drawn, observe)
-    networks = [network for network in made if isinstance(network, Network)]
-    data, expected = b"", b""
-    for graph, network, names in zip(drawn, networks, observe, strict=True):
-        inputs = random_inputs(graph, batch, steps, 7)
-        data += b"".join(np.ascontiguousarray(inputs[p.name], DTYPES[p.api]).tobytes() for p in network.inputs)
-        want = interpret(graph, inputs, record=names or default_record(graph))
-        for number, port in enumerate(network.ports):
-            table = want.outputs if number < network.outputs else want.records
-            expected += table[port.name].astype(DTYPES[port.api]).tobytes()
-    for name, content in sources.items():
-        (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
-    driver = _DRIVER
-    for key, value in (
-        ("declarations", "\n".join(f"extern const spk_model {n.prefix}network;" for n in networks)),
-        ("models", ", ".join(f"&{n.prefix}network" for n in networks)),
-        ("padding", ", ".join(str(graph.max_lag) for graph in drawn)),
-        ("batch", str(batch)),
-        ("steps", str(steps)),
-    ):
-        driver = driver.replace(f"@{key}@", value)
-    (tmp_path / "driver.c").write_text(driver)
-    (tmp_path / "inputs.bin").write_bytes(data)
+    program = batch_program(drawn_graphs(level, 40, 99), 2, 6)
+    program.write(tmp_path)
     command = ["cc", "-std=c99", "-O1", "-ffp-contract=off", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    subprocess.run([*command, "-o", "driver", "driver.c", "all.c", "host.c"], cwd=tmp_path, check=True)
+    subprocess.run([*command, "-o", "driver", *program.compiled], cwd=tmp_path, check=True)
     done = subprocess.run(["./driver"], cwd=tmp_path, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode(errors="replace")[:4000]
-    # -0.0 and 0.0 are equal, their bytes are not.
-    assert done.stdout == expected or (level == "float" and len(done.stdout) == len(expected))
+    assert program.differences(done.stdout) == []
 
 
 def test_the_makefile_and_the_library_agree_on_flags() -> None:

@@ -6,6 +6,7 @@ Each case is a command line in a folder that holds the files below, and the whol
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,10 @@ MODELS = {
                     v = 0.5 * v + self.fc(x[:, t])
                     out.append((v > 1).float())
                 return torch.stack(out, 1)
+
+        class Two(nn.Module):
+            def forward(self, left, right):
+                return left + right
     """,
     "syntax.py": "import torch\n\ndef f(:\n    pass\n",
     "imports.py": "import torch\n\nimport no_such_module_anywhere\n",
@@ -140,6 +145,28 @@ CASES: list[tuple[str, str]] = [
         "frobnicate",
         "error[SPK001]: unknown command 'frobnicate'\n  fix: choose one of compile, run, verify, show, targets, doctor, setup",
     ),
+    (
+        "compile good.sir -o out --target host --option bits=4",
+        "error[SPK001]: --option bits=4: bits is no option of a pass or a reader\n  fix: write --bits 4",
+    ),
+    (
+        "compile good.sir -o out --option on_stage=4",
+        "error[SPK001]: --option on_stage=4: on_stage is no option of a pass or a reader",
+    ),
+    (
+        "compile good.sir -o out --option hop=far",
+        "error[SPK001]: the option 'hop' of the pass 'retime' takes int | none, not 'far'",
+    ),
+    (
+        "compile model.nir -o out --target host --option skeme=exact",
+        "error[SPK001]: unknown option 'skeme' for '.nir' and the target 'host'\n  fix: did you mean 'scheme'?",
+    ),
+    ("compile model.nir -o out --option round_delays=maybe", "error[SPK001]: round_delays is true or false, not 'maybe'"),
+    ("compile model.net -o out --option delay_shift=maybe", "error[SPK001]: delay_shift is true or false, not 'maybe'"),
+    ("compile model.net -o out --option input_shape=2,x", "error[SPK001]: input_shape is sizes such as 2,34,34, not (2, 'x')"),
+    ("run build --input x.npz --timeout -1", "error[SPK001]: timeout is a number of seconds above 0, not -1"),
+    ("verify build --timeout nan", "error[SPK001]: timeout is a number of seconds above 0, not nan"),
+    ("--colour", "error[SPK001]: unknown option '--colour'\n  fix: choose one of --help, --version"),
     ("setup matlab", "error[SPK001]: unknown tool 'matlab'\n  fix: spikec setup lava"),
     ("setup lava --force --if-missing", "error[SPK001]: --force and --if-missing exclude each other"),
     ("show good.sir --after quantize", "error[SPK001]: good.sir is one graph: --after and --level need a build folder"),
@@ -196,7 +223,10 @@ CASES: list[tuple[str, str]] = [
         "compile model.net -o out",
         "error[SPK003]: model.net: not a readable HDF5 file (file signature not found)\n  fix: export the network again; a file that was cut off in a download or a copy cannot be repaired",
     ),
-    ("compile model.txt -o out", "error[SPK003]: 'model.txt' is not a model\n  fix: give file.py:name or a .sir file"),
+    (
+        "compile model.txt -o out",
+        "error[SPK003]: 'model.txt' is not a model\n  fix: give file.py:name, or a .nir, .net or .sir file",
+    ),
     ("compile nets.py:Net -o out --input-shape 1,6,3", "nets.py:14 (gru): error[SPK101]: GRUCell is not supported"),
     (
         "compile nets.py:Bad -o out --input-shape 1,6,3",
@@ -211,7 +241,16 @@ CASES: list[tuple[str, str]] = [
         "compile good.py:net -o out",
         "error[SPK001]: an example input is needed to trace the model\n  fix: give example_input, as the model takes it or define example_input in the model's file (command line: --example or --input-shape)",
     ),
+    (
+        "compile nets.py:Two -o out --input-shape 1,6,3",
+        "nets.py:42: error[SPK109]: the model fails on the example input: TypeError: Two.forward() missing 1 required positional argument: 'right'\n  fix: pass an example that the model itself accepts; `model(example)` must run",
+    ),
+    ("compile nets.py:Nan -o out --example none.npz", "error[SPK006]: the example input of shape (0, 6, 3) is empty"),
     # data
+    ("run build --input folder.npz", "error[SPK002]: folder.npz: a folder, not a file"),
+    ("compile folder.sir -o out", "error[SPK002]: folder.sir: cannot be read (is a directory)"),
+    ("compile folder.nir -o out", "error[SPK002]: folder.nir: a folder, not a file"),
+    ("compile folder.net -o out", "error[SPK002]: folder.net: a folder, not a file"),
     ("run build --input short.npz", "error[SPK006]: the input 'in' has shape (4, 10, 2), not (batch, T, 3)"),
     (
         "run build --input sample.npz",
@@ -306,7 +345,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     twos[1, 2, 0] = 2
     nans = x.astype(np.float32)
     nans[0, 0, 0] = np.nan
-    for name, array in {"x": x, "short": x[:, :, :2], "sample": x[0], "twos": twos, "nans": nans}.items():
+    none = np.zeros((0, 6, 3), np.float32)
+    for name in ("folder.npz", "folder.sir", "folder.nir", "folder.net"):
+        (folder / name).mkdir()
+    for name, array in {"x": x, "short": x[:, :, :2], "sample": x[0], "twos": twos, "nans": nans, "none": none}.items():
         np.savez(folder / f"{name}.npz", x=array)
     np.savez(folder / "text.npz", x=np.full((1, 2, 3), "abc"))
     (folder / "garbage.npz").write_bytes(b"\x00\x01 not a zip")
@@ -338,3 +380,55 @@ def test_bad_input(
     assert status == 1
     assert captured.out == ""
     assert sorted(path.relative_to(made) for path in made.rglob("*") if "__pycache__" not in path.parts) == before
+
+
+LONG = "n" * 300
+#: (command line, the code, the file) for a name that the operating system refuses even to look up.
+REFUSED = [
+    (f"compile {LONG}.sir -o out", "SPK002", f"{LONG}.sir"),
+    (f"compile {LONG}.nir -o out", "SPK002", f"{LONG}.nir"),
+    (f"compile {LONG}.net -o out", "SPK002", f"{LONG}.net"),
+    (f"compile {LONG}.py:Net -o out", "SPK002", f"{LONG}.py"),
+    (f"compile good.sir -o out --target {LONG}.toml", "SPK002", f"{LONG}.toml"),
+    (f"compile good.sir -o {LONG} --target host", "SPK008", LONG),
+    (f"run build --input {LONG}.npz", "SPK002", f"{LONG}.npz"),
+    (f"run {LONG} --input x.npz", "SPK002", LONG),
+    (f"show {LONG}", "SPK002", LONG),
+]
+
+
+@pytest.mark.parametrize(("command", "code", "file"), REFUSED, ids=[command.replace(LONG, "LONG") for command, _, _ in REFUSED])
+def test_what_the_operating_system_refuses(
+    made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, code: str, file: str
+) -> None:
+    monkeypatch.chdir(made)
+    assert cli.main(command.split()) == 1
+    said = "cannot be read (file name too long)" if code == "SPK002" else "cannot be written (File name too long)"
+    assert capsys.readouterr().err == f"error[{code}]: {file}: {said}\n"
+
+
+def test_a_file_of_a_build_that_may_not_be_read(
+    made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(made)
+    read = Path.read_bytes
+
+    def refused(path: Path) -> bytes:
+        if path.name == "golden.npz":
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    assert cli.main(["show", "build"]) == 1
+    assert capsys.readouterr().err == "error[SPK002]: build/golden.npz: cannot be read (permission denied)\n"
+
+
+def test_a_device_is_not_replaced_by_results(
+    made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(made)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert cli.main(["run", "build", "--input", "x.npz", "--output", str(pipe)]) == 1
+    assert capsys.readouterr().err == f"error[SPK008]: {pipe}: cannot be written: not a file in an existing folder\n"
+    assert pipe.is_fifo()

@@ -973,6 +973,10 @@ BAD: list[tuple[str, list[dict[str, Any]], dict[str, Any], str]] = [
     ("interval", [EYE], {"reset_interval": 0}, "error[SPK001]: reset_interval is at least 1, not 0"),
     ("offset", [EYE], {"reset_interval": 2, "reset_offset": -1}, "error[SPK001]: reset_offset is at least 0, not -1"),
     ("bits", [EYE], {"input_message_bits": 40}, "error[SPK001]: input_message_bits is 0 to 32, not 40"),
+    ("no truth value", [EYE], {"delay_shift": "maybe"}, "error[SPK001]: delay_shift is true or false, not 'maybe'"),
+    ("no whole number", [EYE], {"reset_interval": 2.5}, "error[SPK001]: reset_interval is a whole number, not 2.5"),
+    ("true is no number", [EYE], {"reset_interval": True}, "error[SPK001]: reset_interval is a whole number, not True"),
+    ("one bound", [EYE], {"input_bounds": (1,)}, "error[SPK001]: input_bounds is two whole numbers such as -128,127, not (1,)"),
     ("input shape", [EYE], {"input_shape": (0,)}, "error[SPK001]: input_shape holds sizes of at least 1, not (0,)"),
 ]
 
@@ -991,7 +995,7 @@ def test_files_that_are_no_network(tmp_path: Path) -> None:
         return str(caught.value)
 
     assert message(tmp_path / "none.net") == f"error[SPK002]: {tmp_path}/none.net: no such file"
-    assert message(tmp_path) == f"error[SPK002]: {tmp_path}: no such file"
+    assert message(tmp_path) == f"error[SPK002]: {tmp_path}: a folder, not a file"
     (tmp_path / "text.net").write_text("weights: 1 2 3")
     fix = "  fix: export the network again; a file that was cut off in a download or a copy cannot be repaired"
     assert (

@@ -167,6 +167,16 @@ class NotAStep(Base):
         return SoftSpike.apply(cur), mem  # HERE
 
 
+class TooMany(Base):
+    def step(self, cur, mem, t):
+        return self.lif(cur, mem, 1, 2, 3)  # HERE
+
+
+class TooFew(Base):
+    def step(self, cur, mem, t):
+        return self.fc(), mem  # HERE
+
+
 class WrongShape(Base):
     def step(self, cur, mem, t):
         return self.fc(torch.cat([cur, cur], 1)), mem  # HERE
@@ -236,6 +246,16 @@ CASES = [
         "the forward pass of SoftSpike is not a Heaviside step of its input\n"
         "  note: it was tried on numbers from -1e6 to 1e6: the result must be 0 below zero and 1 above\n"
         "  fix: make forward return (x > 0).float(), and keep the gradient in backward",
+    ),
+    (
+        TooMany, None, "SPK109",
+        "the model fails on the example input: TypeError: Leaky.forward() takes from 2 to 3 positional arguments but 6 were given\n"
+        "  fix: pass an example that the model itself accepts; `model(example)` must run",
+    ),
+    (
+        TooFew, None, "SPK109",
+        "the model fails on the example input: TypeError: Linear.forward() missing 1 required positional argument: 'input'\n"
+        "  fix: pass an example that the model itself accepts; `model(example)` must run",
     ),
     (
         WrongShape, None, "SPK109",

@@ -164,3 +164,20 @@ def test_what_has_no_integer_form_is_refused_with_its_place() -> None:
         convert(squared)
     with pytest.raises(CompileError, match=r"error\[SPK001\]: 17 bits: a weight has 2 to 16 bits"):
         convert(network(PROGRAMS["zero"], 0.5, 1.0, weight), bits=17)
+
+
+def test_the_unit_of_an_output_without_neurons_is_told() -> None:
+    weight = np.array([[0.5, -0.25], [0.015625, 1.0]], F32)
+    nodes = (
+        Input(name="in", type=TensorType("spike", (2,), "f32")),
+        Dense(name="fc", inputs=(Ref("in"),), weight=weight),
+        Reshape(name="flat", inputs=(Ref("fc"),), shape=(2, 1)),
+    )
+    graph, ledger = verify(Graph("g", "float", nodes, (("fc", Ref("fc")), ("flat", Ref("flat"))))), Ledger()
+    fixed = verify(ToFixed(target=load_target("host"), bits=8).run(graph, ledger))
+    told = [entry.what for entry in ledger if entry.kind == "convention"]
+    assert told == ["the output fc is in units of 0.015625", "the output flat is in units of 0.015625"]
+    x = {"in": np.eye(2, dtype=F32)[None]}
+    float_out, fixed_out = interpret(graph, x).outputs, interpret(fixed, {"in": x["in"].astype(bool)}).outputs
+    for name in ("fc", "flat"):
+        assert np.array_equal(fixed_out[name] * 0.015625, float_out[name])

@@ -1,0 +1,388 @@
+"""The emitted C on other processors: built for Arm and run in an emulator, and on this one with every set of instructions.
+
+All of it has to give what the reference gives, to the last bit. The tests skip where the cross compilers or the emulator are
+missing, with the command that installs them; under CI=true a skip is a failure (see conftest.py).
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import subprocess
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from many import BatchProgram, batch_program, drawn_graphs, require_compiler
+from strategies import random_inputs
+
+import spikec
+from spikec.backend import Golden
+from spikec.backends.c.backend import CBackend
+from spikec.ir.graph import Graph
+from spikec.ir.interpret import default_record, interpret
+from spikec.ir.neuron import Program
+from spikec.ir.ops import Add, Conv, Dense, Input, Neuron, Node, Pool, Ref, Reshape
+from spikec.ir.rules import verify
+from spikec.ir.text import parse_program
+from spikec.ir.types import Array, TensorType
+from support.tools import PACKAGES
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+Tools = Callable[..., None]
+
+
+class Machine(NamedTuple):
+    """A processor that this computer is not: how to build for it and how to run what was built."""
+
+    compiler: str
+    flags: str
+    emulator: str
+    widening: str
+    """The instruction that adds eight-bit weights to sixteen-bit accumulators."""
+    adding: str
+    """The one that adds eight sixteen-bit numbers."""
+
+
+MACHINES = {
+    "aarch64": Machine("aarch64-linux-gnu-gcc", "-march=armv8-a", "qemu-aarch64", r"\bsaddw2?\s+v\d+\.8h", r"\badd\s+v\d+\.8h"),
+    "armhf": Machine(
+        "arm-linux-gnueabihf-gcc", "-march=armv7-a+neon -mfpu=neon", "qemu-arm", r"\bvaddw\.s8\s+q", r"\bvadd\.i16\s+q"
+    ),
+}
+STRICT = ["-std=c99", "-ffp-contract=off", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"]
+LIF: Program = parse_program(
+    """neuron @lif(a) params(decay, threshold) state(v: i32 = 0) {
+      v = clip(rtz(v * decay, 12) + (a << 6), 24)
+      s = v > threshold
+      v = select(s, 0, v)
+      emit s
+    }"""
+)
+
+
+def run(command: Iterable[str], folder: Path) -> bytes:
+    """What a command prints; it must succeed."""
+    words = list(command)
+    done = subprocess.run(words, cwd=folder, capture_output=True, timeout=300, check=False)
+    assert done.returncode == 0, f"{' '.join(words)}\n{(done.stderr + done.stdout).decode(errors='replace')[:4000]}"
+    return done.stdout
+
+
+# ------------------------------------------------------------------------------------------------------------- networks
+
+
+class Nets:
+    """Small networks that reach each hand-written kernel, with weights that are always the same."""
+
+    def __init__(self) -> None:
+        self.rng = np.random.default_rng(5)
+
+    def weights(self, *shape: int, most: int = 127) -> Array:
+        return self.rng.integers(-most, most + 1, shape).astype(np.int16)
+
+    @staticmethod
+    def lif(name: str, source: str, threshold: int = 9000, **more: Any) -> Neuron:
+        params = {"decay": np.array(3900, np.int32), "threshold": np.array(threshold, np.int32)}
+        return Neuron(name=name, inputs=(Ref(source),), program=LIF, params=params, **more)
+
+    def dense(self, inputs: int, hidden: int, kind: str = "spike", threshold: int = 9000) -> Graph:
+        """Rows of eight-bit weights into sixteen-bit accumulators, recurrent if not large; `graded` has values in its events."""
+        given = TensorType("graded", (inputs,), "i16") if kind == "graded" else TensorType("spike", (inputs,), "i8")
+        few = max(1, min(127, 30000 // (inputs + hidden)))
+        recurrent = hidden < 200
+        nodes: list[Node] = [
+            Input(name="x", type=given, bounds=(-20, 100) if kind == "graded" else None),
+            Dense(name="fc1", inputs=(Ref("x"),), weight=self.weights(hidden, inputs, most=few)),
+            *([Dense(name="rec", inputs=(Ref("l1", delay=1),), weight=self.weights(hidden, hidden, most=few))] * recurrent),
+            *([Add(name="sum", inputs=(Ref("fc1"), Ref("rec")))] * recurrent),
+            self.lif("l1", "sum" if recurrent else "fc1", threshold),
+            Dense(name="fc2", inputs=(Ref("l1"),), weight=self.weights(10, hidden, most=few), bias=np.full(10, 6, np.int32)),
+            self.lif("l2", "fc2", lag=1),
+        ]
+        return verify(Graph(f"dense{hidden}", "fixed", tuple(nodes), (("l2", Ref("l2")),)))
+
+    def conv(self, channels: int, out: int, kernel: int, stride: int, padding: int, one: bool = False) -> Graph:
+        """Channels last, a second convolution on top, and pooling; `one` axis of space instead of two."""
+        axes = 1 if one else 2
+        size = (9, 10)[:axes]
+        nodes: list[Node] = [
+            Input(name="x", type=TensorType("spike", (channels, *size), "i8")),
+            Conv(
+                name="c1",
+                inputs=(Ref("x"),),
+                weight=self.weights(out, channels, *(kernel,) * axes),
+                padding=(padding,) * axes,
+                stride=(stride,) * axes,
+            ),
+            self.lif("l1", "c1"),
+            Conv(name="c2", inputs=(Ref("l1"),), weight=self.weights(24, out, *(3,) * axes, most=20), padding=(1,) * axes),
+            self.lif("l2", "c2"),
+        ]
+        where = tuple((n + 2 * padding - kernel) // stride + 1 for n in size)
+        if not one:
+            nodes.append(Pool(name="p", inputs=(Ref("l2"),), mode="sum", kernel=(2, 2), stride=(1, 1)))
+            where = tuple(n - 1 for n in where)
+        flat = 24 * int(np.prod(where))
+        nodes += [
+            Reshape(name="flat", inputs=(Ref(nodes[-1].name),), shape=(flat,)),
+            Dense(name="fc", inputs=(Ref("flat"),), weight=self.weights(10, flat, most=9)),
+            self.lif("l3", "fc"),
+        ]
+        return verify(Graph("conv", "fixed", tuple(nodes), (("l3", Ref("l3")), ("l2", Ref("l2")))))
+
+
+def kernel_nets() -> list[Graph]:
+    """Rows shorter than a vector, of every number of vectors that has code of its own, and of whole blocks with a rest."""
+    nets = Nets()
+    sizes = (1, 10, 16, 24, 40, 64, 100, 150, 272, 530)
+    graphs = [nets.dense(inputs, hidden) for inputs, hidden in zip((7, 33, 64, 65, 40, 8, 130, 30, 20, 72), sizes, strict=True)]
+    graphs += [nets.dense(21, 40, "graded"), nets.dense(70, 16, "graded")]
+    graphs += [nets.dense(20, 150, threshold=-(1 << 23))]  # all fire, always
+    graphs += [nets.conv(2, 8, 3, 2, 1), nets.conv(1, 16, 5, 1, 2), nets.conv(3, 20, 3, 1, 0), nets.conv(4, 32, 4, 3, 1)]
+    graphs += [nets.conv(2, 8, 3, 2, 1, one=True), nets.conv(32, 34, 5, 2, 2)]
+    return graphs
+
+
+@pytest.fixture(scope="module")
+def kernels() -> BatchProgram:
+    return batch_program(kernel_nets(), 2, 9)
+
+
+@pytest.fixture(scope="module")
+def random_fixed() -> BatchProgram:
+    return batch_program(drawn_graphs("fixed", 60, 7), 2, 6)
+
+
+@pytest.fixture(scope="module")
+def random_float() -> BatchProgram:
+    return batch_program(drawn_graphs("float", 20, 8), 2, 6)
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[Graph, Golden]:
+    """The trained network of examples/digits as Loihi 2 gets it, and what the reference makes of some held-out digits."""
+    import importlib.util
+    import sys
+
+    modules = {}
+    for name in ("data", "model"):
+        spec = importlib.util.spec_from_file_location(f"digits_{name}", ROOT / "examples" / "digits" / f"{name}.py")
+        assert spec is not None and spec.loader is not None
+        modules[name] = sys.modules[f"digits_{name}"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(modules[name])
+    data = modules["data"]
+    train, held_out = data.split()
+    calibration = data.spikes(train.images[:200])
+    example = calibration[:4].swapaxes(0, 1).astype(np.float32)
+    build = spikec.compile(
+        modules["model"].load(), example, time_axis=0, batch_axis=1, target="loihi2", calibrate=calibration, name="digits"
+    )
+    graph = build.graph()
+    (source,) = graph.inputs
+    inputs = {source.name: data.spikes(held_out.images[:40])}
+    expected = interpret(graph, inputs, record=default_record(graph))
+    assert graph.level == "fixed" and all(values.any() for values in expected.outputs.values())
+    return graph, Golden(inputs, expected)
+
+
+# ------------------------------------------------------------------------------------------------------------------ Arm
+
+
+def static(folder: Path, program: BatchProgram, compiler: str, flags: str, emulator: tuple[str, ...] = ()) -> None:
+    """Build the program of many networks, run it, and compare all that it gives."""
+    program.write(folder)
+    run([*compiler.split(), *STRICT, *flags.split(), "-o", "driver", *program.compiled], folder)
+    found = program.differences(run([*emulator, "./driver"], folder))
+    assert found == [], f"{compiler} {flags}"
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("nets", ["kernels", "random_fixed", "random_float"])
+def test_arm_gives_the_same_bits(machine: str, nets: str, tools: Tools, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    compiler, flags, emulator, *_ = MACHINES[machine]
+    tools(compiler, emulator)
+    optimise = "-O3" if nets == "kernels" else "-O1"
+    static(tmp_path, request.getfixturevalue(nets), compiler, f"{flags} {optimise} -static", (emulator,))
+
+
+BOARDS = {
+    "any 64-bit Arm": ("aarch64", "-march=armv8-a"),
+    "Pi 5": ("aarch64", "-mcpu=cortex-a76"),
+    "Pi 4": ("aarch64", "-mcpu=cortex-a72"),
+    "Pi 3, Zero 2": ("aarch64", "-mcpu=cortex-a53"),
+    "any 32-bit Arm with NEON": ("armhf", "-march=armv7-a+neon -mfpu=neon"),
+    "Pi 3, Zero 2, 32 bits": ("armhf", "-mcpu=cortex-a53 -mfpu=neon-fp-armv8"),
+}
+
+
+@pytest.mark.parametrize("board", BOARDS)
+def test_the_digits_run_on_arm(board: str, tools: Tools, tmp_path: Path, digits: tuple[Graph, Golden]) -> None:
+    """The folder as it is emitted, cross-compiled with one command, passes its own check."""
+    machine, flags = BOARDS[board]
+    compiler, _, emulator, *_ = MACHINES[machine]
+    tools(compiler, emulator)
+    graph, golden = digits
+    CBackend(None).emit(graph, tmp_path, golden)  # type: ignore[arg-type]  # the target's content is not looked at
+    said = run(["make", "check", f"CC={compiler}", f"ARCH={flags}", "LDFLAGS=-static", f"RUN={emulator}"], tmp_path).decode()
+    compared = re.search(r"ok: 40 samples, (\d+) values compared, 0 differ", said)
+    # Spikes of three layers and the output in each step, and at the end the states: one number at least for each neuron.
+    assert compared and int(compared[1]) >= 40 * (20 * (96 + 64 + 10 + 10) + 96 + 64 + 10), said
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_weights_in_a_file_of_their_own(machine: str, tools: Tools, tmp_path: Path) -> None:
+    compiler, flags, emulator, *_ = MACHINES[machine]
+    tools(compiler, emulator)
+    nets = Nets()
+    nodes = (
+        Input(name="x", type=TensorType("spike", (1500,), "i8")),
+        Dense(name="fc", inputs=(Ref("x"),), weight=nets.weights(1000, 1500)),
+        nets.lif("l1", "fc"),
+    )
+    graph = verify(Graph("big", "fixed", nodes, (("l1", Ref("l1")),)))
+    inputs = random_inputs(graph, 1, 4, 1)
+    golden = Golden(inputs, interpret(graph, inputs, record=default_record(graph)))
+    CBackend(None).emit(graph, tmp_path, golden)  # type: ignore[arg-type]
+    assert (tmp_path / "weights.bin").exists()
+    command = ["make", "check", f"CC={compiler}", f"ARCH={flags}", "LDFLAGS=-static", f"RUN={emulator}"]
+    assert b"ok: 1 samples" in run(command, tmp_path)
+
+
+def assembly(folder: Path, graph: Graph, command: Iterable[str]) -> str:
+    CBackend(None).emit(graph, folder)  # type: ignore[arg-type]
+    run([*command, *STRICT, "-fno-asynchronous-unwind-tables", "-S", "-o", "network.s", "network.c"], folder)
+    return (folder / "network.s").read_text()
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_neon_is_used(machine: str, tools: Tools, tmp_path: Path) -> None:
+    compiler, flags, _, widening, adding = MACHINES[machine]
+    tools(compiler)
+    nets = Nets()
+    dense, conv = nets.dense(33, 150), nets.conv(2, 16, 3, 1, 1)
+    command = [compiler, *flags.split()]
+    # Without the compiler's own vectorising, what is left is the kernel's.
+    written = [*command, "-O2", "-fno-tree-vectorize"]
+    assert len(re.findall(widening, assembly(tmp_path, dense, written))) >= 8
+    assert not re.search(widening, assembly(tmp_path, dense, [*written, "-DSPK_NO_SIMD"]))
+    # Convolutions and neurons are left to the compiler, which has to find the vectors at the level that the Makefile asks for.
+    if machine == "aarch64":  # and spikes are listed from sixteen bytes at a time
+        assert "shrn" in assembly(tmp_path, dense, written)
+    text = assembly(tmp_path, conv, [*command, "-O3"])
+    assert re.search(adding, text)
+    assert re.search(r"\b(cmgt|cmge|cmhi|vcgt\.s|vcge\.s|vclt\.s|vcle\.s)", text), "the neurons' loops are not vectorised"
+
+
+# ------------------------------------------------------------------------------------------------------- microcontrollers
+
+CORTEX_M = {
+    "cortex-m4": "-mcpu=cortex-m4 -mthumb -mfloat-abi=hard -mfpu=fpv4-sp-d16",
+    "cortex-m7": "-mcpu=cortex-m7 -mthumb -mfloat-abi=hard -mfpu=fpv5-d16",
+}
+
+
+@pytest.mark.parametrize("processor", CORTEX_M)
+def test_the_core_is_a_library_for_a_microcontroller(
+    processor: str, tools: Tools, tmp_path: Path, digits: tuple[Graph, Golden]
+) -> None:
+    """No operating system, no libc but memcpy and memset; and the very code built for it passes the check, under qemu's Cortex-A."""
+    tools("arm-none-eabi-gcc", "arm-linux-gnueabihf-gcc", "qemu-arm")
+    graph, golden = digits
+    CBackend(None).emit(graph, tmp_path, golden)  # type: ignore[arg-type]
+    assert not (tmp_path / "weights.c").exists()
+    flags = [*CORTEX_M[processor].split(), *STRICT, "-O2", "-ffreestanding", "-fno-short-enums"]
+    run(["arm-none-eabi-gcc", *flags, "-c", "network.c"], tmp_path)
+    run(["arm-none-eabi-ar", "rcs", "libnetwork.a", "network.o"], tmp_path)
+    size = run(["arm-none-eabi-size", "-t", "libnetwork.a"], tmp_path).decode()
+    text, data, bss = map(int, size.splitlines()[-1].split()[:3])
+    assert data == bss == 0, f"the network is not reentrant:\n{size}"
+    weights = sum(array.weight.size for array in graph.nodes if isinstance(array, Dense))
+    assert text < weights + 16 * 1024, f"{processor}: {text} bytes for {weights} weights:\n{size}"
+    needed = set(re.findall(r" U (\S+)", run(["arm-none-eabi-nm", "-u", "libnetwork.a"], tmp_path).decode()))
+    # __aeabi_ is the compiler's own library (libgcc): arithmetic that the processor has no instruction for.
+    assert {name for name in needed if not name.startswith("__aeabi_")} <= {"memcpy", "memset"}, f"{needed}\n{size}"
+    firmware = """#include "network.h"
+    void *memcpy(void *to, const void *from, size_t n) { char *t = to; const char *f = from; while (n--) { *t++ = *f++; } return to; }
+    void *memset(void *to, int c, size_t n) { char *t = to; while (n--) { *t++ = (char)c; } return to; }
+    static unsigned char memory[SPK_BYTES];
+    void _start(void) {
+      spk_net *net;
+      uint32_t events[64], count;
+      spk_in in[SPK_INPUTS] = {{0, 0, 0}};
+      if (spk_init(memory, sizeof memory, &net) == SPK_OK) {
+        for (;;) { (void)spk_step(net, in); (void)spk_read_events(net, 0, events, &count); }
+      }
+      for (;;) { }
+    }
+    """
+    (tmp_path / "firmware.c").write_text(firmware)
+    command = ["arm-none-eabi-gcc", *CORTEX_M[processor].split(), "-std=c99", "-O2", "-ffreestanding", "-fno-short-enums"]
+    command += ["-fno-tree-loop-distribute-patterns", "-nostdlib", "-Wl,--fatal-warnings", "-o", "firmware.elf"]
+    run([*command, "firmware.c", "-L.", "-lnetwork", "-lgcc"], tmp_path)
+    # qemu's user mode has no Cortex-M, but Cortex-A runs its instructions: the linker only has to be kept from asking.
+    run(["arm-none-eabi-objcopy", "--remove-section", ".ARM.attributes", "network.o", "m.o"], tmp_path)
+    run(["arm-linux-gnueabihf-gcc", "-std=c99", "-O1", "-static", "-Wl,-z,noexecstack", "-o", "m", "main.c", "m.o"], tmp_path)
+    said = run(["qemu-arm", "./m", "--check", "golden.txt"], tmp_path).decode()
+    assert re.search(r"ok: 40 samples, \d+ values compared, 0 differ", said), f"{processor}\n{said}{size}"
+
+
+# --------------------------------------------------------------------------------------------------------- this computer
+
+X86 = {"SSE2": "-O2 -msse2", "AVX2": "-O3 -mavx2", "AVX-512": "-O3 -mavx512f -mavx512bw -mavx512vl"}
+
+
+def here(flags: str) -> bool:
+    """Whether this processor has the instructions that the flags ask for."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    have = set(re.findall(r"\w+", text))
+    return all(flag[2:] in have for flag in flags.split() if flag.startswith("-m"))
+
+
+SETS = {"native": "-O3 -march=native", "portable": "-O3 -DSPK_NO_SIMD", "portable-native": "-O3 -march=native -DSPK_NO_SIMD"}
+if platform.machine() in ("x86_64", "AMD64"):
+    SETS |= {name: flags for name, flags in X86.items() if here(flags)}
+
+
+@pytest.mark.parametrize("instructions", SETS)
+def test_every_set_of_instructions_gives_the_same_bits(instructions: str, kernels: BatchProgram, tmp_path: Path) -> None:
+    require_compiler()
+    static(tmp_path, kernels, "cc", SETS[instructions])
+
+
+@pytest.mark.parametrize("instructions", SETS)
+def test_clang_gives_the_same_bits(instructions: str, kernels: BatchProgram, tools: Tools, tmp_path: Path) -> None:
+    tools("clang")
+    static(tmp_path, kernels, "clang", SETS[instructions])
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="x86 only")
+def test_any_extension_builds(tmp_path: Path) -> None:
+    """Whatever this processor has: the code asks for each set of instructions that it uses."""
+    require_compiler()
+    CBackend(None).emit(Nets().dense(33, 150), tmp_path)  # type: ignore[arg-type]
+    for flags in ("-msse4.2", "-mpopcnt", "-mavx", "-mavx2 -mno-popcnt", "-mavx512f", "-mavx512bw", "-mavx512vbmi2 -mavx512bw"):
+        run(["cc", *STRICT, "-O2", *flags.split(), "-c", "network.c"], tmp_path)
+
+
+# ----------------------------------------------------------------------------------------------------------------- setup
+
+
+def test_ci_installs_every_tool() -> None:
+    text = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    table = text.split("TOOLS'\n")[1].split("\nTOOLS\n")[0].splitlines()
+    packages = {word for line in table for word in line.split()[1:]}
+    assert {word for names in PACKAGES.values() for word in names.split()} <= packages
+
+
+def test_the_readme_says_how_to_cross_compile(tmp_path: Path) -> None:
+    graph = Nets().dense(7, 3)
+    CBackend(None).emit(graph, tmp_path)  # type: ignore[arg-type]
+    text = (tmp_path / "README.md").read_text()
+    for _, flags, emulator, *_ in MACHINES.values():
+        assert flags in text and f"RUN={emulator}" in text
