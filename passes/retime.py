@@ -95,6 +95,19 @@ class Retime:
         except nx.NetworkXUnbounded:
             cycle = [name for name in nx.find_negative_cycle(constraints, _ROOT) if name != _ROOT]
             steps = " -> ".join(f"%{name}" for name in cycle)
+            readers = {(ref.node, node.name) for node in graph.nodes for ref in node.inputs}
+            ring = list(zip(cycle, cycle[1:] + cycle[:1], strict=True))
+            against = [reader for reader, source in ring if (reader, source) not in readers and (source, reader) in readers]
+            if against and self.rigid:
+                # Not a loop of the model: ways of different length meet, or a delay lies, where nothing can wait.
+                joint = graph[against[0]]
+                raise CompileError(
+                    "SPK204",
+                    f"%{joint.name}: what it reads arrives in different steps on {self.target.name}, and has to wait there",
+                    loc=joint.loc,
+                    notes=(f"every synapse takes {hop} step(s), and a wire without a synapse cannot wait",),
+                    fix="let each of them go through weights of its own, or be an output of its own",
+                ) from None
             raise CompileError(
                 "SPK204",
                 f"the timing of {self.target.name} cannot be met: {steps}",

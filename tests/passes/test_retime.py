@@ -16,7 +16,7 @@ from spikec.ir.interpret import default_record, interpret
 from spikec.ir.neuron import Program
 from spikec.ir.ops import Add, Concat, Constant, Dense, Input, Neuron, Node, Ref
 from spikec.ir.rules import verify
-from spikec.ir.text import parse_program
+from spikec.ir.text import parse_graph, parse_program
 from spikec.ir.types import TensorType
 from spikec.ledger import Ledger
 from spikec.passes.retime import SYNAPSES, Retime
@@ -587,6 +587,33 @@ def test_inputs_stay_at_step_zero_even_if_only_later_values_are_wanted() -> None
         lif("a", "d"),
         level="fixed",
     )
-    with pytest.raises(CompileError, match="cannot be met"):
+    with pytest.raises(CompileError, match="%c: what it reads arrives in different steps on loihi2, and has to wait there"):
         retime(g)
     agree(g, retime(g, rigid=False)[0])
+
+
+def test_wires_of_different_depth_cannot_be_joined() -> None:
+    """An output made of two layers: no loop of the model, so nothing is said of recurrent connections."""
+    text = """sir 1
+neuron @n(x) params(k) state(v: i32 = 0) {
+  v = clip(v + x, 20)
+  s = v > k
+  v = select(s, 0, v)
+  emit s
+}
+graph @g level=fixed {
+  %in = input : spike<2>
+  %fc1 = dense(%in) weight=i16[[2, 4], [6, 8]] : value<2>
+  %l1 = neuron @n(%fc1) k=3 : spike<2>
+  %fc2 = dense(%l1) weight=i16[[2, 4], [6, 8]] : value<2>
+  %l2 = neuron @n(%fc2) k=3 : spike<2>
+  %both = concat(%l1, %l2) : spike<4>
+  output %both
+}"""
+    with pytest.raises(CompileError) as error:
+        Retime(target=load_target("loihi2")).run(parse_graph(text), Ledger())
+    assert str(error.value) == (
+        "error[SPK204]: %both: what it reads arrives in different steps on loihi2, and has to wait there\n"
+        "  note: every synapse takes 1 step(s), and a wire without a synapse cannot wait\n"
+        "  fix: let each of them go through weights of its own, or be an output of its own"
+    )
