@@ -208,6 +208,14 @@ def test_arm_gives_the_same_bits(machine: str, nets: str, tools: Tools, tmp_path
     static(tmp_path, request.getfixturevalue(nets), compiler, f"{flags} {optimise} -static", (emulator,))
 
 
+@pytest.mark.parametrize("machine", MACHINES)
+def test_clang_for_arm_gives_the_same_bits(machine: str, tools: Tools, tmp_path: Path, kernels: BatchProgram) -> None:
+    compiler, flags, emulator, *_ = MACHINES[machine]
+    tools("clang", compiler, emulator)  # clang links with what gcc brings
+    own = flags.replace("+neon", "")
+    static(tmp_path, kernels, f"clang --target={compiler.removesuffix('-gcc')}", f"{own} -O2 -static", (emulator,))
+
+
 BOARDS = {
     "any 64-bit Arm": ("aarch64", "-march=armv8-a"),
     "Pi 5": ("aarch64", "-mcpu=cortex-a76"),

@@ -2,7 +2,7 @@
 #ifndef SPK_FLAGS_H
 #define SPK_FLAGS_H
 
-#if defined(__AVX512VBMI2__) && defined(__AVX512BW__) && !defined(SPK_NO_SIMD)
+#if defined(__AVX512VBMI2__) && defined(__AVX512BW__) && defined(__AVX512VL__) && !defined(SPK_NO_SIMD)
 #include <immintrin.h>
 
 /* Thirty-two bytes at a time: the numbers of those that are not zero are compressed to the front and stored; the next store overwrites
