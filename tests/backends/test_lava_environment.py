@@ -725,11 +725,13 @@ def read_or_empty(path: Path) -> bytes:
 
 @pytest.mark.parametrize(("ci", "status", "line"), [("true", 1, "1 error"), ("", 0, "1 skipped")])
 def test_a_skipped_lava_test_fails_under_ci(tmp_path: Path, ci: str, status: int, line: str) -> None:
-    (tmp_path / "conftest.py").write_text((TESTS / "conftest.py").read_text())
+    (tmp_path / "support").mkdir()
+    for name in ("conftest.py", "support/tools.py"):
+        (tmp_path / name).write_text((TESTS / name).read_text())
     (tmp_path / "test_it.py").write_text("def test_it(lava_env):\n    pass\ndef test_other():\n    pass\n")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(tmp_path), "-rs", str(tmp_path)],
-        env=os.environ | {"CI": ci, "SPIKEC_CACHE_DIR": str(tmp_path / "cache")},
+        env=os.environ | {"CI": ci, "PYTHONPATH": str(tmp_path), "SPIKEC_CACHE_DIR": str(tmp_path / "cache")},
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == status, done.stdout
