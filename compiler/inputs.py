@@ -26,6 +26,8 @@ def as_array(name: str, data: Any) -> Array:
         array = np.asarray(data)
     except ValueError:
         raise CompileError("SPK006", f"the input '{name}' is not an array: its rows differ in length") from None
+    except TypeError as error:  # a tensor of a kind that NumPy does not have
+        raise CompileError("SPK007", f"the input '{name}' does not become an array: {error}", fix="make it float32 first") from None
     if array.dtype.kind not in "biuf":
         raise CompileError("SPK007", f"the input '{name}' holds {array.dtype}, not numbers")
     return array

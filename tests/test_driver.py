@@ -475,3 +475,13 @@ def test_a_dt_or_a_name_of_another_type() -> None:
     with pytest.raises(CompileError) as caught:
         spikec.compile(tiny(), target="reference", name=5)  # type: ignore[arg-type]
     assert str(caught.value) == "error[SPK001]: a graph's name consists of letters, digits, _ and ., not '5'"
+
+
+def test_a_tensor_that_numpy_does_not_have_is_refused() -> None:
+    torch = pytest.importorskip("torch")
+    build = spikec.compile(tiny(), target="reference")
+    shape = build.graph().inputs[0].type.shape
+    with pytest.raises(
+        CompileError, match=r"error\[SPK007\]: the input '\w+' does not become an array: Got unsupported ScalarType BFloat16"
+    ):
+        build.run(torch.zeros(1, 4, *shape, dtype=torch.bfloat16))
