@@ -21,7 +21,7 @@ from spikec.ir.ops import Add, Concat, Constant, Conv, Dense, Gather, Input, Neu
 from spikec.ir.text import parse_program
 from spikec.ir.types import Array
 from spikec.ledger import Ledger
-from spikec.passes.rewrite import fresh_name, reachable
+from spikec.passes.rewrite import fresh_name, reachable, redirect, redirect_outputs
 from spikec.target import Target
 
 WEIGHTED = (Dense, Sparse, Conv)
@@ -264,8 +264,6 @@ def _scaled(node: Dense | Conv | Sparse, factor: Array) -> Node:
 
 
 def _replace(graph: Graph, new: dict[str, Node], *, remove: str, by: Ref) -> Graph:
-    from spikec.passes.rewrite import redirect, redirect_outputs
-
     nodes = [new.get(n.name, n) for n in graph.nodes if n.name != remove]
     targets = {(remove, ""): by}
     return graph.with_nodes(redirect(nodes, targets), redirect_outputs(graph.outputs, targets))

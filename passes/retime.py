@@ -18,7 +18,7 @@ from spikec.diagnostics import CompileError, Diagnostic
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import Interpreter
 from spikec.ir.neuron import STEP, Assign, Call, Num, Program, Var, substitute, variables
-from spikec.ir.ops import Add, Constant, Conv, Dense, Input, Neuron, Node, Ref, Reshape, Sparse
+from spikec.ir.ops import Add, Constant, Conv, Dense, Input, Neuron, Node, Ref, Reshape, Sparse, spread
 from spikec.ir.ranges import graph_ranges
 from spikec.ir.types import DTYPES, Array, TensorType, int_range
 from spikec.ledger import Ledger
@@ -327,8 +327,6 @@ class Retime:
 
 def _initial(node: Neuron, shape: tuple[int, ...]) -> dict[str, Array]:
     """Initial states, one number per neuron."""
-    from spikec.ir.ops import spread
-
     result = {}
     for state in node.program.states:
         value = spread(node.init[state.name], shape) if state.name in node.init else np.asarray(int(state.init))

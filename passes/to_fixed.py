@@ -25,6 +25,7 @@ from spikec.ir.rules import verify
 from spikec.ir.types import Array, TensorType, narrowest
 from spikec.ledger import Ledger
 from spikec.passes.groups import WEIGHTED, Group, groups_of, measure, silent_value
+from spikec.passes.rewrite import redirect
 from spikec.target import Target
 
 #: States saturate here, so that state * factor >> shift can be done in 32 bits; and so that a state and a sum of a few
@@ -409,8 +410,6 @@ def _fold_one(graph: Graph) -> Graph | None:
 
 
 def _reading(nodes: list[Node], old: str, new: Ref) -> list[Node]:
-    from spikec.passes.rewrite import redirect
-
     return redirect(nodes, {(old, ""): new})
 
 

@@ -219,7 +219,7 @@ class SpikeTrace:
             pairs.append((self.payload, other.payload))
         return all(np.array_equal(a, b) for a, b in pairs)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # mutable arrays inside: not hashable
 
     def _with(self, keep: Array, addresses: Array, shape: Sequence[int], shift: int = 0, duration: int | None = None) -> SpikeTrace:
         """The events of a mask, at other addresses (one for each event kept)."""
@@ -306,7 +306,7 @@ class SpikeTrace:
             raise TraceError(f"down-sampling {self.shape} takes {axes} factors of at least 1, not {factor}")
         every = [1] * (len(self.shape) - axes) + factors
         shape = [-(-extent // by) for extent, by in zip(self.shape, every)]  # noqa: B905  lengths are equal above
-        where = tuple(axis // by for axis, by in zip(self.coordinates(), every))  # noqa: B905
+        where = tuple(axis // by for axis, by in zip(self.coordinates(), every))  # noqa: B905  # equal lengths by construction
         return self._merged(self.times, _ravel(where, shape), shape, mode, "sum", self.duration, self.tick)
 
     def _merged(
@@ -347,12 +347,12 @@ class SpikeTrace:
         if len(space) != len(self.shape):
             raise TraceError(f"a crop of {self.shape} takes {len(self.shape)} ranges, not {len(space)}")
         where = source.coordinates()
-        for axis, extent, (low, high) in zip(where, self.shape, space):  # noqa: B905
+        for axis, extent, (low, high) in zip(where, self.shape, space):  # noqa: B905  # equal lengths by construction
             if not 0 <= low < high <= extent:
                 raise TraceError(f"addresses {low} to {high} do not lie within 0 to {extent}")
             keep = keep & (axis >= low) & (axis < high)
         shape = [high - low for low, high in space]
-        moved = _ravel(tuple(axis[keep] - low for axis, (low, _) in zip(where, space)), shape)  # noqa: B905
+        moved = _ravel(tuple(axis[keep] - low for axis, (low, _) in zip(where, space)), shape)  # noqa: B905  # equal lengths by construction
         return source._with(keep, moved, shape, start, stop - start)
 
     def windows(self, length: int) -> SpikeTrace:
@@ -400,7 +400,7 @@ class SpikeTrace:
         if self._events is None and self._file is not None and (np.diff(which) == 1).all():
             times, addresses, payload = self._file.events(int(low[0]), int(high[-1])) if len(which) else self._file.events(0, 0)
         else:
-            spans = [np.arange(a, b) for a, b in zip(low, high)]  # noqa: B905
+            spans = [np.arange(a, b) for a, b in zip(low, high)]  # noqa: B905  # equal lengths by construction
             events = np.concatenate(spans) if spans else np.zeros(0, np.int64)
             times, addresses = self.times[events], self.addresses[events]
             payload = None if self.payload is None else self.payload[events]

@@ -171,7 +171,8 @@ def test_input_may_be_a_mapping_a_list_or_a_tensor(build: Build) -> None:
     wanted = build.run(x).outputs["out"]
     assert np.array_equal(build.run({"in": x}).outputs["out"], wanted)
     assert np.array_equal(build.run(x.tolist()).outputs["out"], wanted)
-    torch = pytest.importorskip("torch")
+    import torch
+
     assert np.array_equal(build.run(torch.tensor(x, dtype=torch.float32, requires_grad=True)).outputs["out"], wanted)
 
 
@@ -478,7 +479,8 @@ def test_a_dt_or_a_name_of_another_type() -> None:
 
 
 def test_a_tensor_that_numpy_does_not_have_is_refused() -> None:
-    torch = pytest.importorskip("torch")
+    import torch
+
     build = spikec.compile(tiny(), target="reference")
     shape = build.graph().inputs[0].type.shape
     with pytest.raises(

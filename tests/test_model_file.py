@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import spikec
 from spikec import driver
 from spikec.diagnostics import CompileError
 from spikec.driver import user_code
-
-torch = pytest.importorskip("torch")
 
 NET = """
 import dataclasses

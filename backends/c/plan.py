@@ -278,15 +278,15 @@ class Plan:
             if isinstance(node, (Neuron, Add, Scale)):
                 for wire in (*operands, *outputs):
                     parent[root(wire)] = root(outputs[0])
-                    wanted.setdefault(wire, set()).add(("elementwise", *own))  # type: ignore[arg-type]
+                    wanted.setdefault(wire, set()).add(("elementwise", *own))  # type: ignore[arg-type]  # a mark of three, told from a layout by its length
             elif isinstance(node, Conv):
                 wanted.setdefault(outputs[0], set()).add(own)
                 into = self.graph.type_of(node.inputs[0]).shape
-                wanted.setdefault(operands[0], set()).add(("elementwise", into[0], int(np.prod(into[1:]))))  # type: ignore[arg-type]
+                wanted.setdefault(operands[0], set()).add(("elementwise", into[0], int(np.prod(into[1:]))))  # type: ignore[arg-type]  # a mark of three, told from a layout by its length
             elif isinstance(node, Pool):
                 into = self.graph.type_of(node.inputs[0]).shape
-                wanted.setdefault(operands[0], set()).add(("elementwise", into[0], int(np.prod(into[1:]))))  # type: ignore[arg-type]
-                wanted.setdefault(outputs[0], set()).add(("elementwise", *own))  # type: ignore[arg-type]
+                wanted.setdefault(operands[0], set()).add(("elementwise", into[0], int(np.prod(into[1:]))))  # type: ignore[arg-type]  # a mark of three, told from a layout by its length
+                wanted.setdefault(outputs[0], set()).add(("elementwise", *own))  # type: ignore[arg-type]  # a mark of three, told from a layout by its length
             elif isinstance(node, Dense):
                 refused.update(outputs)
                 if len(self.graph.type_of(node.inputs[0]).shape) > 1:

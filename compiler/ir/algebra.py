@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from spikec.ir.neuron import Call, Expr, Num, Program, Var
+from spikec.ir.neuron import Assign, Call, Expr, Num, Program, Var, substitute
 from spikec.ir.types import Array
 
 Monomial = tuple[str, ...]
@@ -428,8 +428,6 @@ def match(program: Program, params: Mapping[str, Any], pattern: Program) -> Matc
 
 def _rescaled(program: Program) -> Program:
     """The program with every input x replaced by gain_x * x, which `match` uses with the inverse gains."""
-    from spikec.ir.neuron import Assign, substitute
-
     swap = {name: Call("*", (Var(f"gain_{name}"), Var(name))) for name in program.inputs}
     body = tuple(Assign(s.name, substitute(s.expr, swap)) for s in program.body)
     params = (*program.params, *(f"gain_{name}" for name in program.inputs))

@@ -485,7 +485,7 @@ def spread(array: Array, shape: tuple[int, ...]) -> Array:
 def window_shape(node: Node, space: Sequence[int], kernel: Sequence[int], dilation: Sequence[int]) -> tuple[int, ...]:
     """floor((n + 2p - d (k - 1) - 1) / s) + 1 on every axis."""
     stride: tuple[int, ...] = node.stride  # type: ignore[attr-defined]  # Conv and Pool have both
-    padding: tuple[int, ...] = node.padding  # type: ignore[attr-defined]
+    padding: tuple[int, ...] = node.padding  # type: ignore[attr-defined]  # as above
     size = tuple(
         (n + 2 * p - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in zip(space, padding, dilation, kernel, stride, strict=True)
     )

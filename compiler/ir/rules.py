@@ -117,7 +117,7 @@ def types(graph: Graph) -> Iterator[Diagnostic]:
     """Types can be inferred, the initial values of references fit, and inputs have a type of their level."""
     try:
         graph.order  # noqa: B018  # raises where there is a cycle
-        graph.types  # noqa: B018
+        graph.types  # noqa: B018  # raises where one cannot be derived
     except CompileError as error:
         yield error.diagnostics[0]
         return

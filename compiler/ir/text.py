@@ -517,7 +517,7 @@ class _Reader:
         short = str(dtype) if dtype else default_dtype(str(kind), self.level)  # type: ignore[arg-type]  # one of KINDS
         if short not in DTYPES:
             raise self.fail("SPK301", f"'{short}' is not a type of number", tree)
-        return TensorType(str(kind), _shape(str(shape)), short)  # type: ignore[arg-type]
+        return TensorType(str(kind), _shape(str(shape)), short)  # type: ignore[arg-type]  # one of KINDS
 
     def check_types(self, graph: Graph, tree: Any) -> None:
         """The types in the text must be those that the operations give."""

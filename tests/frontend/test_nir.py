@@ -7,27 +7,26 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import h5py
+import nir
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets import LEAKY, dense, graph, leaky, sir, spikes, values
 
-h5py = pytest.importorskip("h5py", reason="NIR files need h5py")
-nir = pytest.importorskip("nir", reason="the tests build their files with the nir package")
-
-from spikec.diagnostics import CompileError  # noqa: E402
-from spikec.frontend.nir import read_nir, write_nir  # noqa: E402
-from spikec.frontend.nir_file import write_tree  # noqa: E402
-from spikec.frontend.nir_graph import PRIMITIVES  # noqa: E402
-from spikec.frontend.nir_neurons import Model, fold, model_of, program, unfold  # noqa: E402
-from spikec.ir.graph import Graph  # noqa: E402
-from spikec.ir.interpret import interpret  # noqa: E402
-from spikec.ir.neuron import Program  # noqa: E402
-from spikec.ir.ops import Add, Constant, Gather, Neuron, Pool, Ref, Reshape, Scale, Sparse  # noqa: E402
-from spikec.ir.rules import verify  # noqa: E402
-from spikec.ir.text import parse_program  # noqa: E402
-from spikec.ledger import Ledger  # noqa: E402
+from spikec.diagnostics import CompileError
+from spikec.frontend.nir import read_nir, write_nir
+from spikec.frontend.nir_file import write_tree
+from spikec.frontend.nir_graph import PRIMITIVES
+from spikec.frontend.nir_neurons import Model, fold, model_of, program, unfold
+from spikec.ir.graph import Graph
+from spikec.ir.interpret import interpret
+from spikec.ir.neuron import Program
+from spikec.ir.ops import Add, Constant, Gather, Neuron, Pool, Ref, Reshape, Scale, Sparse
+from spikec.ir.rules import verify
+from spikec.ir.text import parse_program
+from spikec.ledger import Ledger
 
 DT = 2.0**-10
 A = np.array
@@ -132,7 +131,8 @@ def test_conv_padding_by_name() -> None:
 
 
 def test_conv2d_equals_torch() -> None:
-    torch = pytest.importorskip("torch")
+    import torch
+
     rng = np.random.default_rng(3)
     x = rng.integers(0, 2, (2, 4, 7, 6))
     for stride, padding, dilation, groups in [

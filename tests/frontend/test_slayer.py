@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -20,8 +21,6 @@ from spikec.ir.interpret import interpret
 from spikec.ir.ops import Conv, Dense
 from spikec.ir.text import parse_graph, print_graph
 from spikec.ledger import Ledger
-
-h5py = pytest.importorskip("h5py", reason="reading .net files needs h5py")
 
 CUBA = {"type": "CUBA", "iDecay": 1024, "vDecay": 128, "vThMant": 40, "refDelay": 1, "gradedSpike": False}
 SDNN = {"type": "SDNN", "activation": "relu", "vThMant": 3}
@@ -204,7 +203,8 @@ def test_recurrent_synapses_bring_the_spikes_of_the_step_before(tmp_path: Path) 
 )
 def test_conv_equals_torch(tmp_path: Path, axes: int, groups: int, stride: Any, padding: Any, dilation: Any) -> None:
     """Rectangular images and kernels, so that no pair of (y, x) numbers can be swapped unseen."""
-    torch = pytest.importorskip("torch")
+    import torch
+
     weight = rng(groups).integers(-100, 100, (4, 4 // groups, 3, 2))
     data = rng(5).integers(0, 2, (3, 4, 7, 9))
     wanted = torch.nn.functional.conv2d(
@@ -232,7 +232,8 @@ def test_one_number_for_both_axes_and_a_third_for_time(tmp_path: Path) -> None:
 
 def slayer_pool(data: Any, weight: Any) -> Any:
     """What SLAYER does: zeros appended, channels and rows merged into one axis, a convolution over it."""
-    torch = pytest.importorskip("torch")
+    import torch
+
     x = torch.tensor(data, dtype=torch.float64)
     x = torch.nn.functional.pad(x, (0, x.shape[3] % weight.shape[3], 0, x.shape[2] % weight.shape[2]))
     merged = x.reshape(x.shape[0], 1, -1, x.shape[3])
@@ -258,7 +259,8 @@ def test_pool_equals_slayer(tmp_path: Path, kernel: tuple[int, int], size: tuple
     [(1, (1, 1), (0, 0), (1, 1)), (2, (2, 3), (1, 0), (1, 1)), (1, (3, 1), (0, 1), (1, 2))],
 )
 def test_transposed_conv_equals_torch(tmp_path: Path, groups: int, stride: Any, padding: Any, dilation: Any) -> None:
-    torch = pytest.importorskip("torch")
+    import torch
+
     weight = rng(3).integers(-9, 9, (4, 3, 3, 2))
     data = rng(4).integers(0, 2, (3, 4, 5, 6))
     wanted = torch.nn.functional.conv_transpose2d(

@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from spikec.frontend.slayer import read_net
 from spikec.ir.interpret import interpret
 
-pytest.importorskip("h5py", reason="reading .net files needs h5py")
-
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 Array = NDArray[np.generic]
 

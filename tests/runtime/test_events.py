@@ -313,7 +313,6 @@ def test_raw_bad_files(tmp_path: Path) -> None:
 
 def test_the_real_aedat4_recording() -> None:
     """111,954 events of a 320 × 240 sensor; the first ones as the package aedat prints them."""
-    pytest.importorskip("aedat", reason="the extra `events` is not installed")
     trace = read_events(sample("sample.aedat4"))
     assert (trace.shape, trace.count, trace.tick) == ((2, 240, 320), 111954, 1)
     rows = [tuple(int(e[name]) for name in "txyp") for e in to_structured(trace)[:4]]
@@ -322,7 +321,6 @@ def test_the_real_aedat4_recording() -> None:
 
 
 def test_aedat4_cut_short(tmp_path: Path) -> None:
-    pytest.importorskip("aedat", reason="the extra `events` is not installed")
     content = sample("sample.aedat4").read_bytes()
     raises("not a readable AEDAT4 file", put(tmp_path / "a.aedat4", content[:200]))
     raises("damaged", put(tmp_path / "a.aedat4", content[:500_000]))
@@ -331,7 +329,8 @@ def test_aedat4_cut_short(tmp_path: Path) -> None:
 
 def test_the_real_stmnist_recording() -> None:
     """Against the numbers in the file: 2,346 events, each in the column of its time (to 10 ns, cut to microseconds)."""
-    loadmat = pytest.importorskip("scipy.io", reason="scipy is not installed").loadmat
+    from scipy.io import loadmat
+
     train = loadmat(sample("sample_stmnist.mat"))["spiketrain"]
     trace = read_events(sample("sample_stmnist.mat"))
     assert (trace.shape, trace.count) == ((2, 10, 10), 2346)
@@ -342,7 +341,8 @@ def test_the_real_stmnist_recording() -> None:
 
 
 def test_stmnist_bad_files(tmp_path: Path) -> None:
-    scipy_io = pytest.importorskip("scipy.io", reason="scipy is not installed")
+    from scipy import io as scipy_io
+
     scipy_io.savemat(tmp_path / "a.mat", {"other": np.ones((3, 4))})
     raises("no 'spiketrain' of 101 rows, but other", tmp_path / "a.mat")
     scipy_io.savemat(tmp_path / "a.mat", {"spiketrain": np.full((101, 4), 2.0)})
@@ -369,7 +369,8 @@ def test_an_absent_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def shd(path: Path, times: list[Any], units: list[Any], labels: Any = (3, 1)) -> Path:
-    h5py = pytest.importorskip("h5py", reason="h5py is not installed")
+    import h5py
+
     with h5py.File(path, "w") as file:
         for name, rows, kind in (("times", times, np.float32), ("units", units, np.uint16)):
             data = file.create_dataset(f"spikes/{name}", (len(rows),), dtype=h5py.vlen_dtype(kind))
