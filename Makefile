@@ -24,7 +24,7 @@ $(READY): pyproject.toml constraints.txt
 	  $(PYTHON) -m venv --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,frameworks,examples]'
-	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps spikingjelly sinabs
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps norse spikingjelly sinabs
 	@touch $@
 
 # Lava is optional: where it cannot be had everything else still works, and the tests say why they skip.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from spikec.diagnostics import CompileError
 from spikec.ir.neuron import Program
@@ -36,6 +36,21 @@ class Leaf:
     general: Program | None = None
     #: A state of another shape than the input begins anew, as in snnTorch.
     mismatch_resets: bool = False
+
+
+@dataclass(frozen=True)
+class Support:
+    """One row of the support table (docs/support.md): what becomes of a module, or of one option of it.
+
+    module: its name in the framework; option: the option and its values, or "" for the module as such. status: "exact" (equal spikes
+    on exactly representable numbers), "approximate" (what differs is in `note` and in the ledger) or "refused" (`note` says why and
+    what to do). A framework's module lists its rows as SUPPORT and the version it was tested with as VERSION.
+    """
+
+    module: str
+    option: str
+    status: Literal["exact", "approximate", "refused"]
+    note: str = ""
 
 
 #: Python package of a framework -> "module:function" that gives the Leaf of a module, or None where it has none.
