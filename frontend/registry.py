@@ -42,9 +42,9 @@ class Leaf:
 class Support:
     """One row of the support table (docs/support.md): what becomes of a module, or of one option of it.
 
-    module: its name in the framework. option: the option and its values, or "" for the module as such. status: "exact" (equal spikes
-    where every number is exact), "approximate" (what differs is in `note` and in the ledger) or "refused" (`note` says why and what
-    to do). A framework's module lists its rows as SUPPORT and the version it was tested with as VERSION.
+    module: its name in the framework. option: the option and its values, or "" for the module as such.
+    status: "exact" (equal spikes where every number is exact), "approximate" (`note` and the ledger say what differs) or "refused"
+    (`note` says why and what to do). A framework's module lists its rows as SUPPORT and the version it was tested with as VERSION.
     """
 
     module: str
