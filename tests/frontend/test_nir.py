@@ -17,9 +17,9 @@ from nets import LEAKY, dense, graph, leaky, sir, spikes, values
 
 from spikec.diagnostics import CompileError
 from spikec.frontend.nir import read_nir, write_nir
-from spikec.frontend.nir_file import write_tree
-from spikec.frontend.nir_graph import PRIMITIVES
-from spikec.frontend.nir_neurons import Model, fold, model_of, program, unfold
+from spikec.frontend.nir.file import write_tree
+from spikec.frontend.nir.graph import PRIMITIVES
+from spikec.frontend.nir.neurons import Model, fold, model_of, program, unfold
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import interpret
 from spikec.ir.neuron import Program
@@ -1094,7 +1094,7 @@ def test_datasets_stored_elsewhere_or_nowhere_are_not_read(tmp_path: Path) -> No
 
 
 def test_without_h5py(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import spikec.frontend.nir_file as module
+    import spikec.frontend.nir.file as module
 
     def missing(name: str) -> Any:
         raise ModuleNotFoundError(name=name)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from spikec.diagnostics import CompileError
 from spikec.frontend.slayer import LAYERS, OPTIONS, read_net
-from spikec.frontend.slayer_neurons import NEURONS
+from spikec.frontend.slayer.neurons import NEURONS
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import interpret
 from spikec.ir.ops import Conv, Dense

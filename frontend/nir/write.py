@@ -9,10 +9,10 @@ from typing import Any, Final
 import numpy as np
 
 from spikec.diagnostics import CompileError, Diagnostic
-from spikec.frontend.nir_file import Tree
-from spikec.frontend.nir_graph import Ambiguous, Edge, recurrent_edges
-from spikec.frontend.nir_neurons import Model, fold, model_of, program, unfold
-from spikec.frontend.nir_read import PREFIX, check_choice, check_dt, ir_name
+from spikec.frontend.nir.file import Tree
+from spikec.frontend.nir.graph import Ambiguous, Edge, recurrent_edges
+from spikec.frontend.nir.neurons import Model, fold, model_of, program, unfold
+from spikec.frontend.nir.read import PREFIX, check_choice, check_dt, ir_name
 from spikec.ir.algebra import Match, match
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Add, Concat, Conv, Dense, Gather, Input, Neuron, Node, Pool, Ref, Reshape, Scale, Sparse, spread

@@ -8,8 +8,8 @@ from typing import Final, NoReturn
 
 import numpy as np
 
-from spikec.frontend.slayer_file import MAX_ELEMENTS, Group
-from spikec.frontend.slayer_network import Network, Wire, elements
+from spikec.frontend.slayer.file import MAX_ELEMENTS, Group
+from spikec.frontend.slayer.network import Network, Wire, elements
 from spikec.ir.ops import Conv, Dense, Reshape, Sparse
 from spikec.ir.types import Array
 

@@ -12,9 +12,9 @@ from typing import Any, Final
 import numpy as np
 
 from spikec.diagnostics import CompileError, Loc
-from spikec.frontend.nir_file import Tree, read_tree
-from spikec.frontend.nir_graph import SPIKING, Ambiguous, Edge, Network, Primitive, flatten, natural, recurrent_edges
-from spikec.frontend.nir_neurons import NEURONS, SCHEMES, Model, fold, program
+from spikec.frontend.nir.file import Tree, read_tree
+from spikec.frontend.nir.graph import SPIKING, Ambiguous, Edge, Network, Primitive, flatten, natural, recurrent_edges
+from spikec.frontend.nir.neurons import NEURONS, SCHEMES, Model, fold, program
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Add, Concat, Conv, Dense, Gather, Input, Neuron, Node, Pool, Ref, Reshape, Scale
 from spikec.ir.rules import verify

@@ -15,11 +15,11 @@ from typing import Any, Final
 import numpy as np
 
 from spikec.diagnostics import CompileError, Diagnostic, Loc
-from spikec.frontend.slayer_file import Group, open_file
-from spikec.frontend.slayer_network import NetOptions, Network, Wire
-from spikec.frontend.slayer_neurons import NEURON_FIELDS, NEURONS, arrays, population
-from spikec.frontend.slayer_programs import lif, with_states
-from spikec.frontend.slayer_synapses import SYNAPSES
+from spikec.frontend.slayer.file import Group, open_file
+from spikec.frontend.slayer.network import NetOptions, Network, Wire
+from spikec.frontend.slayer.neurons import NEURON_FIELDS, NEURONS, arrays, population
+from spikec.frontend.slayer.programs import lif, with_states
+from spikec.frontend.slayer.synapses import SYNAPSES
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Concat, Conv, Dense, Input, Neuron, Ref, Reshape, Scale
 from spikec.ir.rules import verify

@@ -8,8 +8,8 @@ from typing import Final, Literal, get_args, get_type_hints
 import numpy as np
 
 from spikec.diagnostics import CompileError, Loc
-from spikec.frontend.slayer_file import MAX_ELEMENTS, Group
-from spikec.frontend.slayer_programs import RELAY
+from spikec.frontend.slayer.file import MAX_ELEMENTS, Group
+from spikec.frontend.slayer.programs import RELAY
 from spikec.ir.ops import Input, Neuron, Node, Ref, Reshape, Sparse
 from spikec.ir.text import parse_program
 from spikec.ir.types import Array, Kind, TensorType

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from spikec.diagnostics import CompileError, Diagnostic, Loc
-from spikec.frontend.nir_file import NIR_VERSION, Tree
+from spikec.frontend.nir.file import NIR_VERSION, Tree
 from spikec.spelling import did_you_mean
 
 Edge = tuple[str, str]

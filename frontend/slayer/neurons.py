@@ -8,10 +8,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from spikec.frontend.slayer_file import Group
-from spikec.frontend.slayer_network import Network, Wire
-from spikec.frontend.slayer_programs import ALIF, DELTA, RF_IZ, RF_PHASE, SIGMA, SIGMA_DELTA, lif, sigma_delta, with_states
-from spikec.frontend.slayer_synapses import small
+from spikec.frontend.slayer.file import Group
+from spikec.frontend.slayer.network import Network, Wire
+from spikec.frontend.slayer.programs import ALIF, DELTA, RF_IZ, RF_PHASE, SIGMA, SIGMA_DELTA, lif, sigma_delta, with_states
+from spikec.frontend.slayer.synapses import small
 from spikec.ir.neuron import Program
 from spikec.ir.ops import Add, Dense, Neuron, Ref
 from spikec.ir.text import parse_program

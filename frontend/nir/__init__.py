@@ -35,8 +35,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spikec.diagnostics import CompileError
-from spikec.frontend.nir_neurons import Scheme
-from spikec.frontend.nir_read import Reading, load, read
+from spikec.frontend.nir.neurons import Scheme
+from spikec.frontend.nir.read import Reading, load, read
 from spikec.ir.graph import Graph
 from spikec.ledger import Ledger
 
@@ -108,7 +108,7 @@ def write_nir(
 
     Raises CompileError with everything that NIR cannot say: SPK201 neurons, SPK202 operations, SPK001 a missing dt; SPK008, SPK009.
     """
-    from spikec.frontend.nir_file import write_tree
-    from spikec.frontend.nir_write import tree_of
+    from spikec.frontend.nir.file import write_tree
+    from spikec.frontend.nir.write import tree_of
 
     write_tree(tree_of(graph, dt, scheme, ledger), Path(path))
