@@ -13,8 +13,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from strategies import graphs, random_inputs
 
-from spikec.backends.c.generate import Network, generate, kernel_files
+from spikec.backends.c.generate import generate
 from spikec.backends.c.library import Compiled, build_library, find_compiler, missing_compiler
+from spikec.backends.c.parts import Network, kernel_files
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import Execution, default_record, interpret, record_name
 from spikec.ir.types import DTYPES, Array

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from spikec.backends.c.generate import Network, Port, generate, kernel_files, unsupported
+from spikec.backends.c.generate import generate, unsupported
 from spikec.backends.c.golden import golden_text
 from spikec.backends.c.library import Compiled, build_library, find_compiler, missing_compiler
+from spikec.backends.c.parts import Network, Port, kernel_files
 from spikec.diagnostics import CompileError, Diagnostic
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import Execution, default_record, record_name

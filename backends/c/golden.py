@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from spikec.backends.c.generate import Network, Port
+from spikec.backends.c.parts import Network, Port
 from spikec.ir.graph import Graph
 from spikec.ir.types import Array, is_float
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from spikec.backends.c.generate import Network
+from spikec.backends.c.parts import Network
 from spikec.diagnostics import CompileError
 from spikec.ir.types import DTYPES, Array
 

@@ -19,7 +19,8 @@ from strategies import random_inputs
 from spikec.backend import Golden, load_backend
 from spikec.backends.c import library
 from spikec.backends.c.backend import CBackend, folder_files, library_sources
-from spikec.backends.c.generate import Network, generate
+from spikec.backends.c.generate import generate
+from spikec.backends.c.parts import Network
 from spikec.diagnostics import CompileError
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import default_record, interpret

@@ -1,0 +1,279 @@
+"""The finished text: arrays as text or as a binary file, the source with its tables, the header."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from spikec.backends.c.exprs import C_TYPES, literal
+from spikec.backends.c.parts import API, KIND, Network, Port
+from spikec.backends.c.plan import Layout
+from spikec.backends.c.writer import Writer
+from spikec.ir.ops import Ref
+from spikec.ir.text import duration_text
+
+#: Arrays of at least so many elements go to a binary file if the numbers of a network would fill more text than that.
+_LARGE: Final = 1024
+_MUCH_TEXT: Final = 1 << 20
+
+
+class Assembly(Writer):
+    """Source, header and data."""
+
+    def data(self, embed: bool) -> tuple[str, bytes | None, str | None]:
+        """The arrays: as text, or the large ones of a large network as a binary file and the source that links it."""
+        text_size = sum(3 * a.size * max(1, a.itemsize // 2) for _, _, a in self.arrays)
+        large = embed and text_size > _MUCH_TEXT
+        texts, fields, blob = [], [], bytearray()
+        for name, c_type, array in self.arrays:
+            width = {"uint8_t": 1, "int8_t": 1, "uint16_t": 2, "int16_t": 2, "int32_t": 4, "uint32_t": 4, "float": 4}.get(c_type, 8)
+            if large and array.size >= _LARGE:
+                blob += bytes(-len(blob) % 64)
+                fields.append((name, c_type, array.size, len(blob)))
+                numpy_type = {"uint16_t": np.uint16, "uint32_t": np.uint32}.get(c_type, array.dtype)
+                blob += np.ascontiguousarray(array.astype(numpy_type)).astype(np.dtype(numpy_type).newbyteorder("<")).tobytes()
+                assert np.dtype(numpy_type).itemsize == width
+                continue
+            kind = (
+                next(k for k, v in C_TYPES.items() if v == c_type)
+                if c_type in C_TYPES.values()
+                else "i32"
+                if c_type == "uint16_t"
+                else "i64"
+            )
+            if c_type == "uint32_t":
+                numbers = [f"{int(n)}u" for n in array]
+            elif kind in ("f32", "f64", "i64"):
+                numbers = [literal(n, kind) for n in array]
+            else:
+                numbers = [literal(n, "i32") for n in array.tolist()]
+            rows = _rows(numbers or ["0"])
+            texts.append(f"static const {c_type} {name}[{max(array.size, 1)}] SPK_ALIGNED = {{\n{rows}\n}};")
+        if not fields:
+            return "\n\n".join(texts), None, None
+        blob += bytes(-len(blob) % 64)
+        struct = [f"struct {self.p}weights {{"]
+        struct += [f"  SPK_ALIGNED {c_type} {name}[{size}];" for name, c_type, size, _ in fields]
+        struct += ["};", f"extern const struct {self.p}weights {self.p}weights;"]
+        for name, _, _, at in fields:
+            struct.append(f"typedef char {name}_check[offsetof(struct {self.p}weights, {name}) == {at} ? 1 : -1];")
+        struct.append(f"typedef char {self.p}weights_check[sizeof(struct {self.p}weights) == {len(blob)} ? 1 : -1];")
+        struct += [f"#define {name} {self.p}weights.{name}" for name, *_ in fields]
+        note = "/* Large arrays stand in weights.bin, in this order, little-endian, each at a multiple of 64 bytes. */"
+        return "\n\n".join(["\n".join([note, *struct]), *texts]), bytes(blob), _WEIGHTS.replace("@prefix@", self.p)
+
+    def view(self, stored_member: str, size: int, kind: str, api: str, layout: Layout | None, shift: int, ring: int) -> str:
+        """A row of the tables of views."""
+        channels, space = layout or (0, 0)
+        source = "SPK_FROM_U8" if kind == "u8" else API[kind]
+        position = f"offsetof(struct {self.p}state, pos_{ring})" if ring > 1 else "0"
+        return (
+            f"{{offsetof(struct {self.p}state, {stored_member}), {position}, {ring}u, {size}u, {channels}u, {space}u, "
+            f"{source}, {API[api]}, {shift}}}"
+        )
+
+    def source(self, network: Network, data: str) -> str:
+        """network.c."""
+        p = self.p
+        out = [
+            f'#include "{_header_name(p)}"',
+            "",
+            '#include "spk_core.h"',
+            '#include "spk_int.h"' if self.integer else '#include "spk_float.h"\n#include "spk_int.h"',
+            "",
+            f"typedef char {p}check_abi[SPK_ABI == 1 ? 1 : -1];",
+            "",
+            data,
+            "",
+            "/* The network's memory. Steps begin at 0; pos_N is where the current step lies in rings of N steps. */",
+            f"struct {p}state {{",
+            "  int32_t t;",
+            *(f"  uint32_t pos_{ring};" for ring in sorted(self.rings)),
+            f"  uint64_t count[{max(len(self.counters), 1)}];",
+            *(f"  SPK_ALIGNED {m.c_type} {m.name}[{max(m.length, 1)}];" for m in self.members),
+            "};",
+            f"typedef char {p}check_size[sizeof(struct {p}state) + 63 <= {network.bytes} ? 1 : -1];",
+            "",
+            *(text + "\n" for text in self.functions),
+            f"spk_status {p}step(spk_net *handle, const spk_in *in) {{",
+            f"  struct {p}state *net = (struct {p}state *)(void *)handle;",
+            *(["  spk_status status;"] if self.checks else []),
+            *([] if not self.slots else [f"  uint32_t {', '.join(f'at_{r}_{d}' for r, d in sorted(self.slots))};"]),
+            "  uint32_t i;",
+            "  (void)i;",
+            *([] if self.checks else ["  (void)in;"]),
+            *self.checks,
+        ]
+        out.append("  if (net->t == INT32_MAX) { return SPK_E_STEPS; }" if self.uses_time else "")
+        for ring in sorted(self.rings):
+            out.append(f"  net->pos_{ring} = net->pos_{ring} + 1u == {ring}u ? 0 : net->pos_{ring} + 1u;")
+        for ring, delay in sorted(self.slots):
+            back = f"net->pos_{ring} >= {delay}u ? net->pos_{ring} - {delay}u : net->pos_{ring} + {ring - delay}u"
+            out.append(f"  at_{ring}_{delay} = {back if delay else f'net->pos_{ring}'};")
+        out += self.steps
+        out += [
+            "",
+            "  if (net->t < INT32_MAX) { net->t++; }",
+            "  return SPK_OK;",
+            "}",
+            "",
+            f"void {p}reset(spk_net *handle) {{",
+            f"  struct {p}state *net = (struct {p}state *)(void *)handle;",
+            "  uint32_t i;",
+            "  (void)i;",
+            "  memset(net, 0, sizeof *net);",
+            *(f"  net->pos_{ring} = {ring - 1}u;" for ring in sorted(self.rings)),
+            *(f"  {line}" for line in self.initial),
+            "}",
+            "",
+            f"size_t {p}size(void) {{ return {network.bytes}u; }}",
+            "",
+            f"spk_status {p}init(void *memory, size_t bytes, spk_net **net) {{",
+            "  if (memory == NULL || net == NULL || bytes < " + f"{network.bytes}u) {{ return SPK_E_MEMORY; }}",
+            "  *net = (spk_net *)(void *)((unsigned char *)memory + (63u & (0u - (unsigned)((uintptr_t)memory & 63u))));",
+            f"  {p}reset(*net);",
+            "  return SPK_OK;",
+            "}",
+            "",
+        ]
+        out += self.tables(network)
+        return "\n".join(out) + "\n"
+
+    def tables(self, network: Network) -> list[str]:
+        """The tables at the end of network.c, and the functions that read through them."""
+        p = self.p
+        views = []
+        for port in network.ports:
+            stored = self.plan.read(Ref(*port.wire)).stored
+            views.append(self.view(stored.member, stored.size, stored.kind, port.api, stored.layout, stored.shift, stored.ring))
+        states = []
+        for (node, _, member, kind), port in zip(self.states, network.states, strict=True):
+            layout = self.plan.stored[node.name, ""].layout
+            states.append(self.view(member, port.size, kind, port.api, layout, 0, 1))
+        out = []
+
+        def table(c_type: str, name: str, rows: Sequence[str]) -> None:
+            if rows:
+                out.append(
+                    f"static const {c_type} {p}{name}[{len(rows)}] = {{\n" + "\n".join(f"  {row}," for row in rows) + "\n};\n"
+                )
+
+        def rows(ports: Sequence[Port]) -> list[str]:
+            return [f'{{"{q.name}", {q.size}u, {q.lag}u, {KIND[q.kind]}, {API[q.api]}}}' for q in ports]
+
+        table("spk_port", "input_table", rows(network.inputs))
+        table("spk_port", "port_table", rows(network.ports))
+        table("spk_view", "port_view", views)
+        table("spk_port", "state_table", rows(network.states))
+        table("spk_view", "state_view", states)
+        table("char *const", "counter_table", [f'"{name}"' for name in network.counters])
+
+        def reader(name: str, what: str, count: int, ok: str, arguments: str) -> None:
+            body = (
+                f"  if ({what} >= {count}u) {{ return SPK_E_PORT; }}\n{ok}\n  return SPK_OK;"
+                if count
+                else (
+                    "  "
+                    + " ".join(f"(void){a.split()[-1].lstrip('*')};" for a in ["*net", what, *arguments.split(", ")])
+                    + "\n  return SPK_E_PORT;"
+                )
+            )
+            out.append(f"spk_status {p}{name}(const spk_net *net, uint32_t {what}, {arguments}) {{\n{body}\n}}\n")
+
+        reader("read", "port", len(network.ports), f"  spk_view_read({p}port_view + port, net, values);", "void *values")
+        reader(
+            "read_events", "port", len(network.ports),
+            f"  *count = spk_view_events({p}port_view + port, net, index);", "uint32_t *index, uint32_t *count",
+        )  # fmt: skip
+        reader("read_state", "state", len(network.states), f"  spk_view_read({p}state_view + state, net, values);", "void *values")
+        reader(
+            "read_counter", "counter", len(network.counters),
+            f"  *value = ((const struct {p}state *)(const void *)net)->count[counter];", "uint64_t *value",
+        )  # fmt: skip
+        ref = {key: f"{p}{key}_table" if n else "NULL" for key, n in (
+            ("input", len(network.inputs)), ("port", len(network.ports)),
+            ("state", len(network.states)), ("counter", len(network.counters)),
+        )}  # fmt: skip
+        out.append(
+            f"const spk_model {p}network = {{\n  SPK_ABI, {len(network.inputs)}u, {network.outputs}u, {len(network.ports)}u, "
+            f'{len(network.states)}u, {len(network.counters)}u, "{self.graph.name}",\n'
+            f"  {ref['input']}, {ref['port']}, {ref['state']}, {ref['counter']},\n"
+            f"  {p}size, {p}init, {p}reset, {p}step, {p}read, {p}read_events, {p}read_state, {p}read_counter,\n}};"
+        )
+        return out
+
+    def header(self, network: Network) -> str:
+        """network.h."""
+        p, graph = self.p, self.graph
+        big = p.upper()
+        dt = "" if graph.dt is None else f", {duration_text(graph.dt)} a step"
+        lines = [
+            f"/* {_header_name(p)} - the network '{graph.name}'{dt}. Written by spikec; the interface is explained in spk.h. */",
+            f"#ifndef {big}NETWORK_H",
+            f"#define {big}NETWORK_H",
+            "",
+            '#include "spk.h"',
+            "",
+            f"#define {big}BYTES {network.bytes}u /* for {p}init, whatever the alignment */",
+            f"#define {big}INPUTS {max(len(network.inputs), 1)}",
+            "",
+        ]
+        for what, ports in (
+            ("INPUT", network.inputs),
+            ("OUTPUT", network.ports[: network.outputs]),
+            ("PORT", network.ports[network.outputs :]),
+            ("STATE", network.states),
+        ):
+            base = network.outputs if what == "PORT" else 0
+            for number, port in enumerate(ports):
+                label = self.name(f"{big}{what}_{port.name.upper().replace('.', '_')}")
+                lines.append(f"#define {label} {base + number}u /* {port.size} x {port.api}, {port.kind}, lag {port.lag} */")
+        if p != "spk_":
+            lines += [
+                "",
+                f"size_t {p}size(void);",
+                f"spk_status {p}init(void *memory, size_t bytes, spk_net **net);",
+                f"void {p}reset(spk_net *net);",
+                f"spk_status {p}step(spk_net *net, const spk_in *in);",
+                f"spk_status {p}read(const spk_net *net, uint32_t port, void *values);",
+                f"spk_status {p}read_events(const spk_net *net, uint32_t port, uint32_t *index, uint32_t *count);",
+                f"spk_status {p}read_state(const spk_net *net, uint32_t state, void *values);",
+                f"spk_status {p}read_counter(const spk_net *net, uint32_t counter, uint64_t *value);",
+                f"extern const spk_model {p}network;",
+            ]
+        return "\n".join([*lines, "", "#endif"]) + "\n"
+
+
+def _rows(numbers: Sequence[str], width: int = 118) -> str:
+    lines, line = [], " "
+    for number in numbers:
+        if len(line) + len(number) + 2 > width:
+            lines.append(line)
+            line = " "
+        line += f" {number},"
+    return "\n".join([*lines, line])
+
+
+def _header_name(prefix: str) -> str:
+    return "network.h" if prefix == "spk_" else f"{prefix}network.h"
+
+
+_WEIGHTS: Final = """/* weights.c - links weights.bin. `make EMBED=array` does without the assembler's .incbin. */
+#if defined(__BYTE_ORDER__) && defined(__ORDER_BIG_ENDIAN__)
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+#error "weights.bin is little-endian"
+#endif
+#endif
+
+#if defined(SPK_EMBED_ARRAY)
+#include "weights_array.h"
+#elif defined(__APPLE__)
+__asm__(".const\\n.balign 64\\n.globl _@prefix@weights\\n_@prefix@weights:\\n.incbin \\"weights.bin\\"\\n.text\\n");
+#else
+__asm__(".section .rodata\\n.balign 64\\n.globl @prefix@weights\\n@prefix@weights:\\n.incbin \\"weights.bin\\"\\n.text\\n");
+#endif
+
+typedef int spk_weights_are_linked;
+"""

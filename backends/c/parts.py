@@ -1,0 +1,86 @@
+"""What a generated network consists of, and the names of types in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Final
+
+import numpy as np
+
+from spikec.backends.c.plan import Stored
+from spikec.ir.interpret import Wire
+
+API: Final = {"i8": "SPK_I8", "i16": "SPK_I16", "i32": "SPK_I32", "i64": "SPK_I64", "f32": "SPK_F32", "f64": "SPK_F64"}
+KIND: Final = {"spike": "SPK_SPIKE", "graded": "SPK_GRADED", "value": "SPK_VALUE"}
+WIDTH: Final = {"u8": 1, "i8": 1, "i16": 2, "i32": 4, "i64": 8, "f32": 4, "f64": 8}
+DTYPE: Final = {
+    "u8": np.uint8,
+    "i8": np.int8,
+    "i16": np.int16,
+    "i32": np.int32,
+    "i64": np.int64,
+    "f32": np.float32,
+    "f64": np.float64,
+}
+
+
+def kernel_files() -> dict[str, str]:
+    """The hand-written headers by name, in a fixed order."""
+    folder = files("spikec.backends.c") / "kernels"
+    return {
+        item.name: item.read_text(encoding="utf-8")
+        for item in sorted(folder.iterdir(), key=lambda f: f.name)
+        if item.name.endswith(".h")
+    }
+
+
+def event_room(stored: Stored) -> int:
+    """Elements of one step's event list; the fast listing writes up to 32 beyond the last event."""
+    return stored.size + 32 if stored.index == "uint16_t" else stored.size
+
+
+def rest(size: int) -> int:
+    """Elements that fill a row of accumulators up to whole vectors of sixteen."""
+    return -size % 16
+
+
+@dataclass(frozen=True)
+class Port:
+    """One row of the network's tables: what the interface calls it, and where and how it lies."""
+
+    name: str
+    wire: Wire  # a wire, or node and state
+    size: int
+    kind: str
+    api: str
+    lag: int
+
+
+@dataclass
+class Network:
+    """A generated network: its text, its large arrays, and its tables for whoever calls it."""
+
+    prefix: str
+    header: str
+    source: str
+    binary: bytes | None
+    binary_source: str | None
+    inputs: list[Port]
+    ports: list[Port]
+    outputs: int
+    states: list[Port]
+    counters: list[str]
+    bytes: int
+    constants: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Member:
+    """A buffer in the network's memory; `width` is bytes an element."""
+
+    name: str
+    c_type: str
+    length: int
+    width: int

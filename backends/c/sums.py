@@ -1,0 +1,339 @@
+"""Weighted sums: accumulators, and a call of a kernel for each set of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+
+from spikec.backends.c.exprs import C_TYPES, Operand, fits32, literal
+from spikec.backends.c.parts import DTYPE, WIDTH, event_room, rest
+from spikec.backends.c.plan import Read, Stored, Sum, Weighted, arranged, common_shift, order_of, place_of, weighted_interval
+from spikec.backends.c.writer import Writer
+from spikec.ir.ops import Conv, Dense, Pool, Sparse
+from spikec.ir.ranges import Interval, hull, of_array
+from spikec.ir.types import Array, narrowest
+
+#: Weights of a convolution of at most so many are kept in 16 bits, which saves widening them at every event.
+_WIDEN: Final = 1 << 14
+
+
+@dataclass
+class _SumState:
+    """What `prepare` decided: the accumulators' type, interval (times 2^shift), bias in the order of the buffer."""
+
+    kind: str = "i32"
+    shift: int = 0
+    span: Interval = (0, 0)
+    bias: Any = None
+    early: bool = False  # the accumulators start from the bias
+    delayed: bool = False
+    depth: int = 1
+    direct: bool = True  # the accumulators are the result
+    member: str = ""
+
+
+class Sums(Writer):
+    """Weighted sums."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.sum_state: dict[str, _SumState] = {}
+
+    def prepare(self, total: Sum) -> None:
+        """Choose the accumulators of a sum: their type, the power of two that is taken out, and where they lie."""
+        stored = self.plan.stored[total.node.name, ""]
+        state = self.sum_state[total.node.name] = _SumState()
+        bias: Any = None
+        for part in total.parts:
+            if part.bias is not None:
+                wide = part.bias.astype(np.int64) if self.integer else part.bias
+                like = self.graph.shape_of(part.name)
+                full = wide.reshape(-1, *(1,) * (len(like) - 1)) if isinstance(part, Conv) else wide
+                flat = np.broadcast_to(full, like).reshape(-1)
+                bias = flat if bias is None else bias + flat
+        state.bias = None if bias is None else arranged(np.asarray(bias), stored.layout)
+        state.delayed = any(part.delay is not None and part.delay.size for part in total.parts)
+        if self.integer:
+            shift = min(common_shift([part.weight for part in total.parts]), 16)
+            if all(_weight_kind(part.weight >> shift) == _weight_kind(part.weight) for part in total.parts):
+                shift = 0
+            state.shift = shift
+            span: Interval = (0, 0)
+            for part in total.parts:
+                one = weighted_interval(part, self.plan.read(part.inputs[0]).stored.interval)
+                span = (span[0] + one[0], span[1] + one[1])
+            state.span = span
+            low, high = span[0] >> shift, -(-span[1] >> shift)
+            state.early = state.bias is not None and not state.delayed and not (state.bias & ((1 << shift) - 1)).any()
+            if state.early:
+                first, last = of_array(state.bias >> shift)
+                low, high = low + min(first, 0), high + max(last, 0)
+            state.kind = narrowest(low, high) or "i64"
+            state.kind = "i16" if state.kind == "i8" else state.kind
+        else:
+            x_kinds = [self.plan.read(part.inputs[0]).stored for part in total.parts]
+            parts = [
+                np.result_type(DTYPE["f32" if x.kind == "u8" else x.kind], part.weight.dtype)
+                for x, part in zip(x_kinds, total.parts, strict=True)
+            ]
+            state.kind = {4: "f32", 8: "f64"}[np.result_type(*parts).itemsize]
+            state.early = state.bias is not None and not state.delayed and state.bias.dtype == DTYPE[state.kind]
+        late = state.bias is not None and not state.early
+        state.direct = not (late or state.delayed or total.rest or (state.shift and stored.plain))
+        state.direct = state.direct and (self.integer or state.kind == stored.kind)
+        if state.direct:
+            if self.integer and state.shift == 0:  # first values of a reference may be larger than any sum
+                state.kind = narrowest(*hull((low, high), stored.interval)) or "i64"
+                state.kind = "i16" if state.kind == "i8" else state.kind
+            stored.kind, stored.shift = state.kind, state.shift
+            return
+        length = stored.size
+        if state.delayed:
+            state.depth = max(int(part.delay.max()) for part in total.parts if part.delay is not None) + 1
+            length *= state.depth
+            if state.depth > 1:
+                self.rings.add(state.depth)
+        room = length + rest(stored.size)
+        state.member = self.member(f"a_{total.node.name}", C_TYPES[state.kind], room, WIDTH[state.kind])
+
+    def sum(self, total: Sum) -> None:
+        """Start from the bias, add the rows of the events, and finish where the accumulators are not yet the result."""
+        stored = self.plan.stored[total.node.name, ""]
+        state = self.sum_state[total.node.name]
+        ring = state.delayed and state.depth > 1
+        self.title(total.node)
+        self.line("{")
+        here = (
+            self.array(stored)
+            if state.direct
+            else f"net->{state.member}" + (f" + net->pos_{state.depth} * {stored.size}u" if ring else "")
+        )
+        self.line(f"{C_TYPES[state.kind]} *acc = {here};")
+        if state.early:
+            start = state.bias >> state.shift if self.integer else state.bias
+            data = self.constant(f"{total.node.name}_bias", state.kind, start)
+            self.line(f"memcpy(acc, {data}, {stored.size}u * sizeof *acc);")
+        elif not state.delayed:
+            self.line(f"memset(acc, 0, {stored.size}u * sizeof *acc);")
+        if state.delayed:
+            self.line(f"uint32_t slot[{state.depth}];")
+            if ring:
+                place = f"(net->pos_{state.depth} + i) % {state.depth}u * {stored.size}u"
+                self.line(f"for (i = 0; i < {state.depth}u; i++) {{ slot[i] = {place}; }}")
+            else:
+                self.line("slot[0] = 0;")
+        for part in total.parts:
+            self.weighted(part, state, stored)
+        if not state.direct:
+            self.finish(total, state, stored)
+            if state.delayed:
+                self.line(f"memset(acc, 0, {stored.size}u * sizeof *acc);")
+        self.line("}")
+        self.listing(stored)
+
+    def finish(self, total: Sum, state: _SumState, stored: Stored) -> None:
+        """result = accumulator * 2^shift + bias + the other operands, in this order."""
+        terms: list[tuple[Read | None, str, Interval]] = []
+        pointer_lines: list[str] = []
+        acc = Operand("acc[i]", state.kind)
+        if self.integer:
+            terms.append((None, acc.text, state.span))
+            if state.bias is not None and not state.early:
+                kind = narrowest(*of_array(state.bias)) or "i64"
+                data = self.constant(f"{total.node.name}_bias", kind, state.bias)
+                terms.append((None, f"{data}[i]", of_array(state.bias)))
+        texts: list[str] = []
+        for number, ref in enumerate(total.rest):
+            pointer_lines.append(self.pointer(f"b{number}", self.plan.read(ref)))
+        for text in pointer_lines:
+            self.line(text)
+        self.line(f"{C_TYPES[stored.kind]} *y = {self.array(stored)};")
+        if self.integer:
+            bias = of_array(state.bias) if state.bias is not None else (0, 0)
+            whole = (state.span[0] + min(bias[0], 0), state.span[1] + max(bias[1], 0))
+            prefix = whole
+            for ref in total.rest:
+                interval = self.plan.read(ref).stored.interval
+                prefix = (prefix[0] + interval[0], prefix[1] + interval[1])
+                whole = hull(whole, prefix)
+            kind = "i32" if fits32(whole) else "i64"
+            scale = f" * {literal(1 << state.shift, kind)}" if state.shift else ""
+            texts = [f"({C_TYPES[kind]})acc[i]{scale}"]
+            texts += [f"({C_TYPES[kind]}){text}" for _, text, _ in terms[1:]]
+            for number, ref in enumerate(total.rest):
+                operand = self.value(self.plan.read(ref).stored, f"b{number}", "i")
+                texts.append(f"({C_TYPES[kind]})({operand.text})")
+        else:
+            kind = stored.kind
+            texts = [f"({C_TYPES[kind]})acc[i]"]
+            if state.bias is not None and not state.early:
+                bias_kind = {4: "f32", 8: "f64"}[state.bias.dtype.itemsize]
+                data = self.constant(f"{total.node.name}_bias", bias_kind, state.bias)
+                texts.append(f"({C_TYPES[kind]}){data}[i]")
+            texts += [f"({C_TYPES[kind]})b{number}[i]" for number in range(len(total.rest))]
+        self.line(f"for (i = 0; i < {stored.size}u; i++) {{ y[i] = ({C_TYPES[stored.kind]})({' + '.join(texts)}); }}")
+
+    def weighted(self, part: Weighted, state: _SumState, stored: Stored) -> None:
+        """One call of a kernel: the events of the operand add their rows."""
+        read, pool = self.plan.weighted_read(part.inputs[0])
+        source = read
+        if pool is not None:
+            window = self.plan.stored[pool.name, ""]
+            read = Read(replace(window, kind="u8", binary=True, layout=None), 0)
+        x = read.stored
+        delayed = state.delayed
+        name = self.name(f"{self.p}{part.name}_add")
+        weight = part.weight >> state.shift if self.integer else part.weight
+        w_kind = _weight_kind(weight) if self.integer else state.kind
+        macros: dict[str, Any] = {
+            "SPK_NAME": name,
+            "SPK_ACC": C_TYPES[state.kind],
+            "SPK_WEIGHT": C_TYPES[w_kind],
+            "SPK_INDEX": x.index,
+        }
+        if not x.binary:
+            macros["SPK_X"] = C_TYPES[x.kind]
+            if self.integer:
+                both = hull(state.span, (state.span[0] >> state.shift, -(-state.span[1] >> state.shift)))
+                both = hull(both, hull(of_array(weight), x.interval))
+                macros["SPK_PRODUCT"] = "int32_t" if fits32(both) else "int64_t"
+            else:
+                macros["SPK_PRODUCT"] = C_TYPES[state.kind]
+        delay: Any = None
+        if delayed:
+            delay = part.delay if part.delay is not None else np.zeros(part.weight.shape, np.int64)
+            macros["SPK_DELAY"] = "uint8_t" if state.depth <= 256 else "uint16_t" if state.depth <= 1 << 16 else "uint32_t"
+        order = order_of(x.layout, x.size)
+        arguments: list[str] = []
+        result = ""
+        if isinstance(part, Dense):
+            out, fan_in = part.weight.shape
+            one = x.size == fan_in
+            rows = weight.T[order] if one else weight.T
+            fast = one and w_kind == "i8" and macros["SPK_ACC"] == "int16_t" and macros["SPK_INDEX"] == "uint16_t"
+            macros |= {"SPK_IN": f"{fan_in}u", "SPK_OUT": f"{out}u", "SPK_ONE": int(one), "SPK_FAST": int(fast)}
+            if fast and not delayed:
+                # Whole vectors: the weights behind the last output are zero, and the accumulators have room.
+                rows = np.pad(rows, ((0, 0), (0, rest(out))))
+                macros["SPK_STRIDE"] = f"{rows.shape[1]}u"
+            arguments = [self.constant(f"{part.name}_weight", w_kind, rows)]
+            if delayed:
+                arguments.append(self.delays(part.name, delay.T[order] if one else delay.T, macros["SPK_DELAY"]))
+            header, operations = "spk_dense.h", f"* {out}u"
+        elif isinstance(part, Sparse):
+            place = place_of(x.layout, x.size)[part.indices]
+            by_source = np.argsort(place, kind="stable")
+            start = np.searchsorted(place[by_source], np.arange(part.fan_in + 1))
+            target, macros["SPK_TARGET"] = self.indices(f"{part.name}_target", part.rows[by_source], max(stored.size, 1))
+            start_name = self.constant(f"{part.name}_start", "i64", start, "uint32_t")
+            if delayed:
+                arguments.append(self.delays(part.name, delay[by_source], macros["SPK_DELAY"]))
+            arguments += [start_name, target, self.constant(f"{part.name}_weight", w_kind, weight[by_source])]
+            header, operations, result = "spk_sparse.h", "", "used"
+        else:
+            header, operations, result = "spk_conv.h", "", "used"
+            macros |= self.conv_sizes(part, read, stored)
+            if delayed:
+                arguments.append(self.delays(part.name, _tap_rows(delay, part.groups), macros["SPK_DELAY"]))
+            rows = _tap_rows(weight, part.groups)
+            plain = self.integer and not delayed and part.groups == 1 and set(part.dilation) == {1} and stored.layout is not None
+            if plain and (x.binary or not x.kind.startswith("f")):
+                header = "spk_convrow.h"
+                rows = _phase_rows(weight, part.stride)
+                if w_kind == "i8" and weight.size <= _WIDEN:
+                    w_kind, macros["SPK_WEIGHT"] = "i16", "int16_t"
+            arguments.append(self.constant(f"{part.name}_weight", w_kind, rows))
+        self.kernel(header, **macros)
+        # The operand's events and, unless all are 1, its values.
+        self.line("{")
+        events, count = self.events(source.stored, source.delay)
+        if pool is None:
+            self.line(f"const {x.index} *event = {events};")
+            self.line(f"uint32_t count = {count};")
+        else:
+            self.renumbered(pool, source.stored, x, events, count)
+        if not x.binary or read.init is not None:
+            self.line(self.pointer("x", read))
+        if read.init is not None:
+            self.scratch[x.index] = max(self.scratch.get(x.index, 0), event_room(x))
+            scratch = f"net->scratch{16 if x.index == 'uint16_t' else 32}"
+            count = f"{self.compact(x.kind, x.index, x.size)}(x, {scratch})"
+            self.line(f"if (net->t < {read.delay}) {{ count = {count}; event = {scratch}; }}")
+        head = ["slot"] if delayed else []
+        target_name = f"net->{state.member}" if delayed else "acc"
+        tail = ["event", "count"] + ([] if x.binary else ["x"])
+        call = f"{name}({', '.join([target_name, *head, *arguments, *tail])});"
+        events_counter = self.count(f"{part.name} events")
+        operations_counter = self.count(f"{part.name} operations")
+        self.line(f"net->count[{events_counter}] += count;")
+        if result:
+            self.line(f"net->count[{operations_counter}] += {call}")
+        else:
+            self.line(f"net->count[{operations_counter}] += (uint64_t)count {operations};")
+            self.line(call)
+        self.line("}")
+
+    def renumbered(self, pool: Pool, source: Stored, window: Stored, events: str, count: str) -> None:
+        """Spikes as events of the window that each lies in; a window may occur several times."""
+        shape = self.graph.type_of(pool.inputs[0]).shape
+        where = np.indices(shape)
+        out = self.graph.shape_of(pool.name)
+        inside = tuple(axis // k for axis, k in zip(where[1:], pool.kernel, strict=True))
+        numbers = np.ravel_multi_index((where[0], *inside), out).ravel()[order_of(source.layout, source.size)]
+        table, c_type = self.indices(f"{pool.name}_window", numbers, max(window.size, 1))
+        self.scratch[window.index] = max(self.scratch.get(window.index, 0), source.size + 32)
+        self.line(f"const {source.index} *from = {events};")
+        self.line(f"const uint32_t count = {count};")
+        self.line(f"{window.index} *event = net->scratch{16 if window.index == 'uint16_t' else 32};")
+        cast = "" if c_type == window.index else f"({window.index})"
+        self.line(f"for (i = 0; i < count; i++) {{ event[i] = {cast}{table}[from[i]]; }}")
+
+    def delays(self, name: str, array: Array, c_type: str) -> str:
+        """Delays in the order of the weights."""
+        kind = {"uint8_t": "u8", "uint16_t": "i32", "uint32_t": "i64"}[c_type]
+        return self.constant(f"{name}_delay", kind, array, c_type)
+
+    def conv_sizes(self, part: Conv, read: Read, stored: Stored) -> dict[str, Any]:
+        """The sizes that a convolution is specialised for."""
+        into = self.graph.type_of(part.inputs[0]).shape
+        out = self.graph.shape_of(part.name)
+        two = [
+            (1, *axis) if len(axis) == 1 else tuple(axis)
+            for axis in (into[1:], out[1:], part.weight.shape[2:], part.stride, part.dilation)
+        ]
+        space, out_space, kernel, stride, dilation = two
+        padding = (0, *part.padding) if len(part.padding) == 1 else part.padding
+        return {
+            "SPK_CIN": f"{into[0]}u", "SPK_HI": f"{space[0]}u", "SPK_WI": f"{space[1]}u",
+            "SPK_COUT": f"{out[0]}u", "SPK_HO": out_space[0], "SPK_WO": out_space[1],
+            "SPK_KH": kernel[0], "SPK_KW": kernel[1], "SPK_SH": stride[0], "SPK_SW": stride[1],
+            "SPK_PH": padding[0], "SPK_PW": padding[1], "SPK_DH": dilation[0], "SPK_DW": dilation[1],
+            "SPK_GROUPS": f"{part.groups}u",
+            "SPK_IN_LAST": int(read.stored.layout is not None), "SPK_OUT_LAST": int(stored.layout is not None),
+        }  # fmt: skip
+
+
+def _weight_kind(weight: Array) -> str:
+    return narrowest(*of_array(weight)) or "i64"
+
+
+def _tap_rows(weight: Array, groups: int) -> Array:
+    """(out, in / groups, *kernel) -> (in, *kernel, out / groups)."""
+    out = len(weight) // groups
+    return np.concatenate([np.moveaxis(weight[g * out : (g + 1) * out], 0, -1) for g in range(groups)])
+
+
+def _phase_rows(weight: Array, stride: Sequence[int]) -> Array:
+    """(out, in, *kernel) -> (in, ...): the taps of each phase of the stride together, backwards, out last (spk_convrow.h)."""
+    two = weight.reshape(*weight.shape[:2], 1, -1) if weight.ndim == 3 else weight
+    sh, sw = (1, *stride) if weight.ndim == 3 else tuple(stride)
+    taps = np.moveaxis(two, 0, -1)  # (in, kernel height, kernel width, out)
+    parts = [
+        taps[:, py::sh, px::sw][:, ::-1, ::-1].reshape(len(taps), -1)
+        for py in range(min(sh, taps.shape[1]))
+        for px in range(min(sw, taps.shape[2]))
+    ]
+    return np.concatenate(parts, axis=1)
