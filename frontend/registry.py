@@ -15,27 +15,50 @@ from spikec.diagnostics import CompileError
 from spikec.ir.neuron import Program
 from spikec.ir.types import Array
 
+#: A variable of the program, or several that travel together, as in a state tuple.
+Names = str | tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Synapse:
+    """A connection inside a neuron module, from a variable of the step before to one of the program's inputs.
+
+    source: the variable; zero before the first step, unless the call or a hidden attribute gives it.
+    through: what it goes through on the way; it is called on the variable's tensor, and recorded.
+    """
+
+    source: str
+    through: Callable[[Any], Any]
+
 
 @dataclass(frozen=True, eq=False)
 class Leaf:
     """How one neuron module computes.
 
     program: what it does each step; its emissions may be any of its variables, the tracer keeps those that are used.
-    params: arrays that broadcast against the module's input as in torch (trailing axes aligned).
+    params: arrays that broadcast against one step of the module's input as in torch (trailing axes aligned).
     arguments: the program's input and state names in the order of `forward`'s arguments; states may be left out in the call.
-    returns: the variables that `forward` returns; one alone is a tensor and not a tuple.
+    returns: the variables that `forward` returns; one alone is a tensor and not a tuple. A tuple of names, here and in
+    arguments, is a tuple of tensors.
     hidden: state name -> the module's attribute that holds it between calls.
     general: the program to use instead where a state does not begin at zero.
+    synapses: program input -> the connection inside the module that feeds it; it is no argument of `forward`.
+    time_axis: `forward` itself does all steps, along this axis of its inputs and of what it returns; a tuple of names in
+    returns is then the state after the last step. None: one step a call.
+    history: variable -> the module's attribute that collects it, all steps along axis 0 (of every call, where a call is a step).
     """
 
     program: Program
     params: Mapping[str, Array]
-    arguments: tuple[str, ...]
-    returns: tuple[str, ...]
+    arguments: tuple[Names, ...]
+    returns: tuple[Names, ...]
     hidden: Mapping[str, str] = field(default_factory=dict)
     general: Program | None = None
     #: A state of another shape than the input begins anew, as in snnTorch.
     mismatch_resets: bool = False
+    synapses: Mapping[str, Synapse] = field(default_factory=dict)
+    time_axis: int | None = None
+    history: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

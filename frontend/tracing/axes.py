@@ -371,6 +371,7 @@ def _reduce(layout: Layout, op: Op, coords: dict[Atom, int]) -> Axes:
 _RULES = {
     "ew": _elementwise,
     "leaf": _leaf,
+    "carry": _elementwise,
     "linear": _linear,
     "conv": _spatial,
     "pool": _spatial,

@@ -316,6 +316,8 @@ class _Folder:
         """Whether an operation only moves along time or batch: it makes no cell."""
         output = op.outputs[0]
         axes = self.layout.axes
+        if op.kind == "carry":
+            return True
         if op.kind == "pick":
             (x,) = op.values
             return any(atom in self.layout.time for atom in axes[x][op.attrs["axis"]])
@@ -358,6 +360,9 @@ class _Folder:
         if not self.structural(op):
             step = self.steps[op]
             raise CompileError("SPK104", f"this reads a value that only step {step} computes", loc=reader.loc)
+        if op.kind == "carry":
+            left = op.operands[0]
+            return self._resolve(left, reader) if isinstance(left, Value) else left
         if op.kind == "pick":
             return self._entry(op)
         if op.kind == "stack":

@@ -11,6 +11,7 @@ Each handler reads its operands, lets torch compute, and emits operations:
 | stack, cat | several tensors side by side |
 | reduce | sum, mean, max or min over axes |
 | leaf | a neuron module of the table |
+| carry | the first operand, which the step before left, at the step of the second |
 """
 
 from __future__ import annotations

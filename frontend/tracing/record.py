@@ -96,6 +96,8 @@ class Recorder(TorchFunctionMode):
         # With the tensors themselves, so that no other one gets the id of one that is gone.
         self.owned = {id(tensor): (tensor, name) for tensor, name in _owned_tensors(model)}
         self.current: tuple[Loc | None, int, int] = (None, 0, 0)
+        #: What modules collect from call to call, by module and attribute: the entries so far.
+        self.histories: dict[tuple[Any, str], list[Any]] = {}
 
     # ------------------------------------------------------------------------------------------------ reading tensors
 
@@ -217,8 +219,8 @@ class Recorder(TorchFunctionMode):
         operations.check_leak(self, name)
         return operations.call(self, name, func, args, kwargs)
 
-    def here(self) -> None:
-        """Note the site and the place of the call that is being recorded."""
+    def here(self, part: str = "") -> None:
+        """Note the site and the place of the call that is being recorded; `part` tells apart what one call is recorded as."""
         frame: FrameType | None = sys._getframe(1)
         positions: list[object] = []
         loc = None
@@ -231,7 +233,7 @@ class Recorder(TorchFunctionMode):
                     path = self.stack[-1][0] if self.stack else ""
                     loc = Loc(name, frame.f_lineno, path)
             frame = frame.f_back
-        key = (*(path for path, _ in self.stack[-1:]), *positions)
+        key = (*(path for path, _ in self.stack[-1:]), part, *positions)
         if len(self.codes) > 4096:
             self.codes = list(dict.fromkeys(self.codes))
         site = self.sites.setdefault(key, len(self.sites))
