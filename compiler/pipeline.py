@@ -16,6 +16,7 @@ from spikec.ledger import Ledger
 #: Pass name -> "module:Class". Explicit: a pass that cannot be imported is an error and not a gap.
 PASSES: Final[dict[str, str]] = {
     "canonicalise": "spikec.passes.canonicalise:Canonicalise",
+    "shrink": "spikec.passes.shrink:Shrink",
     "legalise": "spikec.passes.legalise:Legalise",
     "quantize": "spikec.passes.quantize:Quantize",
     "to-fixed": "spikec.passes.to_fixed:ToFixed",
