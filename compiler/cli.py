@@ -502,6 +502,9 @@ def _print_target(target: Target) -> None:
     print(f"backend {target.backend}, level {target.level}, passes {' -> '.join(target.passes)}")
     if target.operations:
         print(f"operations: {', '.join(target.operations)}")
+    if target.compiler.prefix:
+        tools = target.compiler
+        print(f"built with {tools.prefix}gcc {tools.flags}; {'no operating system' if tools.system == 'none' else tools.system}")
     if target.numbers:
         print()
         _table(

@@ -6,9 +6,10 @@ pipeline of passes by string.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -52,6 +53,19 @@ class NativeNeuron:
 
 
 @dataclass(frozen=True)
+class Toolchain:
+    """What builds C for a target: the prefix of its tools ("aarch64-linux-gnu-"; "": this computer's own), the flags for its
+    processor, what `uname -m` says there, the emulator that runs its programs elsewhere, and its system: "linux" or "none".
+    """
+
+    prefix: str = ""
+    flags: str = ""
+    machine: str = ""
+    emulator: str = ""
+    system: str = "linux"
+
+
+@dataclass(frozen=True)
 class Target:
     """Everything the compiler knows of a target."""
 
@@ -63,6 +77,7 @@ class Target:
     numbers: Mapping[str, Number] = field(default_factory=dict)
     operations: tuple[str, ...] = ()
     neurons: tuple[NativeNeuron, ...] = ()
+    compiler: Toolchain = Toolchain()
 
     def number(self, name: str) -> float:
         """A limit's value. KeyError if the target has no such limit: a bug in a pass."""
@@ -75,6 +90,11 @@ class Target:
     def has(self, name: str) -> bool:
         """Whether the target states such a limit."""
         return name in self.numbers
+
+    def limited(self, limits: Mapping[str, int], source: str) -> Target:
+        """The same target with limits in bytes that somebody chose, in place of its own."""
+        chosen = {name: Number(value, "bytes", "chosen", source) for name, value in limits.items()}
+        return replace(self, numbers={**self.numbers, **chosen})
 
     def native(self, program: Program) -> NativeNeuron | None:
         """The native neuron that a program in integers is; a program may emit states on top (probes)."""
@@ -93,8 +113,11 @@ class Target:
         return None
 
 
-_TOP: Final = {"name", "description", "backend", "passes", "level", "operations", "numbers", "neuron"}
+_TOP: Final = {"name", "description", "backend", "passes", "level", "operations", "numbers", "neuron", "compiler"}
 _NUMBER: Final = {"value", "unit", "status", "source"}
+_SYSTEMS: Final = ("linux", "none")
+#: One line of words without anything that a shell or make would read: it goes into a Makefile.
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_+=.,/ -]*")
 _NEURON: Final = {"name", "fixed", "pattern", "rules", "late", "bias_synapse", "implementation"}
 
 
@@ -176,6 +199,15 @@ def parse_target(text: str, file: str) -> Target:
                 table.get("implementation", {}),
             )
         )
+    tools = data.get("compiler", {})
+    if not isinstance(tools, dict):
+        raise bad("compiler must be a table")
+    known(tools, {item.name for item in fields(Toolchain)}, "compiler")
+    for key, value in tools.items():
+        if not isinstance(value, str) or not _PLAIN.fullmatch(value):
+            raise bad(f"compiler.{key} must be plain text: letters, digits, spaces and _+=.,/-")
+    if tools.get("system", "linux") not in _SYSTEMS:
+        raise bad(f"compiler.system must be one of {', '.join(_SYSTEMS)}")
     return Target(
         data["name"],
         data["description"],
@@ -185,4 +217,5 @@ def parse_target(text: str, file: str) -> Target:
         numbers,
         tuple(data.get("operations", ())),
         tuple(neurons),
+        Toolchain(**tools),
     )

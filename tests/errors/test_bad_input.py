@@ -173,11 +173,11 @@ CASES: list[tuple[str, str]] = [
     # targets, passes, backends
     (
         "compile good.sir -o out --target loihi3",
-        "error[SPK004]: unknown target 'loihi3'\n  fix: choose one of host, loihi2, reference, rpi, rpi-armv7, or a .toml file",
+        "error[SPK004]: unknown target 'loihi3'\n  fix: choose one of cortex-m4, cortex-m7, host, loihi2, reference, rpi, rpi-armv7, rpi3, rpi4, rpi5, or a .toml file",
     ),
     (
         "targets loihi3",
-        "error[SPK004]: unknown target 'loihi3'\n  fix: choose one of host, loihi2, reference, rpi, rpi-armv7, or a .toml file",
+        "error[SPK004]: unknown target 'loihi3'\n  fix: choose one of cortex-m4, cortex-m7, host, loihi2, reference, rpi, rpi-armv7, rpi3, rpi4, rpi5, or a .toml file",
     ),
     ("compile good.sir -o out --target bad.toml", "error[SPK012]: bad.toml: unknown key 'colour' in the target"),
     (

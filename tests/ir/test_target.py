@@ -37,7 +37,7 @@ def test_every_target_is_consistent(name: str) -> None:
 
 
 def test_targets_by_name() -> None:
-    assert {"loihi2", "rpi", "rpi-armv7", "host", "reference"} <= set(target_names())
+    assert {"loihi2", "rpi", "rpi3", "rpi4", "rpi5", "rpi-armv7", "cortex-m4", "cortex-m7", "host", "reference"} <= set(target_names())
     target = load_target("loihi2")
     assert target.integer("max_delay") == 62 and target.number("synapse_hop") == 1
     assert target.has("sum_max") and not target.has("colour")
@@ -87,6 +87,11 @@ BAD = {
     + '[numbers]\nhop = { value = 1, source = "s", status = "guessed" }': "numbers.hop needs a source and a status out of measured, published, estimated, chosen",
     HEAD + "[numbers]\nhop = 3": "numbers.hop must be a table",
     HEAD + "numbers = 3": "numbers must be a table",
+    HEAD + "compiler = 3": "compiler must be a table",
+    HEAD + "[compiler]\ncolour = 3": "unknown key 'colour' in compiler",
+    HEAD + "[compiler]\nflags = 3": "compiler.flags must be plain text: letters, digits, spaces and _+=.,/-",
+    HEAD + '[compiler]\nflags = "-O2 $(shell id)"': "compiler.flags must be plain text: letters, digits, spaces and _+=.,/-",
+    HEAD + '[compiler]\nsystem = "dos"': "compiler.system must be one of linux, none",
     HEAD + "neuron = 3": "neuron must be a list of tables",
     HEAD + "[[neuron]]\ncolour = 3": "unknown key 'colour' in neuron",
     HEAD + '[[neuron]]\nname = "n"': "a neuron lacks the key 'fixed'",
