@@ -22,6 +22,7 @@ from spikec.ir.interpret import Execution, default_record, interpret
 from spikec.ir.text import npz_bytes, print_graph, read_graph, read_npz, write_graph
 from spikec.ir.types import LEVELS, Array, is_float
 from spikec.ledger import Entry, Ledger
+from spikec.memory import Memory
 from spikec.names import find_wire
 from spikec.pipeline import Stage
 from spikec.result import Result
@@ -306,6 +307,15 @@ class Build:
                 found += [first] if first else []
         batch, steps = next(iter(inputs.values())).shape[:2]
         return Verification(batch, steps, tuple(rows), tuple(found), skipped, seconds)
+
+    def memory(self) -> Memory:
+        """Bytes of states, buffers and constants in the emitted C, layer by layer (`print(build.memory().text())`).
+
+        Raises CompileError SPK502 for a graph that the C backend does not compile.
+        """
+        backend: Any = load_backend("c", self.target)
+        found: Memory = backend.memory(self.graph())
+        return found
 
     # ------------------------------------------------------------------------------------------------------ summary
 

@@ -85,6 +85,8 @@ def _parser() -> _Parser:
     add("--target", default="loihi2", help="a target's name (see spikec targets) or a .toml file; default loihi2")
     add("--calibrate", metavar="DATA", help="inputs that quantization is calibrated on; labels in key y are used too")
     add("--bits", type=int, metavar="N", help="bits of a weight; asks a target that runs floats for integers")
+    add("--max-ram", metavar="SIZE", help="refuse a network that needs more memory: bytes, or with K, M or G (of 1024)")
+    add("--max-flash", metavar="SIZE", help="the same for constants and code; on boards without flash they count as memory")
     add("--strict", action="store_true", help="refuse every approximation that was not asked for")
     add("--weights", metavar="FILE", help="load this state dict (.pt) into the model first")
     add("--example", metavar="DATA", help="an input as the model itself takes it, to trace the model with")
@@ -124,6 +126,7 @@ def _parser() -> _Parser:
     add("--after", metavar="PASS", help="the graph after this pass; default: the last")
     add("--level", help="the last graph of this level: float, fixed, placed")
     add("--full", action="store_true", help="write every array out")
+    add("--memory", action="store_true", help="instead, what each layer takes in the emitted C, in bytes")
 
     add = command("targets", _targets, "list the targets, or every number of one").add_argument
     add("name", metavar="NAME", nargs="?", help="a target, for all it states")
@@ -193,6 +196,8 @@ def _compile(options: argparse.Namespace) -> int:
             labels=labels,
             bits=options.bits,
             strict=options.strict,
+            max_ram=_bytes("--max-ram", options.max_ram),
+            max_flash=_bytes("--max-flash", options.max_flash),
             name=options.name,
             steps=options.steps,
             dt=_duration(options.dt),
@@ -219,6 +224,9 @@ def _compile(options: argparse.Namespace) -> int:
                 print(f"  {line}")
     if not summary["approximations"]:
         print("no approximations: every spike is that of the model")
+    if build.target.backend == "c":
+        memory = build.memory()
+        print(f"{memory.total:,} bytes of states and buffers, {memory.constants:,} bytes of constants (spikec show --memory)")
     print(f"written to {place}")
     return 0
 
@@ -280,6 +288,17 @@ def _show(options: argparse.Namespace) -> int:
     path = Path(options.build)
     with reading(path):
         folder = path.is_dir()
+    if options.memory:
+        from dataclasses import asdict
+
+        from spikec.build import load
+
+        memory = load(path).memory()
+        if options.json:
+            _print_json(asdict(memory))
+        else:
+            print(memory.text(), end="")
+        return 0
     if folder:
         from spikec.build import load
 
@@ -376,6 +395,15 @@ def _scalar(text: str) -> bool | int | float | str | tuple[Any, ...]:
         except ValueError:
             continue
     return text
+
+
+def _bytes(option: str, text: str | None) -> int | None:
+    if text is None:
+        return None
+    digits, unit = (text[:-1], text[-1].upper()) if text[-1:].upper() in ("K", "M", "G") else (text, "")
+    if not digits.isascii() or not digits.isdigit():
+        raise CompileError("SPK001", f"{option} is a number of bytes such as 65536, 64K or 2M, not '{text}'")
+    return int(digits) << {"": 0, "K": 10, "M": 20, "G": 30}[unit]
 
 
 def _duration(text: str | None) -> float | None:

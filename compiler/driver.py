@@ -67,6 +67,8 @@ def compile(
     labels: Any = None,
     bits: int | None = None,
     strict: bool = False,
+    max_ram: int | None = None,
+    max_flash: int | None = None,
     name: str | None = None,
     time_axis: int | str | None = "auto",
     batch_axis: int | str | None = "auto",
@@ -88,12 +90,14 @@ def compile(
     input_kind, name: see `spikec.trace`. weights: a state dict to load first.
     target: the name of a target, or a `.toml` file. calibrate: input data (batch, T, *shape), or a mapping by input name; labels:
     (batch,) integers. bits: bits of a weight; for a target that runs floats it asks for integers instead.
-    strict: refuse every approximation that was not asked for. dump_ir: a folder for the graph after every pass, which is written
-    even where a later pass fails. on_stage: called with every stage. options: options of the target's passes, by name.
+    max_ram, max_flash: bytes that the emitted C may take, in place of the target's own limits; without flash, constants count as
+    RAM. strict: refuse every approximation that was not asked for. dump_ir: a folder for the graph after every pass, which is
+    written even where a later pass fails. on_stage: called with every stage. options: options of the target's passes, by name.
 
     Raises CompileError for everything that the user can mend, with all violations found.
     """
     chosen, text = find_target(target)
+    chosen = _limited(chosen, max_ram, max_flash)
     passes = [*chosen.passes]
     if bits is not None and chosen.level == "float" and "to-fixed" not in passes:
         passes.append("to-fixed")
@@ -162,8 +166,23 @@ def compile(
     last = stages[-1].graph
     if found := list(load_backend(chosen.backend, chosen).check(last)):
         raise CompileError.many(found)
-    told = {key: value for key, value in {"bits": bits, "strict": strict, **options}.items() if _plain(value)}
+    told = {
+        key: value
+        for key, value in {"bits": bits, "strict": strict, "max_ram": max_ram, "max_flash": max_flash, **options}.items()
+        if _plain(value)
+    }
     return Build(stages, ledger, chosen, text, golden_inputs(last, calibrate), told)
+
+
+def _limited(target: Target, max_ram: int | None, max_flash: int | None) -> Target:
+    """The target with the limits that the user set."""
+    limits = {key: value for key, value in (("ram", max_ram), ("flash", max_flash)) if value is not None}
+    for key, value in limits.items():
+        if not fits(value, int) or value < 1:
+            raise CompileError("SPK001", f"max_{key} is a whole number of bytes above 0, not {value!r}")
+        if target.backend != "c":
+            raise CompileError("SPK001", f"max_{key} is for targets that C is emitted for; '{target.name}' is not one of them")
+    return target.limited(limits, "set by the user")
 
 
 def trace(

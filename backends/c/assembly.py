@@ -10,7 +10,7 @@ import numpy as np
 from spikec.backends.c.exprs import C_TYPES, literal
 from spikec.backends.c.parts import API, KIND, Network, Port
 from spikec.backends.c.plan import Layout
-from spikec.backends.c.writer import Writer
+from spikec.backends.c.storage import Storage
 from spikec.ir.ops import Ref
 from spikec.ir.text import duration_text
 
@@ -19,7 +19,7 @@ _LARGE: Final = 1024
 _MUCH_TEXT: Final = 1 << 20
 
 
-class Assembly(Writer):
+class Assembly(Storage):
     """Source, header and data."""
 
     def data(self, embed: bool) -> tuple[str, bytes | None, str | None]:
@@ -92,8 +92,9 @@ class Assembly(Writer):
             "  int32_t t;",
             *(f"  uint32_t pos_{ring};" for ring in sorted(self.rings)),
             f"  uint64_t count[{max(len(self.counters), 1)}];",
-            *(f"  SPK_ALIGNED {m.c_type} {m.name}[{max(m.length, 1)}];" for m in self.members),
+            *(f"  {'SPK_ALIGNED ' if m.aligned else ''}{m.c_type} {m.name}[{max(m.length, 1)}];" for m in self.ordered()),
             "};",
+            *(f"enum {{ {p}at_{name} = {at} }}; /* where in {area} it lies */" for name, (area, at) in self.shared.items()),
             f"typedef char {p}check_size[sizeof(struct {p}state) + 63 <= {network.bytes} ? 1 : -1];",
             "",
             *(text + "\n" for text in self.functions),

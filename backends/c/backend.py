@@ -13,11 +13,13 @@ import numpy as np
 from spikec.backends.c.generate import generate, unsupported
 from spikec.backends.c.golden import golden_text
 from spikec.backends.c.library import Compiled, build_library, find_compiler, missing_compiler
+from spikec.backends.c.limits import over_limits
 from spikec.backends.c.parts import Network, Port, kernel_files
 from spikec.diagnostics import CompileError, Diagnostic
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import Execution, default_record, record_name
 from spikec.ir.types import DTYPES, Array, int_range, is_float
+from spikec.memory import Memory
 
 if TYPE_CHECKING:
     from spikec.backend import Golden, Progress
@@ -65,9 +67,15 @@ def library_sources(files_: Mapping[str, str | bytes]) -> tuple[dict[str, str | 
     return chosen, [name for name in ("network.c", "weights.c", "host.c") if name in chosen]
 
 
+@lru_cache(maxsize=4)
+def _generated(graph: Graph, observe: tuple[str, ...] = ()) -> Network:
+    """The C of a graph: it is asked for its size, written and compiled."""
+    return generate(graph, observe=observe)
+
+
 @lru_cache(maxsize=16)
 def _compiled(graph: Graph, observe: tuple[str, ...]) -> Compiled:
-    network = generate(graph, observe=observe)
+    network = _generated(graph, observe)
     sources, names = library_sources(folder_files(graph, network))
     return Compiled(build_library(sources, names), network)
 
@@ -146,14 +154,24 @@ class CBackend:
         return None if find_compiler() else missing_compiler()
 
     def check(self, graph: Graph) -> Iterator[Diagnostic]:
-        """What cannot be compiled: see `unsupported`."""
-        return iter(unsupported(graph))
+        """What cannot be compiled (see `unsupported`), and where it exceeds the target's memory (see `over_limits`)."""
+        found = unsupported(graph)
+        yield from found
+        if not found and self.target is not None and (self.target.has("ram") or self.target.has("flash")):
+            yield from over_limits(graph, _generated(graph), self.target)
+
+    def memory(self, graph: Graph) -> Memory:
+        """What the network takes, layer by layer. Raises CompileError SPK502."""
+        self._require(graph)
+        network = _generated(graph)
+        return Memory(network.bytes, network.shared, network.constants, tuple(network.memory))
 
     def emit(self, graph: Graph, folder: Path, golden: Golden | None = None) -> None:
         """Write the folder; needs no compiler. Raises CompileError SPK502."""
         self._require(graph)
-        network = generate(graph)
+        network = _generated(graph)
         contents = folder_files(graph, network)
+        contents["memory.txt"] = self.memory(graph).text()
         if golden is not None:
             contents["golden.txt"] = golden_text(graph, network, golden)
         for name, content in contents.items():

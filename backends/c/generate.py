@@ -13,7 +13,6 @@ from spikec.backends.c.elements import Elements
 from spikec.backends.c.exprs import Unsupported
 from spikec.backends.c.neurons import Neurons
 from spikec.backends.c.parts import Network, Port
-from spikec.backends.c.storage import Storage
 from spikec.diagnostics import Diagnostic
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import Wire, record_name
@@ -64,7 +63,7 @@ def generate(graph: Graph, *, prefix: str = "spk_", observe: Sequence[str] = (),
     return _Generator(graph, prefix, observed).network(wires, embed)
 
 
-class _Generator(Storage, Elements, Neurons, Assembly):
+class _Generator(Elements, Neurons, Assembly):
     """The parts put together."""
 
     def network(self, probes: Mapping[str, Wire], embed: bool) -> Network:
@@ -91,6 +90,7 @@ class _Generator(Storage, Elements, Neurons, Assembly):
             else:
                 assert isinstance(node, (Concat, Gather, Reshape))
                 self.copy(node)
+        self.share()
         ports = [self.port(name, (ref.node, ref.port)) for name, ref in graph.outputs]
         ports += [self.port(name, wire) for name, wire in probes.items()]
         states = []
@@ -105,6 +105,8 @@ class _Generator(Storage, Elements, Neurons, Assembly):
         ]
         result = Network(p, "", "", None, None, in_ports, ports, len(graph.outputs), states, self.counters, self.bytes())
         result.constants = sum(array.nbytes for _, _, array in self.arrays)
+        result.shared = sum(member.length * member.width for member in self.members if not member.owner)
+        result.memory = self.memory()
         data, result.binary, result.binary_source = self.data(embed)
         result.source = self.source(result, data)
         result.header = self.header(result)

@@ -8,8 +8,10 @@ from typing import Final
 
 import numpy as np
 
+from spikec.backends.c.memory import ALIGN
 from spikec.backends.c.plan import Stored
 from spikec.ir.interpret import Wire
+from spikec.memory import LayerMemory
 
 API: Final = {"i8": "SPK_I8", "i16": "SPK_I16", "i32": "SPK_I32", "i64": "SPK_I64", "f32": "SPK_F32", "f64": "SPK_F64"}
 KIND: Final = {"spike": "SPK_SPIKE", "graded": "SPK_GRADED", "value": "SPK_VALUE"}
@@ -73,14 +75,23 @@ class Network:
     counters: list[str]
     bytes: int
     constants: int = 0
+    shared: int = 0  # bytes of the area that buffers of a step share
+    memory: list[LayerMemory] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
 @dataclass
 class Member:
-    """A buffer in the network's memory; `width` is bytes an element."""
+    """A buffer in the network's memory; `width` is bytes an element. `step`: what is in it is of no use after the step."""
 
     name: str
     c_type: str
     length: int
     width: int
+    owner: str = ""
+    step: bool = False
+
+    @property
+    def aligned(self) -> bool:
+        """Whether it begins a cache line."""
+        return self.c_type != "uint32_t" or self.length * self.width >= ALIGN

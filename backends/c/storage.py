@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import re
+from bisect import bisect
+from typing import Any
+
 import numpy as np
 
 from spikec.backends.c.exprs import C_TYPES, literal
+from spikec.backends.c.memory import ALIGN, Life, place
 from spikec.backends.c.parts import DTYPE, WIDTH, Member, event_room, rest
 from spikec.backends.c.plan import arranged, state_kinds
 from spikec.backends.c.sums import Sums
 from spikec.ir.interpret import record_name
-from spikec.ir.ops import Input, Neuron, spread
+from spikec.ir.ops import Constant, Input, Neuron, Ref, spread
+from spikec.memory import LayerMemory
 
 
 class Storage(Sums):
     """Buffers and states."""
 
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.layers: list[LayerMemory] = []
+
     def storage(self) -> None:
         """Members for every buffer that somebody reads. Sums come first: they may change how a buffer is kept."""
         for node in self.graph.nodes:
             if node.name in self.plan.sums:
+                self.owner = node.name
                 self.prepare(self.plan.sums[node.name])
+        seen = {self.plan.read(Ref(*wire)).stored.wire for wire in self.plan.observed}
         for wire, stored in self.plan.stored.items():
             node = self.graph[wire[0]]
             if wire[0] in self.plan.folded:
@@ -30,12 +42,15 @@ class Storage(Sums):
             if stored.dense_depth >= 0 or not isinstance(node, Input):
                 stored.dense_depth = max(stored.dense_depth, 0)
                 room = stored.size * stored.ring + rest(stored.size)
-                self.members.append(Member(stored.member, C_TYPES[stored.kind], room, WIDTH[stored.kind]))
+                step = stored.ring == 1 and wire not in seen and not isinstance(node, (Neuron, Constant))
+                self.members.append(Member(stored.member, C_TYPES[stored.kind], room, WIDTH[stored.kind], wire[0], step))
             if stored.list_depth >= 0:
                 width = 2 if stored.index == "uint16_t" else 4
-                self.members.append(Member(f"e_{stored.member}", stored.index, event_room(stored) * stored.ring, width))
-                self.members.append(Member(f"n_{stored.member}", "uint32_t", stored.ring, 4))
+                room = event_room(stored) * stored.ring
+                self.members.append(Member(f"e_{stored.member}", stored.index, room, width, wire[0], stored.ring == 1))
+                self.members.append(Member(f"n_{stored.member}", "uint32_t", stored.ring, 4, wire[0]))
         for node in self.graph.neurons:
+            self.owner = node.name
             kinds = state_kinds(self.plan, node)
             size = self.plan.stored[node.name, ""].size
             for state in node.program.states:
@@ -60,10 +75,64 @@ class Storage(Sums):
             data = self.constant(f"{node.name}_{state}_init", kind, arranged(full, stored.layout))
             self.initial.append(f"memcpy(net->{name}, {data}, sizeof net->{name});")
 
-    def bytes(self) -> int:
-        """What the caller provides, whatever the alignment; scratch becomes a member here."""
+    def share(self) -> None:
+        """Let buffers of a step that are never live together share their place; call when the step function is written.
+
+        A buffer is live from the first layer whose code names it to the last one. The shared areas have one element type each,
+        so that no memory is ever read as another type than it was written as.
+        """
         for index, size in sorted(self.scratch.items()):
             bits = 16 if index == "uint16_t" else 32
-            self.members.append(Member(f"scratch{bits}", index, size, bits // 8))
-        total = 64 + 64 * -(-8 * max(len(self.counters), 1) // 64) + 64 * -(-4 * len(self.rings) // 64)
-        return total + sum(64 * -(-m.length * m.width // 64) for m in self.members if m.length) + 63
+            self.members.append(Member(f"scratch{bits}", index, size, bits // 8, step=True))
+        elsewhere = "\n".join([*self.functions, *self.initial, *self.checks])
+        named: dict[str, list[int]] = {}
+        for number, line in enumerate(self.steps):
+            for name in re.findall(r"net->(\w+)", line):
+                named.setdefault(name, []).append(bisect(self.blocks, number))
+        by_type: dict[str, list[Member]] = {}
+        for member in self.members:
+            if member.step and member.name in named and not re.search(rf"\b{member.name}\b", elsewhere):
+                by_type.setdefault(member.c_type, []).append(member)
+        for c_type, members in by_type.items():
+            width = members[0].width
+            lives = [Life(m.name, m.length, min(named[m.name]), max(named[m.name])) for m in members]
+            align = ALIGN // width
+            offsets, total = place(lives, align)
+            if -(-total // align) >= sum(-(-life.size // align) for life in lives):
+                continue
+            area = self.name(f"shared_{c_type.removesuffix('_t')}")
+            self.shared |= {name: (area, offset) for name, offset in offsets.items()}
+            self.members = [m for m in self.members if m.name not in offsets]
+            self.members.append(Member(area, c_type, total, width))
+            self.layers += [LayerMemory(m.owner, shared=m.length * width) for m in members]
+        self.steps = [re.sub(r"net->(\w+)", self._place, line) for line in self.steps]
+
+    def _place(self, found: re.Match[str]) -> str:
+        if found[1] not in self.shared:
+            return found[0]
+        return f"(net->{self.shared[found[1]][0]} + {self.p}at_{found[1]})"
+
+    def ordered(self) -> list[Member]:
+        """The members as they lie in memory: a few numbers first, which need not begin a cache line."""
+        return sorted(self.members, key=lambda member: member.aligned)
+
+    def bytes(self) -> int:
+        """What the caller provides, whatever the alignment."""
+        total = 8 * -(-4 * (1 + len(self.rings)) // 8) + 8 * max(len(self.counters), 1)
+        for member in self.ordered():
+            unit = ALIGN if member.aligned else member.width
+            total = -(-total // unit) * unit + max(member.length, 1) * member.width
+        return -(-total // ALIGN) * ALIGN + ALIGN - 1
+
+    def memory(self) -> list[LayerMemory]:
+        """What each layer takes, in the order of the graph."""
+        rows = {node.name: LayerMemory(node.name) for node in self.graph.nodes}
+        for member in self.members:
+            if member.owner:
+                rows[member.owner].kept += member.length * member.width
+        for item in self.layers:
+            if item.layer:
+                rows[item.layer].shared += item.shared
+        for name, _, array in self.arrays:
+            rows[self.owners[name]].constants += array.nbytes
+        return [row for row in rows.values() if row.kept or row.shared or row.constants]

@@ -98,6 +98,7 @@ class Sums(Writer):
                 self.rings.add(state.depth)
         room = length + rest(stored.size)
         state.member = self.member(f"a_{total.node.name}", C_TYPES[state.kind], room, WIDTH[state.kind])
+        self.members[-1].step = not state.delayed
 
     def sum(self, total: Sum) -> None:
         """Start from the bias, add the rows of the events, and finish where the accumulators are not yet the result."""
@@ -178,6 +179,7 @@ class Sums(Writer):
 
     def weighted(self, part: Weighted, state: _SumState, stored: Stored) -> None:
         """One call of a kernel: the events of the operand add their rows."""
+        self.owner = part.name
         read, pool = self.plan.weighted_read(part.inputs[0])
         source = read
         if pool is not None:

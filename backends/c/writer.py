@@ -37,6 +37,10 @@ class Writer:
         self.states: list[tuple[Neuron, str, str, str]] = []  # node, state, member, kind
         self.uses_time = False
         self.checks: list[str] = []
+        self.owner = ""  # the layer that is being written
+        self.owners: dict[str, str] = {}  # array -> layer
+        self.blocks: list[int] = []  # where in `steps` each layer begins
+        self.shared: dict[str, tuple[str, int]] = {}  # member of a step -> the shared area and the element where it begins
 
     def name(self, wanted: str) -> str:
         """A name that nothing else has."""
@@ -49,7 +53,7 @@ class Writer:
     def member(self, name: str, c_type: str, length: int, width: int) -> str:
         """A buffer in the network's memory."""
         found = self.name(name)
-        self.members.append(Member(found, c_type, length, width))
+        self.members.append(Member(found, c_type, length, width, self.owner))
         return found
 
     def constant(self, name: str, kind: str, array: Array, c_type: str = "") -> str:
@@ -60,6 +64,7 @@ class Writer:
         if key not in self.constants:
             found = self.name(self.p + name)
             self.constants[key] = found
+            self.owners[found] = self.owner
             self.arrays.append((found, c_type, data.astype(DTYPE[kind])))
         return self.constants[key]
 
@@ -119,7 +124,9 @@ class Writer:
         self.steps.append("  " + text)
 
     def title(self, node: Node) -> None:
-        """A comment that says what follows."""
+        """A comment that says what follows; everything until the next one belongs to this layer."""
+        self.owner = node.name
+        self.blocks.append(len(self.steps))
         operands = ", ".join(str(ref) for ref in node.inputs)
         program = f" @{node.program.name}" if isinstance(node, Neuron) else ""
         place = f"  {node.loc}" if node.loc else ""

@@ -299,7 +299,7 @@ def test_every_wire_and_state_equals_the_reference(net: str, steps: int, backend
 def test_accumulators_and_weights_are_as_narrow_as_proven() -> None:
     text = generate(dense_net()).source
     assert "int8_t spk_fc1_weight" in text
-    assert "int16_t x_sum" in text
+    assert "int16_t shared_int16" in text and "spk_at_x_sum" in text
     assert "x_fc1" not in text  # added up in the same accumulators
     assert "spk_mul_rtz32" in text
     assert "int64_t" not in text.split("struct spk_state")[1].split("spk_step")[0].replace("uint64_t count", "")

@@ -37,7 +37,9 @@ def test_every_target_is_consistent(name: str) -> None:
 
 
 def test_targets_by_name() -> None:
-    assert {"loihi2", "rpi", "rpi3", "rpi4", "rpi5", "rpi-armv7", "cortex-m4", "cortex-m7", "host", "reference"} <= set(target_names())
+    assert {"loihi2", "rpi", "rpi3", "rpi4", "rpi5", "rpi-armv7", "cortex-m4", "cortex-m7", "host", "reference"} <= set(
+        target_names()
+    )
     target = load_target("loihi2")
     assert target.integer("max_delay") == 62 and target.number("synapse_hop") == 1
     assert target.has("sum_max") and not target.has("colour")

@@ -1,0 +1,97 @@
+"""The memory plan: buffers that are live together never share memory, and the plan needs no more than it says."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from many import compile_many, differences, drawn_graphs, require_compiler
+from strategies import random_inputs
+
+from spikec.backends.c.backend import CBackend, collect
+from spikec.backends.c.generate import generate
+from spikec.backends.c.memory import Life, most_live, place
+from spikec.ir.graph import Graph
+from spikec.ir.interpret import interpret
+from spikec.ir.ops import Dense, Input, Neuron, Node, Ref
+from spikec.ir.rules import verify
+from spikec.ir.text import parse_program
+from spikec.ir.types import TensorType
+
+
+@st.composite
+def lives(draw: st.DrawFn) -> list[Life]:
+    spans = draw(st.lists(st.tuples(st.integers(0, 500), st.integers(0, 30), st.integers(0, 10)), max_size=40))
+    return [Life(f"b{n}", size, first, first + more) for n, (size, first, more) in enumerate(spans)]
+
+
+@given(lives(), st.sampled_from([1, 16, 64]))
+def test_no_two_live_buffers_overlap(items: list[Life], align: int) -> None:
+    offsets, total = place(items, align)
+    assert set(offsets) == {item.name for item in items}
+    for item in items:
+        assert offsets[item.name] % align == 0 and offsets[item.name] + item.size <= total
+        for other in items:
+            if other is not item and item.size and other.size and item.meets(other):
+                a, b = offsets[item.name], offsets[other.name]
+                assert a + item.size <= b or b + other.size <= a, (item, other)
+    assert most_live(items) <= total <= sum(-(-item.size // align) * align for item in items)
+
+
+def test_what_is_never_live_together_shares_all() -> None:
+    items = [Life("a", 100, 0, 1), Life("b", 60, 2, 3), Life("c", 40, 2, 2), Life("d", 30, 1, 2)]
+    offsets, total = place(items)
+    assert (offsets["a"], total) == (0, 130)
+    assert place([Life("a", 100, 0, 0), Life("b", 99, 1, 1)]) == ({"a": 0, "b": 0}, 100)
+
+
+def deep(layers: int) -> Graph:
+    """A chain of populations of 64: accumulators and events of one layer are of no use two layers on."""
+    program = parse_program("neuron @p(a) state(v: i16 = 0) {\nv = clip(v + a, 12)\ns = v > 90\nv = select(s, 0, v)\nemit s\n}")
+    rng = np.random.default_rng(0)
+    nodes: list[Node] = [Input(name="x", type=TensorType("spike", (64,), "i8"))]
+    for n in range(layers):
+        weight = rng.integers(-60, 90, (64, 64)).astype(np.int8)
+        nodes.append(Dense(name=f"fc{n}", inputs=(Ref(nodes[-1].name),), weight=weight))
+        nodes.append(Neuron(name=f"l{n}", inputs=(Ref(f"fc{n}"),), program=program))
+    return verify(Graph("deep", "fixed", tuple(nodes), (("out", Ref(nodes[-1].name)),)))
+
+
+def test_a_deep_network_needs_the_accumulators_of_one_layer() -> None:
+    require_compiler()
+    graphs = [deep(2), deep(12)]
+    two, twelve = (generate(graph) for graph in graphs)
+    assert two.shared == twelve.shared == 64 * 2 + (64 + 32) * 2  # one row of accumulators, one list of events
+    assert [row.layer for row in two.memory] == ["x", "fc0", "l0", "fc1", "l1"]
+    assert sum(row.constants for row in two.memory) == two.constants == 2 * 64 * 64
+    for graph, compiled in zip(graphs, compile_many(graphs, [(), ()]), strict=True):
+        inputs = random_inputs(graph, 2, 9, 1)
+        wanted = interpret(graph, inputs, record=["l0"])
+        assert wanted.outputs["out"].any()
+        assert differences(wanted, collect(graph, compiled, inputs, ("l0",))) == []
+
+
+def test_the_size_is_exact_and_checked_by_the_compiler(tmp_path: Path) -> None:
+    """SPK_BYTES is what the struct takes plus what aligning it may cost; a network that says less does not build."""
+    require_compiler()
+    for number, graph in enumerate([deep(3), *drawn_graphs("fixed", 12, 5), *drawn_graphs("float", 6, 5)]):
+        network = generate(graph)
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        CBackend(None).emit(graph, folder)  # type: ignore[arg-type]  # the target's content is not looked at
+        source = (folder / "network.c").read_text()
+        assert f"sizeof(struct spk_state) + 63 <= {network.bytes} " in source
+        (folder / "network.c").write_text(source.replace(f"+ 63 <= {network.bytes} ", f"+ 63 == {network.bytes} "))
+        subprocess.run(["cc", "-std=c99", "-fsyntax-only", "network.c"], cwd=folder, check=True)
+        (folder / "network.c").write_text(source.replace(f"<= {network.bytes} ", f"<= {network.bytes - 1} "))
+        done = subprocess.run(
+            ["cc", "-std=c99", "-fsyntax-only", "network.c"], cwd=folder, capture_output=True, text=True, check=False
+        )
+        assert done.returncode != 0 and "check_size" in done.stderr
+        kept = sum(row.kept for row in network.memory)
+        assert network.shared + kept <= network.bytes
+        assert int(re.findall(r"#define SPK_BYTES (\d+)u", (folder / "network.h").read_text())[0]) == network.bytes
