@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 JOBS   ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lava demo test test-long test-lava-all check format bench clean distclean
+.PHONY: help venv lava demo test test-long test-lava-all check format bench bench-real clean distclean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -55,6 +55,9 @@ format: $(READY) ## rewrite the Python files in the house style
 
 bench: $(READY) ## measure speed and size
 	$(BIN)/python benchmarks/run.py
+
+bench-real: $(READY) ## every real case of ../shared/data, its figure and what is measured
+	$(BIN)/python benchmarks/realworld.py
 
 clean: ## remove build/ and caches
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

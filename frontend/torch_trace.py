@@ -210,6 +210,8 @@ class _Tracer:
         self.loc = Loc(self.files.shown, _line_of(model)) if self.files.model_file else None
         self.name = name or snake(type(model).__name__)
         self.single = 0
+        #: Sites of which operations on constants are recorded too.
+        self.shadowed: frozenset[int] = frozenset()
 
     def trace(self, example: _Inputs, capture: bool) -> Built:
         kinds: list[Kind] = [self.kind or _kind(item) for item in example.tensors]
@@ -225,7 +227,13 @@ class _Tracer:
         if self.single:
             record, layout = self.single_steps(example, capture)
         assert record is not None and layout is not None
-        return self.finish(record, layout, kinds, "f64" if double else "f32")
+        folded = fold(record, layout)
+        if folded.late - self.shadowed:
+            self.shadowed |= folded.late
+            return self.trace(example, capture)
+        built = build(folded, self.name, kinds, "f64" if double else "f32", self.dt)
+        verify(built.graph)
+        return built
 
     def single_steps(self, example: _Inputs, capture: bool) -> tuple[Record, Layout]:
         """A model that does one step a call: several calls on frames that differ."""
@@ -240,11 +248,6 @@ class _Tracer:
         shifted = batch + 1 if isinstance(batch, int) and batch >= 0 else batch
         return record, choose_axes(record, Choices(0, shifted, None, added=1), self.loc)
 
-    def finish(self, record: Record, layout: Layout, kinds: list[Kind], dtype: str) -> Built:
-        built = build(fold(record, layout), self.name, kinds, dtype, self.dt)
-        verify(built.graph)
-        return built
-
     def record(self, example: _Inputs, capture: bool, steps: int = 0) -> Record:
         """Run a fresh copy of the model, states reset, and record it."""
         model = copy_model(self.model)
@@ -253,7 +256,7 @@ class _Tracer:
         with ExitStack() as stack:
             for package in _frameworks(model):
                 stack.enter_context(package.isolated(model))
-            recorder = stack.enter_context(recording(model, leaves, self.files, capture))
+            recorder = stack.enter_context(recording(model, leaves, self.files, capture, self.shadowed))
             record = recorder.result
             with recorder.pause():
                 for tensor, name in zip(inputs.tensors, example.names, strict=True):

@@ -7,7 +7,7 @@ first may differ only by reading initial values where later ones read what the s
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,6 +75,11 @@ class Folded:
     def assumes(self) -> bool:
         """Whether something was assumed about the first steps that only the comparison with the model can confirm."""
         return any(cell.observed or cell.stand_ins for cell in self.cells)
+
+    @property
+    def late(self) -> set[int]:
+        """Sites of operations that had constants alone to work on in the first step."""
+        return {cell.op.site for cell in self.cells if -1 not in cell.runs and 0 not in cell.runs}
 
 
 def _different(op: Op, step: int, how: str) -> CompileError:
@@ -154,6 +159,7 @@ class _Folder:
             if -1 not in cell.runs:
                 self._compare_steps(cell)
         returned = list(self._returned(self.record.returned, ()))
+        self._read_shadows(cells)
         for cell in cells.values():
             self._excuse(cell)
         self._share_initial_values()
@@ -209,6 +215,39 @@ class _Folder:
                 continue
             for read, item in zip(cell.reads, self._in_order(cell, op, step), strict=True):
                 self._compare(cell, read, item, step, op)
+
+    def _read_shadows(self, cells: dict[tuple[int, int], Cell]) -> None:
+        """Initial values that only operations on constants have read: `b = rho * b + s` with two constants in the first step."""
+        shadows = set(self.record.shadows)
+        calls: dict[int, list[Op]] = defaultdict(list)
+        sites = {op.site for op in shadows}
+        for each in sorted((*shadows, *(op for op in self.record.ops if op.site in sites)), key=self._order().__getitem__):
+            calls[each.site].append(each)
+        for (site, count), cell in cells.items():
+            a_step = sum(1 for other, _ in cells if other == site)
+            for step in range(self.layout.steps):
+                place = step * a_step + count
+                if step in cell.runs or place >= len(calls.get(site, ())):
+                    continue
+                op = calls[site][place]
+                if op not in shadows or len(op.operands) != len(cell.reads):
+                    continue
+                items = op.operands
+                if op.kind == "ew" and op.attrs["fn"] in ("+", "*") and self._crossed(cell, items):
+                    items = items[::-1]
+                for read, item in zip(cell.reads, items, strict=True):
+                    if isinstance(read, Read) and not isinstance(item, Value) and step < read.delay:
+                        read.init.setdefault(step, item)
+
+    def _order(self) -> dict[Op, tuple[int, int]]:
+        return {op: (op.event, at) for ops in (self.record.shadows, self.record.ops) for at, op in enumerate(ops)}
+
+    @staticmethod
+    def _crossed(cell: Cell, items: Sequence[Operand]) -> bool:
+        """Python calls `0 * x` as x * 0."""
+        fixed = [None if isinstance(read, Read) else _constant_key(read) for read in cell.reads]
+        here = [None if isinstance(item, Value) else _constant_key(item) for item in items]
+        return any(k is not None and k != here[i] and k == here[1 - i] for i, k in enumerate(fixed))
 
     def _share_initial_values(self) -> None:
         """A cell that does not run at step 0 takes the initial value that another one was seen to read there."""

@@ -83,6 +83,13 @@ def name_of(func: Any) -> str:
     return name
 
 
+def plain(name: str) -> bool:
+    """Whether a function computes element by element, or is a layer that reads its operands in order."""
+    base = name[:-1] if name.endswith("_") and not name.endswith("__") else name
+    base = "__" + name[3:] if name.startswith("__i") and name not in ("__invert__", "__index__", "__int__") else base
+    return base in ELEMENTWISE or base == "linear"
+
+
 def check_random(rec: Recorder, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
     """A random number would make two runs differ."""
     if name not in RANDOM:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import sysconfig
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,9 +81,11 @@ def run_model(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> A
 class Recorder(TorchFunctionMode):
     """The torch function mode that records. Use `record`, which also wraps the modules of the model."""
 
-    def __init__(self, model: torch.nn.Module, files: Files, capture: bool) -> None:
+    def __init__(self, model: torch.nn.Module, files: Files, capture: bool, shadowed: Collection[int] = ()) -> None:
         super().__init__()
         self.files = files
+        #: Sites of which operations on constants are kept as well: what a state begins with may be read there alone.
+        self.shadowed = frozenset(shadowed)
         self.capture = capture
         self.captured = 0
         self.result = Record([], [])
@@ -213,11 +215,23 @@ class Recorder(TorchFunctionMode):
         dynamic = [item for item in _tensors((args, kwargs)) if self.value_of(item) is not None]
         operations.check_random(self, name, args, kwargs)
         if not dynamic:
-            result = execute(func, args, kwargs)
+            if self.current[1] in self.shadowed and operations.plain(name):
+                result = self._shadow(name, func, args, kwargs)
+            else:
+                result = execute(func, args, kwargs)
             self.mark_static(result)
             return result
         operations.check_leak(self, name)
         return operations.call(self, name, func, args, kwargs)
+
+    def _shadow(self, name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a function on constants, and record it beside the others."""
+        record, capture = self.result, self.capture
+        ops, record.ops, self.capture = record.ops, record.shadows, False
+        try:
+            return operations.call(self, name, func, args, kwargs)
+        finally:
+            record.ops, self.capture = ops, capture
 
     def here(self, part: str = "") -> None:
         """Note the site and the place of the call that is being recorded; `part` tells apart what one call is recorded as."""
@@ -309,9 +323,11 @@ class Recorder(TorchFunctionMode):
 
 
 @contextmanager
-def recording(model: torch.nn.Module, leaves: Mapping[str, Leaf], files: Files, capture: bool) -> Iterator[Recorder]:
+def recording(
+    model: torch.nn.Module, leaves: Mapping[str, Leaf], files: Files, capture: bool, shadowed: Collection[int] = ()
+) -> Iterator[Recorder]:
     """A recorder that is switched on, over a model that may be changed."""
-    recorder = Recorder(model, files, capture)
+    recorder = Recorder(model, files, capture, shadowed)
     recorder.wrap(model, leaves)
     function: Any = torch.autograd.Function
     original = function.__dict__.get("apply")

@@ -71,10 +71,14 @@ class Op:
 
 @dataclass
 class Record:
-    """A finished run: operations in order, the site of every call, inputs, and the structure the model returned."""
+    """A finished run: operations in order, the site of every call, inputs, and the structure the model returned.
+
+    shadows: operations on constants alone, at sites that compute with values of the input in later steps.
+    """
 
     ops: list[Op]
     events: list[int]
+    shadows: list[Op] = field(default_factory=list)
     inputs: list[Value] = field(default_factory=list)
     input_names: list[str] = field(default_factory=list)
     returned: Any = None

@@ -637,6 +637,36 @@ class PooledMean(nn.Module):
         return torch.stack(out)
 
 
+class BeginsHigh(SlicesOfOne):
+    """In the first step nothing but constants are in the adaptation, which begins at a half."""
+
+    def forward(self, x):
+        v, b, s = torch.zeros(x.shape[1], 6), torch.full((x.shape[1], 6), 0.5), torch.zeros(x.shape[1], 6)
+        rho, out = torch.tensor(0.5), []
+        for xt in x:
+            b = rho * b + (1 - rho) * s
+            theta = 0.5 + b
+            v = 0.5 * v + self.fc(xt) - theta * s
+            s = (v > theta).float()
+            out.append(s)
+        return torch.stack(out)
+
+
+class BeginsHighInPlace(SlicesOfOne):
+    """The same by in-place operations, with the state of two steps ago in it."""
+
+    def forward(self, x):
+        v, b, older, s = torch.zeros(x.shape[1], 6), torch.full((6,), 0.5), torch.ones(6), torch.zeros(x.shape[1], 6)
+        out = []
+        for xt in x:
+            b, older = b * torch.tensor(0.5) + older * torch.tensor(0.25) + s, b
+            v = 0.5 * v + self.fc(xt)
+            s = (v > b).float()
+            v -= s * b
+            out.append(s)
+        return torch.stack(out)
+
+
 class Double(BatchFirstWhile):
     """Weights in float64; snnTorch's spikes stay float32."""
 
@@ -692,6 +722,8 @@ CASES = [
     (RecurrentLeaky, SEQUENCE, {}),
     (HeadAfterTheLoop, SEQUENCE, {}),
     (PooledMean, (T, B, 2, 6, 6), {}),
+    (BeginsHigh, SEQUENCE, {}),
+    (BeginsHighInPlace, SEQUENCE, {}),
 ]
 
 
