@@ -87,6 +87,11 @@ def _parser() -> _Parser:
     add("--bits", type=int, metavar="N", help="bits of a weight; asks a target that runs floats for integers")
     add("--max-ram", metavar="SIZE", help="refuse a network that needs more memory: bytes, or with K, M or G (of 1024)")
     add("--max-flash", metavar="SIZE", help="the same for constants and code; on boards without flash they count as memory")
+    add("--prune", type=float, metavar="SHARE", help="remove this share of the synapses, those of least effect (0.9)")
+    add("--prune-structured", type=float, metavar="SHARE", help="remove this share of every hidden layer's neurons or channels")
+    add("--prune-pattern", metavar="P", help="block16: whole blocks of neighbouring targets; 2:4: two of every four stay")
+    add("--max-synapses", type=int, metavar="N", help="prune until no more than so many synapses are left")
+    add("--max-bytes", type=int, metavar="N", help="prune until the weights take no more than so many bytes")
     add("--strict", action="store_true", help="refuse every approximation that was not asked for")
     add("--weights", metavar="FILE", help="load this state dict (.pt) into the model first")
     add("--example", metavar="DATA", help="an input as the model itself takes it, to trace the model with")
@@ -143,17 +148,21 @@ def _parser() -> _Parser:
 # ------------------------------------------------------------------------------------------------------------ commands
 
 
+#: Options of the pruning pass that have a flag of their own.
+_PRUNING = ("prune", "prune_structured", "prune_pattern", "max_synapses", "max_bytes")
+
+
 def _compile(options: argparse.Namespace) -> int:
     from spikec import driver
     from spikec.folder import check_place
-    from spikec.pipeline import load_pass
+    from spikec.pipeline import OPTIONAL, load_pass
     from spikec.progress import Bar
 
     target, _ = driver.find_target(options.target)
     for name in options.print_after or ():
         if name != "input":
             load_pass(name)
-        if name not in ("input", "to-fixed", *target.passes):
+        if name not in ("input", "to-fixed", *OPTIONAL, *target.passes):
             raise CompileError("SPK005", f"the target '{target.name}' does not run the pass '{name}'")
     place = Path(options.output)
     check_place(place)
@@ -162,12 +171,15 @@ def _compile(options: argparse.Namespace) -> int:
     for key in ("time_axis", "batch_axis"):
         if getattr(options, key) is not None:
             more[key] = _axis(key, getattr(options, key))
+    for key in _PRUNING:
+        if getattr(options, key) is not None:
+            more[key] = getattr(options, key)
     for pair in options.option or ():
         key, equals, value = pair.partition("=")
         if not equals:
             raise CompileError("SPK001", f"--option {pair}: write KEY=VALUE")
         key = key.replace("-", "_")
-        if key in inspect.signature(driver.compile).parameters:
+        if key in inspect.signature(driver.compile).parameters or key in _PRUNING:
             flag = f"write --{key.replace('_', '-')} {value}" if key in vars(options) and key != "model" else None
             raise CompileError("SPK001", f"--option {pair}: {key} is no option of a pass or a reader", fix=flag)
         more[key] = _scalar(value)

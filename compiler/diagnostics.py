@@ -47,6 +47,7 @@ CODES: dict[str, str] = {
     "SPK207": "an approximation that was not asked for (--strict)",
     "SPK208": "input of this kind cannot be sent to the target",
     "SPK209": "the network does not fit into the target's memory",
+    "SPK219": "a budget cannot be met",
     # 3xx: the IR and its text form
     "SPK301": "syntax error in IR text",
     "SPK302": "the graph is not well formed",

@@ -29,7 +29,7 @@ from spikec.ir.text import read_graph, write_graph
 from spikec.ir.types import KINDS, Kind
 from spikec.ledger import Ledger
 from spikec.options import fits
-from spikec.pipeline import Stage, load_pass, run_passes
+from spikec.pipeline import OPTIONAL, Stage, load_pass, run_passes, with_optional
 from spikec.spelling import did_you_mean
 from spikec.target import FOLDER, Target, load_target, parse_target
 from spikec.version import __version__
@@ -101,7 +101,7 @@ def compile(
     passes = [*chosen.passes]
     if bits is not None and chosen.level == "float" and "to-fixed" not in passes:
         passes.append("to-fixed")
-    known = {item.name for each in passes for item in fields(load_pass(each))}  # type: ignore[arg-type]  # dataclasses
+    known = {item.name for each in (*passes, *OPTIONAL) for item in fields(load_pass(each))}  # type: ignore[arg-type]  # dataclasses
     module, read = _reader(model)
     reading = {key: options.pop(key) for key in module.OPTIONS if key in options} if module else {}
     if module and "input_kind" in module.OPTIONS and input_kind is not None:
@@ -116,6 +116,7 @@ def compile(
                 f"unknown option '{key}' for {what} '{chosen.name}'",
                 fix=did_you_mean(key, free) if free else None,
             )
+    passes = with_optional(passes, options)
     for each in passes:
         hints = get_type_hints(load_pass(each))
         for key in options.keys() & hints.keys():

@@ -17,11 +17,15 @@ from spikec.ledger import Ledger
 PASSES: Final[dict[str, str]] = {
     "canonicalise": "spikec.passes.canonicalise:Canonicalise",
     "shrink": "spikec.passes.shrink:Shrink",
+    "prune": "spikec.passes.prune:Prune",
     "legalise": "spikec.passes.legalise:Legalise",
     "quantize": "spikec.passes.quantize:Quantize",
     "to-fixed": "spikec.passes.to_fixed:ToFixed",
     "retime": "spikec.passes.retime:Retime",
 }
+
+#: Passes that no target lists: they run after `canonicalise`, in this order, when an option in their `asked_by` is given.
+OPTIONAL: Final = ("prune",)
 
 
 class Pass(Protocol):
@@ -52,6 +56,24 @@ def load_pass(name: str) -> type[Pass]:
     module, _, cls = PASSES[name].partition(":")
     loaded: type[Pass] = getattr(import_module(module), cls)
     return loaded
+
+
+def with_optional(names: Iterable[str], options: Mapping[str, Any]) -> list[str]:
+    """A pipeline with the optional passes that the options ask for. SPK001 for an option that does nothing by itself."""
+    chosen = [*names]
+    place = chosen.index("canonicalise") + 1 if "canonicalise" in chosen else 0
+    given = {key for key, value in options.items() if value not in (None, False, "", ())}
+    used = {item.name for name in chosen for item in fields(load_pass(name))}  # type: ignore[arg-type]  # passes are dataclasses
+    for name in OPTIONAL:
+        cls = load_pass(name)
+        asked_by: tuple[str, ...] = cls.asked_by  # type: ignore[attr-defined]  # what every optional pass has
+        own = {item.name for item in fields(cls)}  # type: ignore[arg-type]  # passes are dataclasses
+        if given & set(asked_by):
+            chosen.insert(place, name)
+            place += 1
+        elif lone := sorted((given & own) - used):
+            raise CompileError("SPK001", f"the option '{lone[0]}' does nothing without one of {', '.join(asked_by)}")
+    return chosen
 
 
 def make_pass(name: str, options: Mapping[str, Any]) -> Pass:

@@ -87,16 +87,14 @@ def measure(before: Graph, after: Graph, calibrate: Mapping[str, Array] | None, 
     """What the calibration data says: spikes that changed, layer by layer, and the accuracy."""
     if calibrate is None:
         return
-    layers = [node.name for node in before.neurons]
+    layers = [node.name for node in before.neurons if node.name in after]
     one = interpret(before, calibrate, record=layers)
     two = interpret(after, calibrate, record=layers)
     for name in layers:
         a, b = one.records[name] != 0, two.records[name] != 0
-        figures = {
-            "spikes before": float(a.sum()),
-            "spikes after": float(b.sum()),
-            "spikes changed": float(np.count_nonzero(a != b)),
-        }
+        figures = {"spikes before": float(a.sum()), "spikes after": float(b.sum())}
+        if a.shape == b.shape:  # a population that lost neurons cannot be compared neuron by neuron
+            figures["spikes changed"] = float(np.count_nonzero(a != b))
         ledger.record(after[name], "convention", "measured on the calibration data", measured=figures)
     if labels is not None:
         output, ref = next(((n, r) for n, r in before.outputs if before.type_of(r).kind == "spike"), ("", Ref("")))

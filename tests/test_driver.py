@@ -78,7 +78,7 @@ def test_stages_and_levels(tmp_path: Path) -> None:
 
 
 def test_options_of_passes_are_checked(tmp_path: Path) -> None:
-    fails("SPK001", lambda: spikec.compile(tiny(), target="reference", prune=0.5), "unknown option 'prune'")
+    fails("SPK001", lambda: spikec.compile(tiny(), target="reference", pruned=0.5), "unknown option 'pruned'")
     fails("SPK001", lambda: spikec.compile(tiny(), target="reference", bits=0))
     fixed = spikec.compile(tiny(), target="host", bits=8).graph()
     fails("SPK001", lambda: spikec.compile(fixed, target="host", bits=8))

@@ -140,7 +140,15 @@ CASES: list[tuple[str, str]] = [
     ("compile good.sir -o out --time-axis first", "error[SPK001]: --time-axis is a number or none, not 'first'"),
     ("compile good.sir -o out --input-shape 1,-2", "error[SPK001]: --input-shape is a list such as 1,20,64, not '1,-2'"),
     ("compile good.sir -o out --steps 5", "error[SPK001]: steps belongs to a torch model; good.sir is a graph already"),
-    ("compile good.sir -o out --target host --option colour=red", "error[SPK001]: unknown option 'colour' for the target 'host'"),
+    (
+        "compile good.sir -o out --target host --option colour=red",
+        "error[SPK001]: unknown option 'colour' for the target 'host'\n  fix: choose one of keep_layers, max_bytes, max_synapses, prune, prune_pattern, prune_scope, prune_structured",
+    ),
+    ("compile good.sir -o out --target host --prune 1.5", "error[SPK001]: prune is a share from 0 up to but without 1, not 1.5"),
+    (
+        "compile good.sir -o out --target host --option prune=0.5",
+        "error[SPK001]: --option prune=0.5: prune is no option of a pass or a reader\n  fix: write --prune 0.5",
+    ),
     (
         "frobnicate",
         "error[SPK001]: unknown command 'frobnicate'\n  fix: choose one of compile, run, verify, show, targets, doctor, setup",
@@ -186,7 +194,7 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "compile good.sir -o out --print-after inline",
-        "error[SPK005]: unknown pass 'inline'\n  fix: choose among canonicalise, legalise, quantize, to-fixed, retime",
+        "error[SPK005]: unknown pass 'inline'\n  fix: choose among canonicalise, shrink, prune, legalise, quantize, to-fixed, retime",
     ),
     (
         "run build --input x.npz --backend gpu",

@@ -1,0 +1,354 @@
+"""Pruning: synapses of little effect become zero, and whole neurons go.
+
+Single synapses are ranked by their share of what reaches their layer: w^2, times the mean square of the source on the calibration
+data (a synapse has an effect only when its source sends), divided by the sum over all synapses of the layer that rank at least as
+high. That last step, layer-adaptive magnitude pruning (Lee et al., ICLR 2021), makes ranks of different layers comparable and never
+empties a layer. Neurons are ranked by the mean square of what they send times the squares of the weights that read it, so that
+dormant neurons go first. What was ranked low by mistake, a short fine-tune repairs: `spikec.recover`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar, Final
+
+import numpy as np
+
+from spikec.diagnostics import CompileError
+from spikec.ir.graph import Graph
+from spikec.ir.interpret import interpret, record_name
+from spikec.ir.ops import Add, Concat, Constant, Conv, Dense, Gather, Neuron, Node, Pool, Ref, Reshape, Scale, Sparse
+from spikec.ir.types import Array
+from spikec.ledger import Ledger
+from spikec.passes.groups import WEIGHTED, measure
+from spikec.passes.shrink import shrink
+
+#: At most so many calibration samples are looked at.
+SAMPLES: Final = 256
+#: Bytes of a stored synapse: its weight, and its 16-bit index where rows are sparse.
+DENSE_BYTES, SPARSE_BYTES = 1, 3
+_PATTERN: Final = re.compile(r"(?:(\d+):(\d+)|block(\d+))")
+Weighted = Dense | Sparse | Conv
+
+
+@dataclass(frozen=True)
+class Prune:
+    """Remove synapses and neurons of little effect. Takes and gives the float level; approximate, always asked for.
+
+    prune: share of all synapses to remove, 0 to 1. prune_structured: share of the neurons (of the channels, in a convolution) of
+    every hidden layer to remove. prune_scope: "global" ranks all layers together, "layer" takes the share from each.
+    prune_pattern: "" for single synapses; "block16" for 16 neighbouring targets of a source at once, which vector units use;
+    "2:4" keeps 2 of every 4 neighbouring targets of a source, whatever the share. max_synapses, max_bytes: prune just as much as a
+    budget asks for, the bytes being those of the weights in the artefact. keep_layers: names that stay whole.
+    """
+
+    prune: float | None = None
+    prune_structured: float | None = None
+    prune_scope: str = "global"
+    prune_pattern: str = ""
+    max_synapses: int | None = None
+    max_bytes: int | None = None
+    keep_layers: tuple[str, ...] = ()
+    calibrate: Mapping[str, Array] | None = None
+    labels: Array | None = None
+    name: ClassVar[str] = "prune"
+    levels: ClassVar[tuple[str, ...]] = ("float",)
+    #: Options that ask for this pass.
+    asked_by: ClassVar[tuple[str, ...]] = ("prune", "prune_structured", "prune_pattern", "max_synapses", "max_bytes")
+
+    def run(self, graph: Graph, ledger: Ledger) -> Graph:
+        """The smaller graph. Raises CompileError SPK001 for an option out of range, SPK219 for a budget that cannot be met."""
+        self._check(graph)
+        before = graph
+        activity = _activity(graph, self.calibrate)
+        if self.prune_structured:
+            graph = shrink(graph, ledger, self._weak_neurons(graph, activity))
+            activity = _activity(graph, self.calibrate)
+            was, now = _neurons(before), _neurons(graph)
+            what = "neurons of little effect removed"
+            ledger.record(
+                "", "approximation", what, changed=was - now, total=was, asked=f"--prune-structured {self.prune_structured}"
+            )
+        layers = [node for node in graph.nodes if isinstance(node, WEIGHTED) and self._takes(node, graph)]
+        keep = self._masks(graph, layers, activity)
+        if keep:
+            graph = graph.with_nodes(
+                self._cut(node, keep[node.name], ledger) if node.name in keep else node for node in graph.nodes
+            )
+            graph = shrink(graph, ledger)
+        measure(before, graph, self.calibrate, self.labels, ledger)
+        return graph
+
+    def _check(self, graph: Graph) -> None:
+        for option, share in (("prune", self.prune), ("prune_structured", self.prune_structured)):
+            if share is not None and not 0 <= share < 1:
+                raise CompileError("SPK001", f"{option} is a share from 0 up to but without 1, not {share}")
+        if self.prune_scope not in ("global", "layer"):
+            raise CompileError("SPK001", f"prune_scope is 'global' or 'layer', not '{self.prune_scope}'")
+        if self.prune_pattern and not self._pattern():
+            raise CompileError("SPK001", f"'{self.prune_pattern}' is no pattern", fix="give one like block16 or 2:4")
+        for option, budget in (("max_synapses", self.max_synapses), ("max_bytes", self.max_bytes)):
+            if budget is not None and budget < 1:
+                raise CompileError("SPK001", f"{option} must be at least 1, not {budget}")
+        for name in self.keep_layers:
+            if name not in graph:
+                raise CompileError("SPK010", f"keep_layers: there is no layer '{name}'")
+
+    def _pattern(self) -> tuple[int, int] | None:
+        """(kept, of so many neighbours); blocks are (0, width)."""
+        found = _PATTERN.fullmatch(self.prune_pattern)
+        if not found:
+            return None
+        if found[3]:
+            return (0, int(found[3])) if int(found[3]) > 1 else None
+        return (int(found[1]), int(found[2])) if 0 < int(found[1]) < int(found[2]) else None
+
+    def _takes(self, node: Weighted, graph: Graph) -> bool:
+        return node.name not in self.keep_layers and not isinstance(graph[node.inputs[0].node], Constant)
+
+    # Synapses --------------------------------------------------------------------------------------------------------
+
+    def _masks(self, graph: Graph, layers: list[Weighted], activity: Mapping[str, Array]) -> dict[str, Array]:
+        """Which synapses stay, by layer; nothing where none have to go."""
+        strength = {node.name: np.square(node.weight.astype(np.float64)) * _of_source(node, activity) for node in layers}
+        pattern = self._pattern() if self.prune_pattern else None
+        if pattern and pattern[0]:
+            masks = {node.name: _n_of_m(strength[node.name], *pattern) for node in layers}
+            return masks
+        width = pattern[1] if pattern else 1
+        rank = {node.name: _adaptive(strength[node.name], width if node.weight.ndim > 1 else 1) for node in layers}
+        total = sum(array.size for array in rank.values())
+        if not total or (self.prune is None and self.max_synapses is None and self.max_bytes is None):
+            return {}
+
+        def kept(share: float) -> dict[str, Array]:
+            if self.prune_scope == "layer":
+                return {name: array >= _quantile(array, share) for name, array in rank.items()}
+            limit = _quantile(np.concatenate([array.ravel() for array in rank.values()]), share)
+            return {name: array >= limit for name, array in rank.items()}
+
+        def synapses(masks: Mapping[str, Array]) -> int:
+            return sum(int(np.count_nonzero(masks[node.name] & (node.weight != 0))) for node in layers)
+
+        share = self.prune or 0.0
+        others = [node for node in graph.nodes if isinstance(node, WEIGHTED) and node.name not in rank]
+        fixed_count = sum(int(np.count_nonzero(node.weight)) for node in others)
+        fixed_bytes = sum(_bytes(node, node.weight != 0) for node in others)
+        budgets: list[tuple[str, int, Callable[[Mapping[str, Array]], int]]] = []
+        if self.max_synapses is not None:
+            budgets.append(("synapses", self.max_synapses, lambda masks: synapses(masks) + fixed_count))
+        if self.max_bytes is not None:
+            budgets.append(
+                (
+                    "bytes",
+                    self.max_bytes,
+                    lambda masks: fixed_bytes + sum(_bytes(node, masks[node.name] & (node.weight != 0)) for node in layers),
+                )
+            )
+        for what, budget, cost in budgets:
+            share = max(share, _smallest_share(lambda s, cost=cost: cost(kept(s)), budget, what))  # type: ignore[misc]  # bound default
+        return kept(share) if share > 0 else {}
+
+    def _cut(self, node: Node, keep: Array, ledger: Ledger) -> Node:
+        assert isinstance(node, WEIGHTED)
+        gone = ~keep & (node.weight != 0)
+        if not gone.any():
+            return node
+        asked = next(f"--{option.replace('_', '-')}" for option in self.asked_by if getattr(self, option))
+        ledger.record(
+            node,
+            "approximation",
+            "synapses pruned",
+            changed=int(np.count_nonzero(gone)),
+            total=int(np.count_nonzero(node.weight)),
+            largest=float(np.abs(node.weight[gone]).max()),
+            asked=asked,
+        )
+        return replace(node, weight=np.where(keep, node.weight, node.weight.dtype.type(0)))
+
+    # Neurons ---------------------------------------------------------------------------------------------------------
+
+    def _weak_neurons(self, graph: Graph, activity: Mapping[str, Array]) -> dict[str, Array]:
+        """The share of every hidden population, or of its channels, with the least effect on its readers."""
+        effect: dict[str, Array] = {}
+        for node in graph.nodes:
+            if isinstance(node, WEIGHTED) and not isinstance(graph[node.inputs[0].node], Constant):
+                for name, part in _effect_on(graph, node).items():
+                    effect[name] = effect[name] + part if name in effect else part
+        shown = {ref.node for _, ref in graph.outputs}
+        weak = {}
+        for node in graph.neurons:
+            if node.name in effect and node.name not in shown and node.name not in self.keep_layers:
+                value = effect[node.name] * _mean_square(activity, node.name, effect[node.name].shape)
+                if value.ndim > 1:
+                    value = np.broadcast_to(value.sum(axis=tuple(range(1, value.ndim)), keepdims=True), value.shape)
+                units = len(value)
+                order = np.argsort(value.reshape(units, -1)[:, 0], kind="stable")
+                mask = np.zeros(value.shape, bool)
+                mask[order[: int((self.prune_structured or 0) * units)]] = True
+                weak[node.name] = mask
+        return weak
+
+
+# ------------------------------------------------------------------------------------------------------------ ranking
+
+
+def _adaptive(strength: Array, width: int) -> Array:
+    """The share of each synapse, or block of `width` neighbouring targets, in all that are no weaker; in the weight's shape."""
+    blocks = _blocks(strength, width) if width > 1 else strength.ravel()
+    order = np.argsort(blocks, kind="stable")
+    rest = np.cumsum(blocks[order][::-1])[::-1]
+    share = np.empty_like(blocks)
+    share[order] = blocks[order] / np.where(rest > 0, rest, 1)
+    if width == 1:
+        return share.reshape(strength.shape)
+    rows = -(-strength.shape[0] // width)
+    table = np.repeat(share.reshape(rows, -1), width, axis=0)[: strength.shape[0]]
+    return np.asarray(table.reshape(strength.shape))
+
+
+def _blocks(strength: Array, width: int) -> Array:
+    """Sums over blocks of `width` neighbours on axis 0 (targets), row-major over (blocks, everything else)."""
+    flat = strength.reshape(strength.shape[0], -1)
+    padded = np.zeros((-(-flat.shape[0] // width) * width, flat.shape[1]))
+    padded[: flat.shape[0]] = flat
+    return np.asarray(padded.reshape(-1, width, flat.shape[1]).sum(axis=1).ravel())
+
+
+def _n_of_m(strength: Array, n: int, m: int) -> Array:
+    """Of every m neighbouring targets of a source the n strongest; a rest of fewer than m keeps n of them too."""
+    if strength.ndim == 1:
+        return np.ones(strength.shape, bool)
+    flat = strength.reshape(strength.shape[0], -1)
+    keep = np.zeros(flat.shape, bool)
+    for start in range(0, len(flat), m):
+        part = flat[start : start + m]
+        best = np.argsort(-part, axis=0, kind="stable")[:n]
+        np.put_along_axis(keep[start : start + m], best, True, axis=0)
+    return keep.reshape(strength.shape)
+
+
+def _quantile(ranks: Array, share: float) -> float:
+    """The smallest rank that stays when this share goes."""
+    flat = np.sort(ranks.ravel())
+    return float(flat[min(round(share * flat.size), flat.size - 1)]) if flat.size else 0.0
+
+
+def _smallest_share(cost: Callable[[float], int], budget: int, what: str) -> float:
+    if cost(0.0) <= budget:
+        return 0.0
+    low, high = 0.0, 0.9999
+    if cost(high) > budget:
+        raise CompileError(
+            "SPK219",
+            f"no pruning reaches {budget} {what}: {cost(high)} are left",
+            fix=f"allow more {what}, or remove neurons (--prune-structured)",
+        )
+    for _ in range(24):
+        middle = (low + high) / 2
+        low, high = (low, middle) if cost(middle) <= budget else (middle, high)
+    return high
+
+
+def _bytes(node: Weighted, present: Array) -> int:
+    """Bytes of a layer's weights in the artefact, in the cheaper form."""
+    count = int(np.count_nonzero(present))
+    if isinstance(node, Conv):
+        return int(node.weight.size) * DENSE_BYTES
+    return min(count * SPARSE_BYTES, int(node.weight.size) * DENSE_BYTES) if isinstance(node, Dense) else count * SPARSE_BYTES
+
+
+# ----------------------------------------------------------------------------------------------------------- activity
+
+
+def _activity(graph: Graph, calibrate: Mapping[str, Array] | None) -> dict[str, Array]:
+    """What every source of weights sends on the calibration data: (2, *shape), mean and mean square; empty without data."""
+    if calibrate is None:
+        return {}
+    data = {name: array[:SAMPLES] for name, array in calibrate.items()}
+    wires = {(ref.node, ref.port) for node in graph.nodes if isinstance(node, WEIGHTED) for ref in node.inputs}
+    wires |= {(node.name, "") for node in graph.neurons}
+    records = interpret(graph, data, record=[record_name(wire) for wire in sorted(wires)]).records
+    table = {}
+    for wire in wires:
+        values = records[record_name(wire)].astype(np.float64)
+        table[record_name(wire)] = np.stack([values.mean(axis=(0, 1)), np.square(values).mean(axis=(0, 1))])
+    return table
+
+
+def _of_source(node: Weighted, activity: Mapping[str, Array]) -> Array:
+    """The mean square of what each synapse reads, in a shape that broadcasts against the weight; 1 without data."""
+    (ref,) = node.inputs
+    found = activity.get(record_name((ref.node, ref.port)))
+    if found is None:
+        return np.ones(())
+    # A source that was silent in this data may speak in other data: it ranks low, not at zero.
+    square = np.maximum(found[1], 1e-3 * max(float(found[1].max(initial=0)), 1e-9))
+    if isinstance(node, Sparse):
+        return np.asarray(square[node.indices])
+    if isinstance(node, Dense):
+        return np.asarray(square.reshape(-1, square.shape[-1]).mean(axis=0))
+    channels = square.reshape(square.shape[0], -1).mean(axis=1)
+    width, outs = node.weight.shape[1], node.weight.shape[0] // node.groups
+    rows = np.repeat(channels.reshape(node.groups, width), outs, axis=0)
+    return rows.reshape(*rows.shape, *(1,) * (node.weight.ndim - 2))
+
+
+def _mean_square(activity: Mapping[str, Array], name: str, shape: tuple[int, ...]) -> Array:
+    found = activity.get(record_name((name, "")))
+    return np.ones(shape) if found is None else np.asarray(found[1])
+
+
+def _effect_on(graph: Graph, node: Weighted) -> dict[str, Array]:
+    """For the populations behind a layer, the sum of squares of the weights that read each neuron.
+
+    What lies between (reshape, gather, concat, pools, sums, scales) is followed backwards.
+    """
+    square = np.square(node.weight.astype(np.float64))
+    (ref,) = node.inputs
+    shape = graph.type_of(ref).shape
+    if isinstance(node, Dense):
+        fan: Array = np.broadcast_to(square.sum(axis=0), shape)
+    elif isinstance(node, Sparse):
+        fan = np.bincount(node.indices, weights=square, minlength=node.fan_in)
+    else:
+        taps = square.reshape(node.groups, -1, *node.weight.shape[1:]).sum(axis=1)
+        channels = taps.reshape(node.groups * node.weight.shape[1], -1).sum(axis=1)
+        fan = np.broadcast_to(channels.reshape(-1, *(1,) * (len(shape) - 1)), shape)
+    return _behind(graph, ref, fan)
+
+
+def _behind(graph: Graph, ref: Ref, fan: Array, seen: frozenset[str] = frozenset()) -> dict[str, Array]:
+    node = graph[ref.node]
+    if node.name in seen:
+        return {}
+    seen |= {node.name}
+    if isinstance(node, Neuron):
+        return {node.name: fan}
+    parts: list[tuple[Ref, Array]] = []
+    if isinstance(node, (Add, Scale)):
+        parts = [(operand, fan) for operand in node.inputs]
+    elif isinstance(node, Reshape):
+        parts = [(node.inputs[0], fan.reshape(graph.type_of(node.inputs[0]).shape))]
+    elif isinstance(node, Gather):
+        shape = graph.type_of(node.inputs[0]).shape
+        size = int(np.prod(shape))
+        parts = [(node.inputs[0], np.bincount(node.indices.ravel(), weights=fan.ravel(), minlength=size).reshape(shape))]
+    elif isinstance(node, Concat):
+        ends = np.cumsum([graph.type_of(operand).shape[node.axis] for operand in node.inputs])[:-1]
+        parts = list(zip(node.inputs, np.split(fan, ends, axis=node.axis), strict=True))
+    elif isinstance(node, Pool):
+        shape = graph.type_of(node.inputs[0]).shape
+        channels = fan.reshape(fan.shape[0], -1).mean(axis=1)
+        parts = [(node.inputs[0], np.broadcast_to(channels.reshape(-1, *(1,) * (len(shape) - 1)), shape))]
+    table: dict[str, Array] = {}
+    for operand, part in parts:
+        for name, value in _behind(graph, operand, np.asarray(part), seen).items():
+            table[name] = table[name] + value if name in table else value
+    return table
+
+
+def _neurons(graph: Graph) -> int:
+    return sum(graph.types[node.name][0][1].size for node in graph.neurons)
