@@ -18,10 +18,13 @@ PASSES: Final[dict[str, str]] = {
     "canonicalise": "spikec.passes.canonicalise:Canonicalise",
     "shrink": "spikec.passes.shrink:Shrink",
     "prune": "spikec.passes.prune:Prune",
+    "fold-linear": "spikec.passes.fold_linear:FoldLinear",
     "legalise": "spikec.passes.legalise:Legalise",
     "quantize": "spikec.passes.quantize:Quantize",
     "to-fixed": "spikec.passes.to_fixed:ToFixed",
     "retime": "spikec.passes.retime:Retime",
+    "lower-conv": "spikec.passes.lower_conv:LowerConv",
+    "choose-formats": "spikec.passes.choose_formats:ChooseFormats",
 }
 
 #: Passes that no target lists: they run after `canonicalise`, in this order, when an option in their `asked_by` is given.

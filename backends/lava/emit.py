@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import io
 import json
 import textwrap
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spikec.backends.lava.plan import Plan, Population, Synapse, View, identifiers
-from spikec.ir.ops import Constant, Input, Node
+from spikec.ir.ops import Constant, Conv, Input, Node
 from spikec.ir.types import Array
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ COPIED = ("run.py", "parts.py", "host/__init__.py", "host/recorders.py")
 WIDTH = 120
 #: Names that network.py uses itself.
 RESERVED = {"w", "data", "steps", "copies", "np", "build", "INPUTS", "MAX_LAG", "CONNECTIONS", "Network", "Population"}
-RESERVED |= {"Source", "Value", "View", "always_on", "dense", "sparse", "spikes", "tile", "range", "dict", "tuple"}
+RESERVED |= {"Source", "Value", "View", "always_on", "conv", "dense", "flat", "grid", "messages", "sparse", "tile"}
+RESERVED |= {"LIMITS", "MOST_COPIES", *dir(builtins)}
 
 
 def write_package(plan: Plan, folder: Path, golden: Golden | None) -> None:
@@ -58,7 +60,7 @@ def npz(arrays: Mapping[str, Array]) -> bytes:
 
 
 def _golden(plan: Plan, golden: Golden) -> dict[str, Array]:
-    found = {f"input.{name}": array.astype(np.int8) for name, array in golden.inputs.items()}
+    found = {f"input.{name}": array.astype(np.int32) for name, array in golden.inputs.items()}
     found |= {f"output.{name}": array.astype(np.int32) for name, array in golden.expected.outputs.items()}
     for name, array in golden.expected.records.items():
         wire = plan.wire(name)
@@ -92,7 +94,9 @@ class _Network:
             imports.setdefault(implementation["module"], set()).add(implementation["process"])
         lines = [f"from {module} import {', '.join(sorted(names))}" for module, names in sorted(imports.items())]
         joined = "\n".join(body)
-        helpers = [name for name in ("always_on", "dense", "sparse", "spikes", "tile") if f"{name}(" in joined]
+        helpers = [
+            name for name in ("always_on", "conv", "dense", "flat", "grid", "messages", "sparse", "tile") if f"{name}(" in joined
+        ]
         classes = ["Network"] + [name for name in ("Population", "Source", "Value", "View") if f"{name}(" in joined]
         lines.append(f"from parts import {', '.join([*classes, *helpers])}")
         inputs = {name: node.type.shape for name, node in plan.sources.items() if isinstance(node, Input)}
@@ -115,7 +119,9 @@ class _Network:
                 "",
                 f"INPUTS = {{{', '.join(f'{_quoted(k)}: {v}' for k, v in inputs.items())}}}  # one step of one sample",
                 f"MAX_LAG = {plan.graph.max_lag}",
+                *self._limits(),
                 f"CONNECTIONS = {plan.connections}",
+                f"MOST_COPIES = {plan.most_copies}  # of the network side by side",
                 "",
                 "",
                 "def build(w, data, steps, copies=1):",
@@ -123,7 +129,7 @@ class _Network:
                     [
                         '"""The network for `copies` samples side by side.',
                         "",
-                        "data: spikes by input name, (copies, steps, neurons); steps: how many will be run.",
+                        "data: what is sent, by input name, (copies, steps, neurons); steps: how many will be run.",
                         '"""',
                         *body,
                     ]
@@ -132,18 +138,27 @@ class _Network:
             ]
         )
 
+    def _limits(self) -> Iterable[str]:
+        """What inputs take that are not spikes."""
+        limits = {name: bounds for name, bounds in self.plan.limits.items() if bounds != (0, 1)}
+        if limits:
+            told = ", ".join(f"{_quoted(name)}: {bounds}" for name, bounds in limits.items())
+            yield f"LIMITS = {{{told}}}  # of whole numbers; other inputs take 0 and 1"
+        else:
+            yield "LIMITS = {}  # inputs take 0 and 1"
+
     # Parts -----------------------------------------------------------------------------------------------------------
 
     def _sources(self) -> Iterable[str]:
         if self.plan.sources:
-            yield "# Spikes from outside"
+            yield "# What comes from outside"
         for name, node in self.plan.sources.items():
             yield from _comment(node)
             if isinstance(node, Constant):
-                value = self._array(f"{name}.value", node.value.reshape(-1).astype(np.int8))
+                value = self._array(f"{name}.value", node.value.reshape(-1).astype(np.int32))
                 yield f"{self.variable[name]} = always_on({value}, {node.start}, steps, copies)"
             else:
-                yield f"{self.variable[name]} = spikes(data[{_quoted(name)}])"
+                yield f"{self.variable[name]} = messages(data[{_quoted(name)}])"
         yield ""
 
     def _populations(self) -> Iterable[str]:
@@ -170,29 +185,49 @@ class _Network:
         for name, item in self.plan.populations.items():
             for synapse in item.inputs:
                 readers.setdefault(synapse, []).append(name)
+        for name in self.plan.sources:
+            for target in readers.get(name, []):
+                yield f"# {name} -> {target}: numbers that go straight into the neurons"
+                yield f"{self.variable[name]}.s_out.connect({self.variable[target]}.a_in)"
+                yield ""
         for name, made in self.plan.synapses.items():
             targets = readers.get(name, [])
             yield f"# {name}: {made.source} -> {', '.join(dict.fromkeys(targets)) or 'recorded only'}"
             yield from _comment(made.node)
             variable = self.variable[name]
-            yield self._synapse(name, made)
-            yield f"{self.variable[made.source]}.s_out.connect({variable}.s_in)"
+            yield from self._synapse(name, made)
+            sends, arrives = f"{self.variable[made.source]}.s_out", f"{variable}.a_out"
+            if made.grid:
+                sends, arrives = f"grid({sends}, {made.grid}, copies)", f"flat({arrives})"
+            yield f"{sends}.connect({variable}.s_in)"
             for target in targets:
-                yield f"{variable}.a_out.connect({self.variable[target]}.a_in)"
+                yield f"{arrives}.connect({self.variable[target]}.a_in)"
             yield ""
 
-    def _synapse(self, name: str, made: Synapse) -> str:
+    def _synapse(self, name: str, made: Synapse) -> Iterable[str]:
+        if made.grid and isinstance(made.node, Conv):
+            node = made.node
+            arguments = {"stride": node.stride, "padding": node.padding, "dilation": node.dilation, "groups": node.groups}
+            trivial = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1}
+            weights = self._array(f"{name}.weight", made.weight.astype(np.int16))
+            head = [weights, str(made.grid), "copies", _quoted(name)]
+            more = {key: str(value) for key, value in arguments.items() if value != trivial[key]}
+            yield from _call(f"{self.variable[name]} = conv", {**more, **({"bits": str(made.bits)} if made.bits else {})}, head)
+            return
         delay = ""
         if not isinstance(made.delay, int):
             delay = f", delays={self._array(f'{name}.delay', made.delay.astype(np.int8))}"
         elif made.delay:
             delay = f", delays={made.delay}"
+        if made.bits:
+            delay += f", bits={made.bits}"
         weight = made.weight.astype(np.int16)
         if made.indptr is None or made.indices is None:
-            return f"{self.variable[name]} = dense({self._array(f'{name}.weight', weight)}, copies, {_quoted(name)}{delay})"
+            yield f"{self.variable[name]} = dense({self._array(f'{name}.weight', weight)}, copies, {_quoted(name)}{delay})"
+            return
         for what, array in (("weight", weight), ("indices", made.indices), ("indptr", made.indptr)):
             self.arrays[f"{name}.{what}"] = array
-        return f"{self.variable[name]} = sparse(w, {_quoted(name)}, ({made.rows}, {made.columns}), copies, {_quoted(name)}{delay})"
+        yield f"{self.variable[name]} = sparse(w, {_quoted(name)}, ({made.rows}, {made.columns}), copies, {_quoted(name)}{delay})"
 
     def _result(self) -> Iterable[str]:
         plan, variable = self.plan, self.variable
@@ -261,9 +296,9 @@ def _times(shape: tuple[int, ...]) -> str:
     return f"({' x '.join(map(str, shape))})"
 
 
-def _call(head: str, arguments: Mapping[str, str]) -> list[str]:
-    """A call in one line if it fits, else an argument a line."""
-    parts = [f"{name}={value}" for name, value in arguments.items()]
+def _call(head: str, arguments: Mapping[str, str], first: Iterable[str] = ()) -> list[str]:
+    """A call in one line if it fits, else an argument a line. first: arguments without a name."""
+    parts = [*first, *(f"{name}={value}" for name, value in arguments.items())]
     line = f"{head}({', '.join(parts)})"
     if len(line) + 4 <= WIDTH:
         return [line]
@@ -292,7 +327,7 @@ def _readme(plan: Plan, golden: bool) -> str:
         "",
         "in.npz: "
         + (", ".join(f"`{n}` (samples, steps, {_plain(node.type.shape)})" for n, node in inputs) or "nothing")
-        + ", zeros and ones. out.npz: `output.NAME` for "
+        + f", {_takes(plan)}. out.npz: `output.NAME` for "
         + (", ".join(plan.outputs) or "no output")
         + "; `record.LAYER` for what --record names; `state.LAYER.VAR` after the last step.",
         "",
@@ -317,6 +352,14 @@ def _readme(plan: Plan, golden: bool) -> str:
         ]
     lines += ["", "The integers are Lava's `fixed_pt` models'. Nobody outside Intel can check them against silicon.", ""]
     return "\n".join(lines)
+
+
+def _takes(plan: Plan) -> str:
+    limits = {name: bounds for name, bounds in plan.limits.items() if bounds != (0, 1)}
+    if not limits:
+        return "zeros and ones"
+    told = [f"`{name}` takes whole numbers from {low} to {high}" for name, (low, high) in limits.items()]
+    return "; ".join([*told, "other inputs zeros and ones"] if len(limits) < len(plan.limits) else told)
 
 
 def _plain(shape: tuple[int, ...]) -> str:

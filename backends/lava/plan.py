@@ -10,20 +10,22 @@ from __future__ import annotations
 
 import keyword
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from spikec.counts import synapses
 from spikec.diagnostics import CompileError, Diagnostic
+from spikec.ir.connections import connections
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import record_name
-from spikec.ir.ops import Add, Concat, Constant, Dense, Gather, Input, Neuron, Node, Ref, Reshape, Sparse, spread
-from spikec.ir.ranges import graph_ranges
+from spikec.ir.ops import Add, Concat, Constant, Conv, Dense, Gather, Input, Neuron, Node, Ref, Reshape, Sparse, spread
+from spikec.ir.ranges import Ranges, graph_ranges, input_range
 from spikec.ir.types import Array
 from spikec.target import NativeNeuron, Target
 
 SOURCES = (Input, Constant)
-SYNAPSES = (Dense, Sparse)
+SYNAPSES = (Dense, Sparse, Conv)
 VIEWS = (Reshape, Gather, Concat, Add)
 
 # What Lava's processes take (loihi2.md 1.1, 1.2): bias_mant is an int16 array, the others are what their equations allow.
@@ -40,6 +42,11 @@ ONE_FOR_ALL = ("reset_interval", "reset_offset")
 # Lava computes in int32 what the program computes in any width: far below, nothing can wrap (loihi2.md 1.1).
 MOST_INPUT = 1 << 24
 MOST_STATE = 1 << 30
+#: Bits of a message between cores (loihi2.md 2.3), and what Lava's Conv keeps in 8 bits (2.7).
+MOST_MESSAGE = 24
+MOST_CONV = 127
+#: Copies of a network side by side.
+MOST_COPIES = 256
 
 
 @dataclass(frozen=True)
@@ -54,13 +61,14 @@ class Piece:
 
 @dataclass(frozen=True)
 class Synapse:
-    """One Lava process: weights (rows, columns), or in compressed rows with `indices` and `indptr`.
+    """One Lava process: weights (rows, columns), or in compressed rows with `indices` and `indptr`, or a convolution's kernels.
 
-    delay: steps on top of the one that every synapse takes; one for all or one per weight.
+    delay: steps on top of the one that every synapse takes; one for all or one per weight. bits: of a message, 0 for spikes.
+    grid: of a convolution, the shape (channels, height, width) that it reads.
     """
 
     name: str
-    node: Dense | Sparse
+    node: Dense | Sparse | Conv
     source: str
     rows: int
     columns: int
@@ -68,11 +76,20 @@ class Synapse:
     delay: int | Array = 0
     indices: Array | None = None
     indptr: Array | None = None
+    bits: int = 0
+    grid: tuple[int, ...] = ()
 
     @property
     def connections(self) -> int:
-        """Weights that are not zero."""
+        """Connections whose weight is not zero."""
+        if isinstance(self.node, Conv) and self.grid:
+            return synapses(self.node, self.grid)
         return int(np.count_nonzero(self.weight))
+
+    @property
+    def groups(self) -> int:
+        """Of a convolution that Lava does as one, its groups; 0 for any other."""
+        return self.node.groups if isinstance(self.node, Conv) and self.grid else 0
 
 
 @dataclass(frozen=True)
@@ -138,6 +155,17 @@ class Plan:
         return sum(item.connections for item in self.synapses.values())
 
     @property
+    def most_copies(self) -> int:
+        """How often the network can stand beside itself: a convolution's groups multiply, and Lava counts them in 8 bits."""
+        groups = max((item.groups for item in self.synapses.values()), default=0)
+        return MOST_CONV // groups if groups else MOST_COPIES
+
+    @property
+    def limits(self) -> dict[str, tuple[int, int]]:
+        """What every input takes, inclusive."""
+        return {name: input_range(node) for name, node in self.sources.items() if isinstance(node, Input)}
+
+    @property
     def neurons(self) -> int:
         """Of all populations."""
         return sum(item.size for item in self.populations.values())
@@ -165,7 +193,15 @@ class _Planner:
         self.plan = Plan(graph)
         self._made: dict[tuple[object, ...], str] = {}
         self._names: set[str] = set()
+        self._ranges: Ranges | None = None
         self._reported: set[tuple[str, str]] = set()
+
+    @property
+    def ranges(self) -> Ranges:
+        """What every wire and state can reach."""
+        if self._ranges is None:
+            self._ranges = graph_ranges(self.graph)
+        return self._ranges
 
     def problem(self, node: Node | None, message: str, fix: str | None = None) -> None:
         name = node.name if node else ""
@@ -201,7 +237,7 @@ class _Planner:
         for node in graph.nodes:
             if graph.types[node.name][0][1].kind == "value" and not isinstance(node, Neuron):
                 self._value(Ref(node.name), make=False)
-        self._ranges()
+        self._widths()
         self._starts()
 
     # Pieces ----------------------------------------------------------------------------------------------------------
@@ -239,12 +275,18 @@ class _Planner:
     # Nodes -----------------------------------------------------------------------------------------------------------
 
     def _source(self, node: Input | Constant) -> None:
-        kind = node.type.kind if isinstance(node, Input) else node.kind
-        if kind != "spike":
-            self.problem(node, "sends numbers, and a synapse on Lava takes spikes", "encode the data as spikes")
-        elif isinstance(node, Constant) and not np.isin(node.value, (0, 1)).all():
-            self.problem(node, "sends other numbers than 0 and 1")
+        low, high = self.ranges.wires[node.name, ""]
+        if isinstance(node, Constant) and node.kind == "value" and not self._direct(node):
+            self.problem(node, "sends currents, and a synapse on Lava takes messages", "legalise the graph")
+        elif max(-low, high) > MOST_STATE:
+            self.problem(
+                node, f"sends numbers from {low} to {high}, more than Lava's messages hold", "narrower bounds of the input"
+            )
         self.plan.sources[node.name] = node
+
+    def _direct(self, node: Node) -> bool:
+        """Whether only populations read a node: what it sends goes straight into them."""
+        return all(isinstance(user, Neuron) for user, _ in self.graph.users[node.name])
 
     def _population(self, node: Neuron) -> None:
         native = self.target.native(node.program)
@@ -334,6 +376,9 @@ class _Planner:
         size = self.graph.type_of(ref).size
         for piece in self.pieces(ref):
             origin = self.graph[piece.origin.partition(".")[0]]
+            if isinstance(reader, Neuron) and self._fed(origin, piece, size):
+                names.append(origin.name)
+                continue
             if not isinstance(origin, SYNAPSES):
                 if make:
                     self.problem(reader, f"%{piece.origin} enters without a synapse", "put a synapse of weight 1 between")
@@ -341,7 +386,7 @@ class _Planner:
             if make and not self._sound(origin):
                 continue
             for operand in self.pieces(origin.inputs[0]):
-                if not self._spikes(origin, operand.origin, make):
+                if not self._messages(origin, operand.origin, make):
                     continue
                 key: tuple[object, ...] = (origin.name, size, operand.origin, piece.delay + operand.delay)
                 key += tuple(a.tobytes() for a in (piece.into, piece.taken, operand.into, operand.taken))
@@ -359,7 +404,12 @@ class _Planner:
                     names.append(made.name)
         return names
 
-    def _sound(self, node: Dense | Sparse) -> bool:
+    def _fed(self, origin: Node, piece: Piece, size: int) -> bool:
+        """Whether numbers from outside go straight into neurons, all in order: a wire, which takes no step."""
+        whole = len(piece.into) == size and _every(piece.into, piece.taken) and not piece.delay
+        return whole and isinstance(origin, Input) and origin.type.kind != "spike" and origin.type.size == size
+
+    def _sound(self, node: Dense | Sparse | Conv) -> bool:
         """Whether a synapse's own numbers are what Lava keeps as they are."""
         before = len(self.plan.problems)
         low, high = self.target.integer("weight_min"), self.target.integer("weight_max")
@@ -376,17 +426,27 @@ class _Planner:
             self.problem(node, "has a bias, which a synapse on Lava has not", "move the bias into the neurons")
         return len(self.plan.problems) == before
 
-    def _spikes(self, node: Node, wire: str, make: bool) -> bool:
-        """Whether a synapse's operand is something that sends spikes."""
+    def _messages(self, node: Node, wire: str, make: bool) -> bool:
+        """Whether a synapse's operand is something that sends messages: spikes, or whole numbers."""
         name, _, port = wire.partition(".")
         origin = self.graph[name]
-        if isinstance(origin, (*SOURCES, Neuron)) and not port:
+        if isinstance(origin, (*SOURCES, Neuron)) and not port and self.graph.type_of(Ref(name)).kind != "value":
             return True
         if make:
             self.problem(node, f"%{wire} is not spikes, and a synapse on Lava takes spikes", "use its spikes")
         return False
 
-    def _compose(self, node: Dense | Sparse, piece: Piece, operand: Piece, size: int) -> list[Synapse]:
+    def _bits(self, node: Node, wire: str) -> int:
+        """Bits of a message, its sign included; 0 for spikes, which Lava then takes as such."""
+        if self.graph.type_of(Ref(wire)).kind == "spike":
+            return 0
+        low, high = self.ranges.wires[wire, ""]
+        bits = max(high, -low - 1, 1).bit_length() + 1
+        if bits > MOST_MESSAGE:
+            self.problem(node, f"takes messages of {bits} bits ({low} to {high}); Lava's have at most {MOST_MESSAGE}", "fewer bits")
+        return bits
+
+    def _compose(self, node: Dense | Sparse | Conv, piece: Piece, operand: Piece, size: int) -> list[Synapse]:
         """A synapse's matrix from the elements of its source to those of its reader."""
         columns = self._size(operand.origin)
         wait = piece.delay + operand.delay - 1
@@ -399,6 +459,9 @@ class _Planner:
         if most > limit:
             self.problem(node, f"waits {most} steps; Lava's synapses have at most {limit}", "shorten the delay")
             return []
+        bits = self._bits(node, operand.origin)
+        if isinstance(node, Conv):
+            return self._convolution(node, piece, operand, size, wait, bits)
         plain = isinstance(node, Dense) and len(self.graph.type_of(node.inputs[0]).shape) == 1
         once = len(np.unique(operand.taken)) == len(operand.taken)
         if plain and once and 2 * len(piece.into) * len(operand.into) >= size * columns:
@@ -407,12 +470,36 @@ class _Planner:
             if own.size:
                 waits = _moved(np.asarray(node.delay), piece, operand, size, columns) + wait
                 delay = _short(np.where(weight != 0, waits, 0 if np.any(waits < 0) else waits))
-            return [Synapse(self._name(node, operand.origin), node, operand.origin, size, columns, weight, delay)]
-        return list(self._sparse(node, piece, operand, size, columns, wait))
+            return [Synapse(self._name(node, operand.origin), node, operand.origin, size, columns, weight, delay, bits=bits)]
+        return list(self._sparse(node, piece, operand, size, columns, wait, bits))
 
-    def _sparse(self, node: Dense | Sparse, piece: Piece, operand: Piece, size: int, columns: int, wait: int) -> Iterator[Synapse]:
+    def _convolution(self, node: Conv, piece: Piece, operand: Piece, size: int, wait: int, bits: int) -> list[Synapse]:
+        """Lava's Conv: two axes of space, no delay, whole wires on either side, 8-bit numbers, sums of 24 bits (loihi2.md 2.7)."""
+        shape = self.graph.type_of(node.inputs[0]).shape
+        columns = self._size(operand.origin)
+        grid = shape
+        flat = node
+        if node.weight.ndim == 3:  # one axis of space is a map one high
+            stride, padding, dilation = (1, *node.stride), (0, *node.padding), (1, *node.dilation)
+            flat = replace(node, weight=node.weight[:, :, None], delay=None, stride=stride, padding=padding, dilation=dilation)
+            grid = (shape[0], 1, shape[1])
+        low, high = self.ranges.wires[node.name, ""]
+        whole = len(piece.into) == size and len(operand.taken) == columns == int(np.prod(shape))
+        whole &= _every(piece.into, piece.taken) and _every(operand.into, operand.taken)
+        small = max(*node.weight.shape[2:], *node.stride, *node.padding, *node.dilation, node.groups) <= MOST_CONV
+        if wait or node.delay is not None or not whole or not small or max(high, -low - 1) >= 1 << 23:
+            message = "is a convolution that Lava's Conv does not compute (a delay, a selection, or a sum beyond 24 bits)"
+            self.problem(node, message, "run the pass lower-conv after retime")
+            return []
+        name = self._name(node, operand.origin)
+        return [Synapse(name, flat, operand.origin, size, columns, flat.weight, bits=bits, grid=grid)]
+
+    def _sparse(
+        self, node: Dense | Sparse, piece: Piece, operand: Piece, size: int, columns: int, wait: int, bits: int
+    ) -> Iterator[Synapse]:
         """In compressed rows; what meets twice between the same two neurons becomes a synapse of its own."""
-        rows, inner, weight, delay = _entries(node, self.graph.type_of(node.inputs[0]).size)
+        entries = connections(node, self.graph.type_of(node.inputs[0]).shape)
+        rows, inner, weight, delay = entries.rows, entries.columns, entries.weight, entries.delay
         order = np.argsort(operand.into, kind="stable")
         low = np.searchsorted(operand.into[order], inner)
         there = low < len(order)
@@ -447,6 +534,7 @@ class _Planner:
                 _short(waits) if len(waits) else 0,
                 column[chosen].astype(np.int32),
                 np.searchsorted(row[chosen], np.arange(size + 1)).astype(np.int32),
+                bits=bits,
             )
 
     def _name(self, node: Node, source: str) -> str:
@@ -460,11 +548,11 @@ class _Planner:
 
     # Checks of the whole ---------------------------------------------------------------------------------------------
 
-    def _ranges(self) -> None:
+    def _widths(self) -> None:
         """Lava's int32 must hold what the program's unbounded integers hold."""
         if self.plan.problems:
             return
-        found = graph_ranges(self.graph)
+        found = self.ranges
         for node in self.graph.neurons:
             for ref in node.inputs:
                 low, high = found.wires[ref.node, ref.port]
@@ -482,7 +570,10 @@ class _Planner:
             if not node.start or node.name not in self.plan.populations:
                 continue
             for name in self.plan.populations[node.name].inputs:
-                synapse = self.plan.synapses[name]
+                synapse = self.plan.synapses.get(name)
+                if synapse is None:
+                    self.problem(node, f"starts at step {node.start}, and the input %{name} is there before")
+                    continue
                 source = self.graph[synapse.source]
                 sends = max(getattr(source, "start", 0), source.lag)
                 if sends + 1 + int(np.min(synapse.delay)) < node.start:
@@ -506,21 +597,9 @@ def _moved(array: Array, piece: Piece, operand: Piece, size: int, columns: int) 
     return result
 
 
-def _entries(node: Dense | Sparse, fan_in: int) -> tuple[Array, Array, Array, Array]:
-    """Rows, columns, weights and delays of all weights that are not zero."""
-    if isinstance(node, Sparse):
-        delay = node.delay if node.delay is not None else np.zeros(len(node.weight), np.int64)
-        rows, columns, weight = node.rows, node.indices, node.weight
-        kept = weight != 0
-        return rows[kept], columns[kept], weight[kept], delay[kept]
-    outer, inner = np.nonzero(node.weight)
-    weight = node.weight[outer, inner]
-    delay = node.delay[outer, inner] if node.delay is not None else np.zeros(len(weight), np.int64)
-    out, width = node.weight.shape
-    block = np.arange(fan_in // width)[:, None]  # a dense layer acts on the last axis, alike for all the others
-    repeat = len(block)
-    rows, columns = (block * out + outer).ravel(), (block * width + inner).ravel()
-    return rows, columns, np.tile(weight, repeat), np.tile(delay, repeat)
+def _every(*arrays: Array) -> bool:
+    """Whether each array counts from 0 without a gap."""
+    return all(np.array_equal(array, np.arange(len(array))) for array in arrays)
 
 
 def _short(array: Array) -> int | Array:

@@ -20,7 +20,7 @@ from spikec.diagnostics import CompileError, Loc
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import Execution, default_record, interpret
 from spikec.ir.neuron import Emit, Program
-from spikec.ir.ops import Add, Concat, Constant, Conv, Dense, Gather, Input, Neuron, Ref, Reshape, Sparse
+from spikec.ir.ops import Add, Concat, Constant, Conv, Dense, Gather, Input, Neuron, Pool, Ref, Reshape, Sparse
 from spikec.ir.rules import verify
 from spikec.ir.text import parse_program
 from spikec.ir.types import Array, TensorType
@@ -349,6 +349,50 @@ def test_random_networks(seed: int) -> None:
     assert_equal(graph, {"in": x})
 
 
+def test_convolutions_are_lavas(lava_env: LavaEnvironment) -> None:
+    """Rectangular kernels, strides, padding, dilation, groups; one axis of space; whole numbers as messages; all layouts."""
+    assert lava_env.python.exists()
+    graph = retimed(
+        Input(name="in", type=TensorType("graded", (2, 7, 9), "i16"), bounds=(-300, 300)),
+        Conv(name="c1", inputs=(Ref("in"),), weight=even((6, 1, 3, 2)), stride=(2, 1), padding=(1, 2), dilation=(1, 3), groups=2),
+        lif("l1", Ref("c1"), vth=2000, bias_mant=np.arange(6) * 40),
+        Conv(name="c2", inputs=(Ref("l1"),), weight=even((4, 6, 2, 3)), stride=(1, 3)),
+        lif("l2", Ref("c2"), program=probed(LIF, "v")),
+        Reshape(name="row", inputs=(Ref("l2"),), shape=(4, 9)),
+        Conv(name="c3", inputs=(Ref("row"),), weight=even((4, 2, 2)), groups=2, padding=(1,)),
+        lif("l3", Ref("c3")),
+        outputs={"l3": Ref("l3"), "sum": Ref("c3")},
+    )
+    rng = np.random.default_rng(5)
+    for batch in (1, 5):
+        assert_equal(graph, {"in": rng.integers(-300, 301, (batch, 9, 2, 7, 9))}, (*default_record(graph), "c1", "c2"))
+
+
+@pytest.mark.usefixtures("lava_env")
+def test_numbers_enter_neurons_straight_and_messages_through_synapses() -> None:
+    csr = RNG.random((5, 4)) < 0.5
+    graph = retimed(
+        Input(name="in", type=TensorType("graded", (4,), "i16"), bounds=(-20, 300)),
+        lif("encoder", Ref("in")),
+        dense("fc", even((5, 4)), Ref("in"), delay=RNG.integers(0, 3, (5, 4)).astype(np.int32)),
+        dense("from_encoder", even((5, 4)), Ref("encoder")),
+        Sparse(
+            name="more",
+            inputs=(Ref("in", delay=2),),
+            weight=even(int(csr.sum())),
+            indices=np.nonzero(csr)[1].astype(np.int32),
+            indptr=np.concatenate([[0], csr.sum(axis=1).cumsum()]).astype(np.int32),
+            fan_in=4,
+        ),
+        Add(name="sum", inputs=(Ref("fc"), Ref("from_encoder"), Ref("more"))),
+        lif("l", Ref("sum"), vth=900),
+        outputs={"l": Ref("l")},
+    )
+    rng = np.random.default_rng(6)
+    for batch in (1, 3):
+        assert_equal(graph, {"in": rng.integers(-20, 301, (batch, 20, 4))})
+
+
 @pytest.mark.usefixtures("lava_env")
 def test_many_samples_in_several_parts_report_progress() -> None:
     graph = feed_forward()
@@ -526,7 +570,6 @@ def test_everything_that_cannot_be_emitted_is_said_at_once() -> None:
         outputs={"l": Ref("l")},
     )
     assert found == [
-        "error[SPK502]: %real: sends numbers, and a synapse on Lava takes spikes",
         "net.py:9 (net.l): error[SPK502]: %l: bias_mant is 40000 (4 of 4), and Lava takes -32768 to 32767",
         "net.py:9 (net.l): error[SPK502]: %l: has several values of reset_interval, and Lava takes one per population",
         "net.py:7 (net.odd): error[SPK502]: %odd: 1 of 12 weights lie outside -256 to 254",
@@ -536,17 +579,20 @@ def test_everything_that_cannot_be_emitted_is_said_at_once() -> None:
         "net.py:7 (net.same): error[SPK502]: %same: reads a spike of the same step, and a synapse on Lava takes a step",
         "net.py:7 (net.slow): error[SPK502]: %slow: waits 63 steps; Lava's synapses have at most 62",
         "net.py:9 (net.bare): error[SPK502]: %bare: %in enters without a synapse",
-        "net.py:9 (net.early): error[SPK502]: %early: starts at step 9, and spikes of %real arrive before",
+        "net.py:7 (net.numbers): error[SPK502]: %numbers: %real is not spikes, and a synapse on Lava takes spikes",
         "net.py:9 (net.before): error[SPK502]: %before: starts at step 9, and spikes of %l arrive before",
     ]
 
 
 def test_operations_without_a_process() -> None:
-    conv = Conv(name="conv", inputs=(Ref("in", delay=1),), weight=even((2, 1, 3)), loc=Loc("net.py", 3))
-    nodes = (source((1, 6)), conv, lif("l", Ref("conv")))
+    pool = Pool(name="pool", inputs=(Ref("in", delay=1),), mode="sum", kernel=(2,), loc=Loc("net.py", 3))
+    nodes = (source((1, 6)), pool, lif("l", Ref("pool")))
     assert refusals(*nodes, outputs={"l": Ref("l")}) == [
-        "net.py:3: error[SPK502]: %conv: there is no Lava process for the operation 'conv'"
+        "net.py:3: error[SPK502]: %pool: there is no Lava process for the operation 'pool'"
     ]
+    late = Conv(name="conv", inputs=(Ref("in", delay=2),), weight=even((2, 1, 3)), loc=Loc("net.py", 3))
+    (found,) = refusals(source((1, 6)), late, lif("l", Ref("conv")), outputs={"l": Ref("l")})
+    assert "is a convolution that Lava's Conv does not compute" in found
     with pytest.raises(CompileError) as caught:
         backend().emit(fixed(*nodes, outputs={"l": Ref("l")}), Path("nowhere"))
     assert caught.value.code == "SPK502"

@@ -12,6 +12,7 @@ import pytest
 
 import spikec
 from spikec.backends.lava import environment
+from spikec.target import load_target
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DEMO = ROOT / "examples" / "digits" / "demo.py"
@@ -65,7 +66,7 @@ def test_the_readme_shows_what_it_prints(demo: tuple[Path, str]) -> None:
 
 def test_the_build_stands_alone(demo: tuple[Path, str]) -> None:
     build = spikec.load(demo[0] / "build" / "digits")
-    assert build.stage_names == ["input", "canonicalise", "legalise", "quantize", "retime"]
+    assert build.stage_names == ["input", *load_target("loihi2").passes]
     assert build.verify(backends=["numpy", "c"]).ok
 
 

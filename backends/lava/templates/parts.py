@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from lava.proc.conv.process import Conv
 from lava.proc.dense.process import DelayDense, Dense
 from lava.proc.io.source import RingBuffer
 from lava.proc.sparse.process import DelaySparse, Sparse
@@ -16,7 +17,7 @@ from lava.utils.weightutils import SignMode
 from scipy.sparse import csr_matrix
 
 # Left to itself Lava chooses the sign mode from the values: a single negative weight would change every odd one.
-SYNAPSE = {"sign_mode": SignMode.MIXED, "num_weight_bits": 8, "num_message_bits": 0}
+SYNAPSE = {"sign_mode": SignMode.MIXED, "num_weight_bits": 8}
 
 
 @dataclass
@@ -36,7 +37,7 @@ class Population:
 
 @dataclass
 class Source:
-    """Spikes that come from outside: data given at every step."""
+    """What comes from outside: data given at every step."""
 
     process: Any
     shape: tuple
@@ -74,7 +75,7 @@ class Network:
     outputs: dict
 
 
-def spikes(data):
+def messages(data):
     """A source that plays `data`, (copies, steps, neurons)."""
     copies, steps, size = data.shape
     return RingBuffer(data=np.ascontiguousarray(data.transpose(0, 2, 1)).reshape(copies * size, steps))
@@ -84,7 +85,7 @@ def always_on(value, start, steps, copies):
     """A source that sends `value`, (neurons,), at every step from `start`."""
     data = np.zeros((copies, steps, len(value)), np.int32)
     data[:, start:] = value
-    return spikes(data)
+    return messages(data)
 
 
 def tile(array, copies):
@@ -92,32 +93,64 @@ def tile(array, copies):
     return np.tile(array, copies)
 
 
-def dense(weights, copies, name, delays=0):
-    """All-to-all synapses, weights (out, in); a spike of step t arrives at t + 1 + delays (a number or one each)."""
+def dense(weights, copies, name, delays=0, bits=0):
+    """All-to-all synapses, weights (out, in); a message of step t arrives at t + 1 + delays (a number or one each).
+
+    bits: of a message, its sign included; 0 for spikes.
+    """
     if copies > 1:
         rows, columns = np.nonzero(weights)
         waits = np.broadcast_to(delays, weights.shape)[rows, columns]
-        return _sparse(rows, columns, weights[rows, columns], waits, weights.shape, copies, name)
+        return _sparse(rows, columns, weights[rows, columns], waits, weights.shape, copies, name, bits)
     if np.any(delays):
         delays = delays if isinstance(delays, int) else delays.astype(int)
-        return DelayDense(weights=weights.astype(np.int32), delays=delays, name=name, **SYNAPSE)
-    return Dense(weights=weights.astype(np.int32), name=name, **SYNAPSE)
+        return DelayDense(weights=weights.astype(np.int32), delays=delays, name=name, num_message_bits=bits, **SYNAPSE)
+    return Dense(weights=weights.astype(np.int32), name=name, num_message_bits=bits, **SYNAPSE)
 
 
-def sparse(w, key, shape, copies, name, delays=0):
-    """Synapses of a matrix in compressed rows: `key`.weight, .indices and .indptr in weights.npz; delays as for `dense`."""
+def sparse(w, key, shape, copies, name, delays=0, bits=0):
+    """Synapses of a matrix in compressed rows: `key`.weight, .indices and .indptr in weights.npz; the rest as for `dense`."""
     rows = np.repeat(np.arange(shape[0]), np.diff(w[key + ".indptr"]))
     weights = w[key + ".weight"]
-    return _sparse(rows, w[key + ".indices"], weights, np.broadcast_to(delays, weights.shape), shape, copies, name)
+    return _sparse(rows, w[key + ".indices"], weights, np.broadcast_to(delays, weights.shape), shape, copies, name, bits)
 
 
-def _sparse(rows, columns, weights, delays, shape, copies, name):
+def _sparse(rows, columns, weights, delays, shape, copies, name, bits):
     """The matrix `copies` times along the diagonal."""
     copy = np.arange(copies)[:, None]
     place = ((copy * shape[0] + rows).ravel(), (copy * shape[1] + columns).ravel())
     large = (shape[0] * copies, shape[1] * copies)
     matrix = csr_matrix((np.tile(weights.astype(np.int32), copies), place), shape=large)
     if not np.any(delays):
-        return Sparse(weights=matrix, name=name, **SYNAPSE)
+        return Sparse(weights=matrix, name=name, num_message_bits=bits, **SYNAPSE)
     waits = csr_matrix((np.tile(delays.astype(int), copies), place), shape=large)
-    return DelaySparse(weights=matrix, delays=waits, name=name, **SYNAPSE)
+    return DelaySparse(weights=matrix, delays=waits, name=name, num_message_bits=bits, **SYNAPSE)
+
+
+def conv(weights, shape, copies, name, *, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1, bits=0):
+    """A convolution over maps of shape (channels, height, width), as PyTorch means it: weights (out, in / groups, height, width).
+
+    Lava's maps are (width, height, channels), its pairs (x, y), and it flips the kernel. Copies are further groups.
+    """
+    channels, height, width = shape
+    kernels = np.tile(weights[:, :, ::-1, ::-1].transpose(0, 3, 2, 1), (copies, 1, 1, 1)).astype(np.int32)
+    return Conv(
+        weight=kernels,
+        input_shape=(width, height, channels * copies),
+        stride=stride[::-1],
+        padding=padding[::-1],
+        dilation=dilation[::-1],
+        groups=groups * copies,
+        num_message_bits=bits,
+        name=name,
+    )
+
+
+def grid(port, shape, copies):
+    """Neurons in a row as the maps (width, height, channels) that a Conv reads; shape is (channels, height, width)."""
+    return port.reshape((shape[0] * copies, *shape[1:])).transpose([2, 1, 0])
+
+
+def flat(port):
+    """What a Conv sends as neurons in a row: channels, rows, columns. Any other port is one already."""
+    return port.transpose([2, 1, 0]).flatten() if len(port.shape) == 3 else port

@@ -3,9 +3,10 @@
     python run.py --input in.npz --output out.npz [--record all] [--copies N]
     python run.py --check            # against golden.npz, what the compiler's reference computed
 
-in.npz holds spikes (samples, steps, *shape) under the name of every input. Every sample begins afresh. out.npz holds
-`output.NAME` and `record.LAYER` (samples, steps, *shape), and `state.LAYER.VAR` after the last step (samples, *shape); layers
-lag behind the input on the chip, and that is taken out here. Needs Python 3.10 with lava-nc 0.10.0 and NumPy.
+in.npz holds spikes, or what LIMITS in network.py says, (samples, steps, *shape), under the name of every input. Every sample
+begins afresh. out.npz holds `output.NAME` and `record.LAYER` (samples, steps, *shape), and `state.LAYER.VAR` after the last step
+(samples, *shape); layers lag behind the input on the chip, and that is taken out here.
+Needs Python 3.10 with lava-nc 0.10.0 and NumPy.
 """
 
 # ruff: noqa: E402  # the switch stands before the imports that it is for
@@ -27,12 +28,11 @@ from host.recorders import REPORTING, Recorder, StateRecorder
 from lava.magma.compiler.compiler_graphs import find_processes
 from lava.magma.core.run_conditions import RunSteps
 from lava.magma.core.run_configs import Loihi2SimCfg
-from network import CONNECTIONS, INPUTS, MAX_LAG, build
-from parts import View
+from network import CONNECTIONS, INPUTS, LIMITS, MAX_LAG, MOST_COPIES, build
+from parts import View, flat
 
 HERE = Path(__file__).resolve().parent
-# Samples run side by side, at most so many, and while their matrices together stay below so many connections.
-SAMPLES_AT_ONCE = 256
+# Samples run side by side while their matrices together stay below so many connections.
 CONNECTIONS_AT_ONCE = 2_000_000
 # Messages that a channel holds; they lie in shared memory, and no part of a network runs further ahead.
 CHANNEL_SIZE = 8
@@ -46,7 +46,7 @@ def run(inputs, wires, copies=0):
     """Results by name, as in out.npz. `wires` are recorded besides the outputs; copies: samples side by side, 0: many."""
     weights = load(HERE / "weights.npz")
     samples = len(next(iter(inputs.values())))
-    copies = copies or max(1, min(SAMPLES_AT_ONCE, CONNECTIONS_AT_ONCE // max(CONNECTIONS, 1)))
+    copies = copies or max(1, min(MOST_COPIES, CONNECTIONS_AT_ONCE // max(CONNECTIONS, 1)))
     parts = [run_together(inputs, slice(i, i + copies), wires, weights) for i in range(0, samples, copies)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -88,7 +88,7 @@ class Tape:
             if wire in network.populations:
                 self.listen(wire, [network.populations[wire].process.s_out])
             elif wire in network.values:
-                self.listen(wire, [synapse.a_out for synapse in network.values[wire].synapses])
+                self.listen(wire, [flat(synapse.a_out) for synapse in network.values[wire].synapses])
         for wire, (name, state) in zip(probes, states, strict=True):
             item = network.populations[name]
             last = item.lag + length
@@ -247,8 +247,10 @@ def read_inputs(path):
         data = inputs[name]
         if data.ndim != len(shape) + 2 or data.shape[2:] != shape or 0 in data.shape:
             raise Mistake(f"the input '{name}' has shape {data.shape}, not (samples, steps, {', '.join(map(str, shape))})")
-        if np.any((data != 0) & (data != 1)):
-            raise Mistake(f"the input '{name}' holds other numbers than 0 and 1")
+        low, high = LIMITS.get(name, (0, 1))
+        if np.any((data < low) | (data > high) | (data != np.rint(data))):
+            taken = f"whole numbers from {low} to {high}" if name in LIMITS else "0 and 1"
+            raise Mistake(f"the input '{name}' holds other numbers than {taken}")
     if len({inputs[name].shape[:2] for name in INPUTS}) > 1:
         raise Mistake("the inputs differ in samples or steps")
     return {name: inputs[name] for name in INPUTS}

@@ -13,6 +13,8 @@ from lava.magma.core.process.ports.ports import InPort, OutPort, RefPort
 from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
+from lava.proc.conv.models import PyConvModelFixed
+from lava.proc.conv.process import Conv
 from lava.proc.dense.models import PyDelayDenseModelBitAcc, PyDenseModelBitAcc
 from lava.proc.dense.process import DelayDense, Dense
 from lava.proc.sparse.models import PyDelaySparseModelBitAcc, PySparseModelBitAcc
@@ -107,7 +109,7 @@ class _Reports:
         path = self.proc_params.get("report")
         if self.time_step == 1 and path:
             arrays = {}
-            for name in ("weights", "delays"):
+            for name in ("weights", "weight", "delays"):
                 matrix = getattr(self, name, None)
                 if matrix is None:
                     continue
@@ -147,8 +149,16 @@ class ReportingDelaySparse(_Reports, PyDelaySparseModelBitAcc):
     """Lava's bit-accurate DelaySparse."""
 
 
+@implements(proc=Conv, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class ReportingConv(_Reports, PyConvModelFixed):
+    """Lava's fixed-point Conv."""
+
+
 #: For `exception_proc_model_map` of Loihi2SimCfg.
 REPORTING = {
+    Conv: ReportingConv,
     Dense: ReportingDense,
     DelayDense: ReportingDelayDense,
     Sparse: ReportingSparse,
