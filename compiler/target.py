@@ -37,10 +37,10 @@ class NativeNeuron:
     """A neuron program that the target runs as it is.
 
     `fixed` is the program in integers, exactly as the target computes it. `pattern` is the float program that users' programs
-    are matched against up to algebra. `rules` says how each fixed parameter comes from the pattern's (see
-    `spikec.passes.quantize`). `late` maps a parameter that shifts when the population starts late, the phase of a periodic
-    reset, to the parameter that is its period. `bias_synapse` names the bias parameters and the decay value at which a
-    bias may arrive as a synaptic sum instead. `implementation` is for the backend.
+    are matched against up to algebra; without one the neuron is met at the fixed level only. `rules` says how each fixed parameter
+    comes from the pattern's (see `spikec.passes.quantize`). `late` maps a parameter that shifts when the population starts late,
+    the phase of a periodic reset, to the parameter that is its period. `bias_synapse` names the bias parameters and the decay value
+    at which a bias may arrive as a synaptic sum instead. `implementation` is for the backend.
     """
 
     name: str
@@ -185,14 +185,14 @@ def parse_target(text: str, file: str) -> Target:
     neurons = []
     for table in data.get("neuron", []):
         known(table, _NEURON, "neuron")
-        for key in ("name", "fixed", "pattern"):
+        for key in ("name", "fixed"):
             if key not in table:
                 raise bad(f"a neuron lacks the key '{key}'")
         neurons.append(
             NativeNeuron(
                 table["name"],
                 table["fixed"],
-                table["pattern"],
+                table.get("pattern", ""),
                 table.get("rules", {}),
                 table.get("late", {}),
                 table.get("bias_synapse", {}),

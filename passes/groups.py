@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import interpret
+from spikec.ir.neuron import Assign, Expr, Program, Var, substitute
 from spikec.ir.ops import Add, Concat, Conv, Dense, Gather, Neuron, Node, Ref, Reshape, Sparse
 from spikec.ir.types import Array
 from spikec.ledger import Ledger
@@ -83,11 +84,33 @@ def silent_value(graph: Graph, ref: Ref) -> Array:
     return rules[type(node)]()
 
 
+def with_bias(node: Neuron, offsets: list[Array]) -> Neuron:
+    """The population with something added to each of its inputs, by its program."""
+    program, params = node.program, dict(node.params)
+    taken = {*program.inputs, *program.params, *program.state_names, *(s.name for s in program.body)}
+    swap: dict[str, Expr] = {}
+    for name, offset in zip(program.inputs, offsets, strict=True):
+        if offset.any():
+            param = f"{name}_bias"
+            while param in taken:
+                param += "_"
+            taken.add(param)
+            swap[name] = Var(name) + Var(param)
+            params[param] = offset
+    body = tuple(Assign(s.name, substitute(s.expr, swap)) for s in program.body)
+    names = tuple(params)
+    changed = Program(
+        f"{program.name}_biased" if swap else program.name, program.inputs, names, program.states, body, program.emits
+    )
+    return replace(node, program=changed, params=params)
+
+
 def measure(before: Graph, after: Graph, calibrate: Mapping[str, Array] | None, labels: Array | None, ledger: Ledger) -> None:
     """What the calibration data says: spikes that changed, layer by layer, and the accuracy."""
     if calibrate is None:
         return
-    layers = [node.name for node in before.neurons if node.name in after]
+    spiking = (node for node in before.neurons if node.program.emits[0].kind == "spike")
+    layers = [node.name for node in spiking if node.name in after]
     one = interpret(before, calibrate, record=layers)
     two = interpret(after, calibrate, record=layers)
     for name in layers:

@@ -7,20 +7,18 @@ identity synapse. What remains is refused, all of it at once, with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
 from spikec.diagnostics import CompileError, Diagnostic
-from spikec.ir.algebra import Match, match, same_state
 from spikec.ir.graph import Graph
-from spikec.ir.neuron import Emit, Program
-from spikec.ir.ops import Add, Concat, Constant, Conv, Dense, Gather, Input, Neuron, Node, Ref, Reshape, Scale, Sparse, spread
-from spikec.ir.text import parse_program
+from spikec.ir.ops import Add, Concat, Constant, Conv, Dense, Gather, Input, Neuron, Node, Ref, Reshape, Scale, Sparse
 from spikec.ir.types import Array
 from spikec.ledger import Ledger
+from spikec.passes.neurons import CHOICES, Neurons
 from spikec.passes.rewrite import fresh_name, reachable, redirect, redirect_outputs
 from spikec.target import Target
 
@@ -29,16 +27,26 @@ WEIGHTED = (Dense, Sparse, Conv)
 
 @dataclass(frozen=True)
 class Legalise:
-    """Match neurons to the target's native ones and bring the rest into its operations. Float level, exact up to rounding."""
+    """Match neurons to the target's native ones and bring the rest into its operations. Float level, exact up to rounding.
+
+    custom_neurons: what becomes of a neuron that the target's library lacks. "allow": it runs as a program of its own, exactly in
+    simulation, with microcode on silicon; "refuse": it is an error that names the alternatives, and what they change on the
+    calibration data. calibrate: (samples, T, *shape) by input name.
+    """
 
     target: Target
+    custom_neurons: str = "allow"
+    calibrate: Mapping[str, Array] | None = None
     name: ClassVar[str] = "legalise"
     levels: ClassVar[tuple[str, ...]] = ("float",)
 
     def run(self, graph: Graph, ledger: Ledger) -> Graph:
         """A float graph of native patterns. Raises CompileError with every SPK201, SPK202 and SPK208 at once."""
-        problems: list[Diagnostic] = []
-        graph = self._neurons(graph, ledger, problems)
+        if self.custom_neurons not in CHOICES:
+            raise CompileError("SPK001", f"custom_neurons is one of {', '.join(CHOICES)}, not {self.custom_neurons!r}")
+        matched = Neurons(self.target, graph, self.custom_neurons == "allow", self.calibrate, ledger)
+        problems = matched.problems
+        graph = matched.run()
         graph = _always_on(graph, ledger)
         graph = _settle(graph, lambda g: _fold_scales(g, ledger))
         graph = _settle(graph, lambda g: _split_operands(g, ledger))
@@ -49,97 +57,6 @@ class Legalise:
         if problems:
             raise CompileError.many(problems)
         return graph
-
-    # Neurons ---------------------------------------------------------------------------------------------------------
-
-    def _neurons(self, graph: Graph, ledger: Ledger, problems: list[Diagnostic]) -> Graph:
-        nodes: list[Node] = []
-        taken = set(graph.by_name)
-        renamed: dict[tuple[str, str], str] = {}
-        for node in graph.nodes:
-            if not isinstance(node, Neuron):
-                nodes.append(node)
-                continue
-            found = self._match(node, graph.shape_of(node.name))
-            if isinstance(found, Diagnostic):
-                problems.append(found)
-                nodes.append(node)
-                continue
-            pattern, matched = found
-            extra, bad = self._probes(graph, node, matched)
-            if bad:
-                problems += bad
-                nodes.append(node)
-                continue
-            for port, state in extra.items():
-                renamed[node.name, port] = state
-            states = dict.fromkeys(extra.values())
-            emits = (*pattern.emits[:1], *(Emit(state, "value") for state in states))
-            suffix = "".join(f"_{state}" for state in states)
-            program = Program(pattern.name + suffix, pattern.inputs, pattern.params, pattern.states, pattern.body, emits)
-            inputs = []
-            for index, (ref, gain) in enumerate(zip(node.inputs, matched.gains, strict=True)):
-                if np.all(gain == 1):
-                    inputs.append(ref)
-                    continue
-                scale = fresh_name(taken, f"{node.name}_gain{index or ''}")
-                nodes.append(Scale(name=scale, inputs=(ref,), factor=_as(gain, np.float32), loc=node.loc))
-                inputs.append(Ref(scale))
-            nodes.append(
-                replace(
-                    node,
-                    inputs=tuple(inputs),
-                    program=program,
-                    params={name: _as(value, np.float64) for name, value in matched.params.items()},
-                    init=_initial(node, matched),
-                )
-            )
-            names = ", ".join(f"{own} is {native}" for native, own in matched.states.items() if own != native)
-            ledger.record(
-                node,
-                "exact",
-                f"@{node.program.name} is {self.target.name}'s @{pattern.name}" + (f" ({names})" if names else ""),
-            )
-        return _rename_ports(graph.with_nodes(nodes), renamed)
-
-    def _match(self, node: Neuron, shape: tuple[int, ...]) -> tuple[Program, Match] | Diagnostic:
-        reasons = []
-        params = {name: spread(array, shape) for name, array in node.params.items()}
-        for native in self.target.neurons:
-            pattern = parse_program(native.pattern)
-            found = match(node.program, params, pattern)
-            if isinstance(found, Match):
-                solved = {name: _packed(array, shape) for name, array in found.params.items()}
-                return pattern, replace(found, params=solved, gains=tuple(_packed(gain, shape) for gain in found.gains))
-            reasons.append(f"{native.name}: {found}")
-        return Diagnostic(
-            "SPK201",
-            f"%{node.name}: {self.target.name} has no neuron that computes @{node.program.name}",
-            loc=node.loc,
-            notes=tuple(reasons),
-            fix="use a neuron that resets to zero in the same step (snnTorch: reset_mechanism='zero', "
-            "reset_delay=False), or compile for host or reference",
-        )
-
-    def _probes(self, graph: Graph, node: Neuron, matched: Match) -> tuple[dict[str, str], list[Diagnostic]]:
-        """Further ports: a state's value after the step can be read out, but not sent to another node."""
-        native = {own: name for name, own in matched.states.items()}
-        extra: dict[str, str] = {}
-        problems = []
-        for emit in node.program.emits[1:]:
-            readers = [user for user, index in graph.users[node.name] if user.inputs[index].port == emit.name]
-            read = any(ref.node == node.name and ref.port == emit.name for _, ref in graph.outputs)
-            state = same_state(node.program, node.params, emit.name)
-            if readers:
-                message = f"%{node.name}: {self.target.name} cannot send {emit.name} to %{readers[0].name}, only spikes"
-            elif read and state is None:
-                message = f"%{node.name}: the output {emit.name} is not a state at the end of the step"
-            else:
-                if read and state is not None:
-                    extra[emit.name] = native[state]
-                continue
-            problems.append(Diagnostic("SPK201", message, loc=node.loc, fix="use its spikes, or the target host"))
-        return extra, problems
 
     # Operations ------------------------------------------------------------------------------------------------------
 
@@ -171,34 +88,6 @@ class Legalise:
                     loc=node.loc,
                     fix="put a spiking layer in between, or merge the two linear layers into one",
                 )
-
-
-def _packed(array: Array, shape: tuple[int, ...]) -> Array:
-    """A parameter as nodes hold it: one per channel is an array of one axis."""
-    if array.ndim == len(shape) > 1 and array.shape == (shape[0], *(1,) * (len(shape) - 1)):
-        return array.reshape(-1)
-    return array
-
-
-def _as(value: Any, dtype: Any) -> Array:
-    array = np.asarray(value, dtype)
-    return array.reshape(()) if array.size == 1 and array.ndim <= 1 else array
-
-
-def _initial(node: Neuron, matched: Match) -> dict[str, Array]:
-    """Initial states under the pattern's names; only those that are not zero, the patterns' own."""
-    result = {}
-    for native, own in matched.states.items():
-        given = node.init.get(own)
-        value = np.asarray(given if given is not None else next(s.init for s in node.program.states if s.name == own))
-        if value.any():
-            result[native] = value.astype(np.float64)
-    return result
-
-
-def _rename_ports(graph: Graph, renamed: dict[tuple[str, str], str]) -> Graph:
-    outputs = [(n, replace(r, port=renamed.get((r.node, r.port), r.port))) for n, r in graph.outputs]
-    return graph.with_nodes(graph.nodes, outputs)
 
 
 def _settle(graph: Graph, step: Any) -> Graph:

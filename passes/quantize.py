@@ -17,7 +17,7 @@ import numpy as np
 
 from spikec.diagnostics import CompileError, Diagnostic
 from spikec.ir.graph import Graph
-from spikec.ir.interpret import interpret
+from spikec.ir.interpret import interpret, record_name
 from spikec.ir.neuron import Emit, Program
 from spikec.ir.ops import Add, Constant, Conv, Dense, Input, Neuron, Node, Ref, Reshape, Sparse
 from spikec.ir.ranges import graph_ranges
@@ -25,8 +25,10 @@ from spikec.ir.rules import verify
 from spikec.ir.text import parse_program
 from spikec.ir.types import Array, TensorType
 from spikec.ledger import Ledger
-from spikec.passes.groups import WEIGHTED, Group, groups_of, measure, silent_value, spread_bias
+from spikec.passes.groups import WEIGHTED, Group, groups_of, measure, silent_value, spread_bias, with_bias
 from spikec.passes.rewrite import fresh_name
+from spikec.passes.translate import Widths, largest_amount, translate
+from spikec.passes.units import infer_units
 from spikec.target import NativeNeuron, Target
 
 #: Candidate scales, as multiples of the largest that clips no weight.
@@ -61,11 +63,11 @@ class Quantize:
         problems = [problem for node in graph.neurons for problem in self._legal(node)]
         if problems:
             raise CompileError.many(problems)
-        spikes = self._float_spikes(graph)
+        records = self._float_run(graph)
         converted: dict[str, Node] = {}
         for group in groups_of(graph):
-            scale = self._scale(group, graph, spikes)
-            for node in self._convert(group.nodes, scale, ledger):
+            scale = self._scale(group, graph, records)
+            for node in self._convert(group.nodes, graph, scale, records, ledger):
                 converted[node.name] = node
             sums = {node.name for node in group.nodes if not isinstance(node, Neuron)}
             for output in (name for name, ref in graph.outputs if ref.node in sums):
@@ -97,19 +99,24 @@ class Quantize:
             if not biased:
                 continue
             delayed = any(ref.delay and graph.type_of(ref).kind == "value" for node in group.nodes for ref in node.inputs)
-            memory = any(np.any(node.params.get("alpha", np.zeros(()))) for node in group.neurons)
-            native = bool(group.neurons) and all("bias" in node.params for node in group.neurons)
+            own = [node for node in group.neurons if self._native(node) is None]
+            others = [node for node in group.neurons if self._native(node) is not None]
+            memory = any(np.any(node.params.get("alpha", np.zeros(()))) for node in others)
+            native = bool(group.neurons) and all("bias" in node.params for node in others)
             # Whoever reads the sum or the current itself must find the bias in it.
             read = any(node.name in shown for node in group.nodes if not isinstance(node, Neuron))
-            read |= any(emit.name == "u" for node in group.neurons for emit in node.program.emits)
+            read |= any(emit.name == "u" for node in others for emit in node.program.emits)
             if not delayed and not memory and not read and native:
-                for neuron in group.neurons:
+                for neuron in own:
+                    replaced[neuron.name] = [with_bias(neuron, [silent_value(graph, ref) for ref in neuron.inputs])]
+                for neuron in others:
                     offset = silent_value(graph, neuron.inputs[0])
                     total = np.asarray(neuron.params["bias"]) + offset
                     replaced[neuron.name] = [replace(neuron, params={**neuron.params, "bias": total})]
                 for node in biased:
                     replaced[node.name] = [replace(node, bias=None)]
-                    ledger.record(node, "exact", "the bias moves into the neurons' bias register")
+                    where = "the neurons' bias register" if others else "the neurons' program"
+                    ledger.record(node, "exact", f"the bias moves into {where}")
                 continue
             for node in biased:
                 assert node.bias is not None
@@ -139,6 +146,8 @@ class Quantize:
     # Limits ----------------------------------------------------------------------------------------------------------
 
     def _legal(self, node: Neuron) -> Iterable[Diagnostic]:
+        if self._native(node) is None:
+            return
         for name in ("alpha", "beta"):
             value = node.params.get(name, np.zeros(()))
             if np.any(value < 0) or np.any(value > 1):
@@ -190,6 +199,11 @@ class Quantize:
         shift = 1 << self.target.integer("membrane_shift")
         bias_top = self.target.integer("bias_mantissa_max") << self.target.integer("bias_exponent_max")
         for node in group.neurons:
+            if self._native(node) is None:
+                largest = largest_amount(node, None)
+                if largest > 0:  # what `fraction_bits` would leave no bit for
+                    limits.append((1 << (self.target.integer("membrane_bits") - 1)) / (4 * largest))
+                continue
             theta = np.atleast_1d(node.params["theta"])
             largest = float(np.max(theta[np.isfinite(theta)], initial=0))
             if largest > 0:
@@ -201,17 +215,17 @@ class Quantize:
 
     # Scale -----------------------------------------------------------------------------------------------------------
 
-    def _scale(self, group: Group, graph: Graph, spikes: Mapping[str, Array] | None) -> float:
+    def _scale(self, group: Group, graph: Graph, records: Mapping[str, Array] | None) -> float:
         largest = self._limits(group)
         exact = self._exact_scale(group, largest)
         if exact is not None:
             return exact
-        if spikes is None or not group.neurons or not group.weighted:
+        if records is None or not _spiking(group) or not group.weighted:
             return largest
         best, fewest = largest, math.inf
         for factor in CANDIDATES:
             scale = min(largest * factor, self._other_limits(group))
-            changed = self._changed(group, graph, spikes, scale)
+            changed = self._changed(group, graph, records, scale)
             if changed < fewest:
                 best, fewest = scale, changed
         return best
@@ -223,6 +237,8 @@ class Quantize:
             scale = 2.0**power
             multiples = [(node.weight, self._step) for node in group.weighted]
             for node in group.neurons:
+                if self._native(node) is None:
+                    continue
                 theta, bias = np.atleast_1d(node.params["theta"]), node.params["bias"] * shift
                 exponent = self._bias_exponent(bias * scale)
                 multiples += [(theta[np.isfinite(theta)], 1), (bias, 1 << exponent)]
@@ -230,13 +246,13 @@ class Quantize:
                 return scale
         return None
 
-    def _changed(self, group: Group, graph: Graph, spikes: Mapping[str, Array], scale: float) -> int:
+    def _changed(self, group: Group, graph: Graph, records: Mapping[str, Array], scale: float) -> int:
         """Spikes of the group's populations that change at a scale, when they get the float network's spikes."""
         own = {node.name for node in group.nodes}
         inputs: dict[str, Input] = {}
         data: dict[str, Array] = {}
         nodes = []
-        for node in self._convert(group.nodes, scale, Ledger()):
+        for node in self._convert(group.nodes, graph, scale, records, Ledger()):
             refs = []
             for ref in node.inputs:
                 if ref.node in own and graph.type_of(ref).kind == "value":
@@ -244,19 +260,20 @@ class Quantize:
                     continue
                 name = f"from {ref.node} {ref.port}"  # a name that no node has
                 inputs[name] = Input(name=name, type=TensorType("spike", graph.type_of(ref).shape, "i8"))
-                data[name] = spikes[ref.node]
+                data[name] = records[ref.node]
                 refs.append(replace(ref, node=name, port=""))
             nodes.append(replace(node, inputs=tuple(refs)))
-        outputs = tuple((node.name, Ref(node.name)) for node in group.neurons)
+        outputs = tuple((node.name, Ref(node.name)) for node in _spiking(group))
         alone = Graph("search", "fixed", (*inputs.values(), *nodes), outputs)
         result = interpret(alone, data)
-        return sum(int(np.count_nonzero(result.outputs[n.name] != spikes[n.name])) for n in group.neurons)
+        return sum(int(np.count_nonzero(result.outputs[n.name] != records[n.name])) for n in _spiking(group))
 
-    def _float_spikes(self, graph: Graph) -> dict[str, Array] | None:
+    def _float_run(self, graph: Graph) -> dict[str, Array] | None:
         if self.calibrate is None:
             return None
         data = {name: array[:SEARCH_SAMPLES] for name, array in self.calibrate.items()}
-        wires = [node.name for node in graph.nodes if graph.types[node.name][0][1].kind == "spike"]
+        kept = {node.name for node in graph.nodes if graph.types[node.name][0][1].kind == "spike"} | {n.name for n in graph.neurons}
+        wires = [record_name((name, port)) for name, ports in graph.types.items() if name in kept for port, _ in ports]
         return interpret(graph, data, record=wires).records
 
     def _head_room(self, graph: Graph, ledger: Ledger) -> None:
@@ -268,18 +285,21 @@ class Quantize:
         top = (1 << (self.target.integer("membrane_bits") - 1)) - 1
         problems = []
         for node in graph.neurons:
-            native = self._native_fixed(node)
-            low, high = wires[node.inputs[0].node, node.inputs[0].port]
-            largest = max(abs(low), abs(high))
-            if largest > limit:
+            native = self.target.native(node.program)
+            most = limit if native is not None else top
+            low, high = np.min([wires[r.node, r.port] for r in node.inputs]), np.max([wires[r.node, r.port] for r in node.inputs])
+            largest = max(abs(int(low)), abs(int(high)))
+            if largest > most:
                 problems.append(
                     Diagnostic(
                         "SPK203",
-                        f"%{node.name}: its inputs can sum to {largest}; {self.target.name} holds sums up to {limit}",
+                        f"%{node.name}: its inputs can sum to {largest}; {self.target.name} holds sums up to {most}",
                         loc=node.loc,
                         fix="let fewer inputs reach a neuron, or spread them over several",
                     )
                 )
+            if native is None:
+                continue
             decay = next((name for name, rule in native.rules.items() if rule.startswith("decay_minus_one")), None)
             if decay is None:
                 continue
@@ -298,9 +318,13 @@ class Quantize:
 
     # Conversion ------------------------------------------------------------------------------------------------------
 
-    def _convert(self, nodes: Iterable[Node], scale: float, ledger: Ledger) -> list[Node]:
+    def _convert(
+        self, nodes: Iterable[Node], graph: Graph, scale: float, records: Mapping[str, Array] | None, ledger: Ledger
+    ) -> list[Node]:
         return [
-            self._neuron(node, scale, ledger)
+            self._custom(node, graph, scale, records, ledger)
+            if isinstance(node, Neuron) and self._native(node) is None
+            else self._neuron(node, scale, ledger)
             if isinstance(node, Neuron)
             else self._weights(node, scale, ledger)
             if isinstance(node, WEIGHTED)
@@ -325,8 +349,30 @@ class Quantize:
             ledger.record(node, "exact", f"weights are multiples of {step / scale:.6g}")
         return replace(node, weight=weight.astype(np.int16), dtype="")
 
+    def _custom(self, node: Neuron, graph: Graph, scale: float, records: Mapping[str, Array] | None, ledger: Ledger) -> Node:
+        """A program that the target lacks, in the target's widths."""
+        operands = {
+            name: scale if graph.type_of(ref).kind == "value" else 1.0
+            for name, ref in zip(node.program.inputs, node.inputs, strict=True)
+        }
+        bits, decay = self.target.integer("membrane_bits"), self.target.integer("decay_bits")
+        widths = Widths(bits, bits, decay, decay)
+        made, translator = translate(node, infer_units(node, graph), operands, {}, scale, records, widths)
+        for what, error in translator.errors:
+            if np.any(error):
+                self._approximate(ledger, node, what, error)
+        if "clip" in made.program.operations():
+            limits = (f"{n} at +-{((1 << (bits - 1)) - 1) / translator.scale_of(n):.4g}" for n in node.program.state_names)
+            ledger.record(node, "convention", f"states saturate: {', '.join(limits)}")
+        for index, emit in enumerate(node.program.emits):
+            port = emit.name if index else ""
+            if emit.kind != "spike" and any((r.node, r.port) == (node.name, port) for _, r in graph.outputs):
+                ledger.record(node, "convention", f"the output {emit.name} is in units of {1 / translator.scale_of(emit.name):.6g}")
+        return made
+
     def _neuron(self, node: Neuron, scale: float, ledger: Ledger) -> Node:
         native = self._native(node)
+        assert native is not None
         fixed = parse_program(native.fixed)
         extra = node.program.emits[1:]
         suffix = node.program.name.removeprefix(parse_program(native.pattern).name)
@@ -359,17 +405,15 @@ class Quantize:
             self._approximate(ledger, node, f"initial {state} to multiples of {1 / membrane:.6g}", error)
         return whole.astype(np.int32)
 
-    def _native(self, node: Neuron) -> NativeNeuron:
+    def _native(self, node: Neuron) -> NativeNeuron | None:
+        """The native neuron whose pattern a population is; None if it runs as a program of its own."""
         for native in self.target.neurons:
+            if not native.pattern:
+                continue
             pattern = parse_program(native.pattern)
             if (pattern.params, pattern.body) == (node.program.params, node.program.body):
                 return native
-        node.fail("SPK201", f"@{node.program.name} is not native to {self.target.name}; run legalise first")
-
-    def _native_fixed(self, node: Neuron) -> NativeNeuron:
-        native = self.target.native(node.program)
-        assert native is not None, "quantize makes native programs only"
-        return native
+        return None
 
     def _rule(self, rule: str, value: Array, scale: float, node: Neuron, ledger: Ledger) -> Array:
         one = 1 << self.target.integer("decay_bits")
@@ -428,6 +472,10 @@ class Quantize:
             largest=float(np.max(error)),
             asked=self._asked,
         )
+
+
+def _spiking(group: Group) -> list[Neuron]:
+    return [node for node in group.neurons if node.program.emits[0].kind == "spike"]
 
 
 def _whole(array: Array) -> bool:

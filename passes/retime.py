@@ -197,7 +197,11 @@ class Retime:
         if synapse is not None:
             ledger.record(node, "exact", f"starts {own} step(s) late: its bias comes from an always-on source")
             return synapse
-        ledger.record(node, "exact", f"starts {own} step(s) late by a prologue: the host writes bias and state after them")
+        if self.target.native(node.program) is None:
+            how = "a counter of its own keeps it as it is until then"
+        else:
+            how = "by a prologue, the host writes bias and state after them"
+        ledger.record(node, "exact", f"starts {own} step(s) late: {how}")
         return [replace(node, start=own)]
 
     def _shift_clock(self, node: Neuron, own: int, ledger: Ledger) -> Neuron:

@@ -112,10 +112,10 @@ def test_strict_refuses_what_was_not_asked_for(tmp_path: Path) -> None:
 
 def test_dump_survives_a_later_error(tmp_path: Path) -> None:
     dump = tmp_path / "dump"
-    bad = spikec.parse_graph(TINY.replace("s = v > theta", "s = v > theta\n  v = v * v").replace("@lif", "@square"))
-    fails("SPK201", lambda: spikec.compile(bad, target=fixed_target(tmp_path), dump_ir=dump))
+    bad = spikec.parse_graph(TINY.replace("s = v > theta", "s = v > theta\n  v = v / (v + 2)").replace("@lif", "@ratio"))
+    fails("SPK202", lambda: spikec.compile(bad, target=fixed_target(tmp_path), dump_ir=dump))
     assert spikec.read_graph(dump / "00-input.sir") == bad
-    assert "canonicalise" in (dump / "passes.txt").read_text()
+    assert "legalise" in (dump / "passes.txt").read_text()
     fails("SPK008", lambda: spikec.compile(tiny(), target="reference", dump_ir=dump / "passes.txt"))
 
 

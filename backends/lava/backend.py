@@ -45,7 +45,7 @@ _CAUSES = (
 
 
 class LavaBackend:
-    """Emits and runs graphs of level fixed whose neurons are native to the target."""
+    """Emits and runs graphs of level fixed; neurons that Lava lacks become processes generated from their programs."""
 
     def __init__(self, target: Target) -> None:
         self.target = target
@@ -131,8 +131,7 @@ class LavaBackend:
 
         states: dict[str, dict[str, Array]] = {}
         for name, item in plan.populations.items():
-            variables = item.native.implementation["states"]
-            states[name] = {state: get(f"state.{name}.{variable}") for state, variable in variables.items()}
+            states[name] = {state: get(f"state.{name}.{variable}") for state, variable in item.process.states.items()}
         outputs = {name: get(f"output.{name}") for name in plan.outputs}
         return Execution(outputs, {name: get(f"record.{plan.wire(name)}") for name in record}, states)
 

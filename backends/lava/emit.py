@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spikec.backends.lava.plan import Plan, Population, Synapse, View, identifiers
+from spikec.backends.lava.programs import MODULE, module_text
 from spikec.ir.ops import Constant, Conv, Input, Node
 from spikec.ir.types import Array
 
@@ -34,6 +35,12 @@ def write_package(plan: Plan, folder: Path, golden: Golden | None) -> None:
     arrays: dict[str, Array] = {}
     network = _Network(plan, arrays).text()
     files = {"network.py": network, "README.md": _readme(plan, golden is not None)}
+    classes = {item.process.program.name: item.process.program for item in plan.populations.values() if item.process.program}
+    if classes:
+        files["neurons/__init__.py"] = (
+            '"""Neurons of this network. A folder of their own: Lava imports every module beside a process."""\n'
+        )
+        files["neurons/programs.py"] = module_text(classes.values())
     for name in COPIED:
         files[name] = (TEMPLATES / name).read_text(encoding="utf-8")
     for name, text in files.items():
@@ -67,7 +74,7 @@ def _golden(plan: Plan, golden: Golden) -> dict[str, Array]:
         if wire is not None:
             found[f"record.{wire}"] = array.astype(np.int32)
     for name, states in golden.expected.states.items():
-        variables = plan.populations[name].native.implementation["states"]
+        variables = plan.populations[name].process.states
         for state, array in states.items():
             if state in variables:
                 found[f"state.{name}.{variables[state]}"] = array.astype(np.int32)
@@ -81,7 +88,7 @@ class _Network:
         self.plan = plan
         self.arrays = arrays
         self._stored: dict[tuple[Any, ...], str] = {}
-        classes = {item.native.implementation["process"] for item in plan.populations.values()}
+        classes = {item.process.name for item in plan.populations.values()}
         names = [*plan.sources, *plan.populations, *plan.synapses]
         self.variable = identifiers(names, RESERVED | classes)
 
@@ -90,8 +97,7 @@ class _Network:
         body = [*self._sources(), *self._populations(), *self._synapses(), *self._result()]
         imports: dict[str, set[str]] = {}
         for item in plan.populations.values():
-            implementation = item.native.implementation
-            imports.setdefault(implementation["module"], set()).add(implementation["process"])
+            imports.setdefault(item.process.module, set()).add(item.process.name)
         lines = [f"from {module} import {', '.join(sorted(names))}" for module, names in sorted(imports.items())]
         joined = "\n".join(body)
         helpers = [
@@ -163,10 +169,12 @@ class _Network:
 
     def _populations(self) -> Iterable[str]:
         for name, item in self.plan.populations.items():
-            process = item.native.implementation["process"]
+            process = item.process.name
             shape = f" {_times(item.shape)}" if len(item.shape) > 1 else ""
             yield f"# {name}: {item.size}{shape} {process} neurons{_lag(item.node)}"
             yield from _comment(item.node)
+            if item.process.program:
+                yield f"# Not in Lava's library: {MODULE} has its program, and silicon needs microcode for it."
             if item.late:
                 yield f"# Silent, without its bias, until step {item.node.start}: then the host writes what `late` says below."
             arguments = {argument: self._number(name, argument, v) for argument, v in item.arguments.items()}
@@ -181,18 +189,19 @@ class _Network:
         return f"tile({self._array(f'{name}.{what}', value.astype(np.int32))}, copies)"
 
     def _synapses(self) -> Iterable[str]:
-        readers: dict[str, list[str]] = {}
+        readers: dict[str, list[tuple[str, str]]] = {}
         for name, item in self.plan.populations.items():
-            for synapse in item.inputs:
-                readers.setdefault(synapse, []).append(name)
+            for port, synapses in item.inputs.items():
+                for synapse in synapses:
+                    readers.setdefault(synapse, []).append((name, port))
         for name in self.plan.sources:
-            for target in readers.get(name, []):
+            for target, port in readers.get(name, []):
                 yield f"# {name} -> {target}: numbers that go straight into the neurons"
-                yield f"{self.variable[name]}.s_out.connect({self.variable[target]}.a_in)"
+                yield f"{self.variable[name]}.s_out.connect({self.variable[target]}.{port})"
                 yield ""
         for name, made in self.plan.synapses.items():
             targets = readers.get(name, [])
-            yield f"# {name}: {made.source} -> {', '.join(dict.fromkeys(targets)) or 'recorded only'}"
+            yield f"# {name}: {made.source} -> {', '.join(dict.fromkeys(target for target, _ in targets)) or 'recorded only'}"
             yield from _comment(made.node)
             variable = self.variable[name]
             yield from self._synapse(name, made)
@@ -200,8 +209,8 @@ class _Network:
             if made.grid:
                 sends, arrives = f"grid({sends}, {made.grid}, copies)", f"flat({arrives})"
             yield f"{sends}.connect({variable}.s_in)"
-            for target in targets:
-                yield f"{arrives}.connect({self.variable[target]}.a_in)"
+            for target, port in targets:
+                yield f"{arrives}.connect({self.variable[target]}.{port})"
             yield ""
 
     def _synapse(self, name: str, made: Synapse) -> Iterable[str]:
@@ -256,9 +265,11 @@ class _Network:
 
     def _population(self, name: str, item: Population) -> str:
         more = f", states={item.variables!r}" if item.variables != ("u", "v") else ""
-        if item.node.start:
+        if ports := tuple(port for port in item.process.outputs.values() if port != "s_out"):
+            more += f", ports={ports!r}"
+        if item.start:
             late = ", ".join(f"{_quoted(k)}: {self._number(name, k, v)}" for k, v in item.late.items())
-            more += f", start={item.node.start}, late={{{late}}}"
+            more += f", start={item.start}, late={{{late}}}"
         return f"Population({self.variable[name]}, {item.shape}, lag={item.node.lag}{more})"
 
     def _table(self, name: str, entries: dict[str, str]) -> Iterable[str]:
@@ -312,10 +323,10 @@ def _indent(lines: Iterable[str]) -> list[str]:
 def _readme(plan: Plan, golden: bool) -> str:
     inputs = [(name, node) for name, node in plan.sources.items() if isinstance(node, Input)]
     rows = [
-        f"| {name} | {item.size} | {item.native.implementation['process']} | {item.node.lag} | {item.node.start or ''} |"
+        f"| {name} | {item.size} | {item.process.name} | {item.node.lag} | {item.node.start or ''} |"
         for name, item in plan.populations.items()
     ]
-    late = any(item.node.start for item in plan.populations.values())
+    late = any(item.start for item in plan.populations.values())
     check = "    python run.py --check                                            # golden.npz: the compiler's own results\n"
     lines = [
         f"# {plan.graph.name}: a spiking network for Intel Loihi 2, on Lava",
@@ -344,6 +355,12 @@ def _readme(plan: Plan, golden: bool) -> str:
         "- `run.py` runs samples side by side, as copies of the network in one; every sample begins afresh.",
         "- `parts.py`, `host/`: helpers of the two.",
     ]
+    if any(item.process.program for item in plan.populations.values()):
+        lines += [
+            "",
+            "`neurons/programs.py` holds neurons that Lava's library lacks, as processes generated from their programs. They are",
+            "exact in simulation; on silicon each needs microcode, which lava-nc does not bring.",
+        ]
     if late:
         lines += [
             "",

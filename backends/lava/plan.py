@@ -9,16 +9,18 @@ and columns moved. A plan says everything that is wrong, not only the first thin
 from __future__ import annotations
 
 import keyword
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from spikec.backends.lava.programs import MODULE, Custom, class_name, custom
 from spikec.counts import synapses
 from spikec.diagnostics import CompileError, Diagnostic
 from spikec.ir.connections import connections
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import record_name
+from spikec.ir.neuron import Program
 from spikec.ir.ops import Add, Concat, Constant, Conv, Dense, Gather, Input, Neuron, Node, Ref, Reshape, Sparse, spread
 from spikec.ir.ranges import Ranges, graph_ranges, input_range
 from spikec.ir.types import Array
@@ -93,16 +95,32 @@ class Synapse:
 
 
 @dataclass(frozen=True)
+class Process:
+    """The class of a population and its names for the program's inputs, emissions and states.
+
+    program: the generated class where the neuron is none of Lava's own.
+    """
+
+    module: str
+    name: str
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+    states: Mapping[str, str]
+    program: Custom | None = None
+
+
+@dataclass(frozen=True)
 class Population:
     """One neuron process: `arguments` and initial `states` by Lava's names; numbers, or arrays of one per neuron.
 
-    late: what the host writes at step `node.start`; it is left out of `arguments` and `states`.
+    inputs: the synapses of each input port. late: what the host writes at step `node.start`; it is left out of `arguments` and
+    `states`.
     """
 
     node: Neuron
-    native: NativeNeuron
+    process: Process
     shape: tuple[int, ...]
-    inputs: tuple[str, ...]
+    inputs: Mapping[str, tuple[str, ...]]
     arguments: dict[str, int | Array]
     states: dict[str, int | Array]
     late: dict[str, int | Array] = field(default_factory=dict)
@@ -115,7 +133,23 @@ class Population:
     @property
     def variables(self) -> tuple[str, ...]:
         """Lava's names of the states."""
-        return tuple(self.native.implementation["states"].values())
+        return tuple(self.process.states.values())
+
+    @property
+    def synapses(self) -> tuple[str, ...]:
+        """All that reach it."""
+        return tuple(name for names in self.inputs.values() for name in names)
+
+    @property
+    def start(self) -> int:
+        """The step before which the host keeps it silent; a generated process does so by itself."""
+        return 0 if self.process.program else self.node.start
+
+    def wire(self, port: str) -> str | None:
+        """The name under which the package records what a port emits; None if it cannot."""
+        if port in self.process.outputs:
+            return f"{self.node.name}.{self.process.outputs[port]}" if port != self.node.program.emits[0].name else self.node.name
+        return f"{self.node.name}.{self.process.states[port]}" if port in self.process.states else None
 
 
 @dataclass(frozen=True)
@@ -174,8 +208,7 @@ class Plan:
         """The name under which the package records a wire of the graph; None if it cannot."""
         node, _, port = name.partition(".")
         if node in self.populations and port:
-            variable = self.populations[node].native.implementation["states"].get(port)
-            return f"{node}.{variable}" if variable else None
+            return self.populations[node].wire(port)
         return name if name in {**self.sources, **self.populations, **self.values} else None
 
 
@@ -195,6 +228,7 @@ class _Planner:
         self._names: set[str] = set()
         self._ranges: Ranges | None = None
         self._reported: set[tuple[str, str]] = set()
+        self._classes: dict[str, Custom] = {}
 
     @property
     def ranges(self) -> Ranges:
@@ -289,36 +323,54 @@ class _Planner:
         return all(isinstance(user, Neuron) for user, _ in self.graph.users[node.name])
 
     def _population(self, node: Neuron) -> None:
-        native = self.target.native(node.program)
-        if native is None or not native.implementation:
-            self.problem(node, f"there is no Lava process for @{node.program.name}", "compile for host or reference")
-            return
-        implementation = native.implementation
-        for emit in node.program.emits[1:]:
-            if emit.name not in implementation["states"]:
-                self.problem(node, f"{emit.name} cannot be read from {implementation['process']}, only its states")
         shape = self.graph.shape_of(node.name)
-        arguments = {
-            argument: self._argument(node, argument, node.params[parameter], shape)
-            for argument, parameter in implementation["arguments"].items()
-        }
+        native = self.target.native(node.program)
+        own = native is not None and bool(native.implementation) and self._fits(node, native)
+        process = _native_process(node, native) if own and native is not None else self._custom(node.program)
+        if own and native is not None:
+            table = native.implementation["arguments"]
+            arguments = {argument: self._argument(node, argument, node.params[name], shape) for argument, name in table.items()}
+        else:
+            assert process.program is not None
+            names = process.program.params
+            arguments = {names[name]: _short(_per_neuron(value, shape)) for name, value in node.params.items()}
         states = {
-            implementation["states"][state.name]: _short(_per_neuron(node.init.get(state.name, np.asarray(state.init)), shape))
+            process.states[state.name]: _short(_per_neuron(node.init.get(state.name, np.asarray(state.init)), shape))
             for state in node.program.states
-            if state.name in implementation["states"]
+            if state.name in process.states
         }
         late: dict[str, int | Array] = {}
-        if node.start:
+        if node.start and process.program:
+            arguments["start"] = node.start
+        elif node.start and native is not None:
             if np.any(np.asarray(arguments.get("vth", 0)) < 0):
                 self.problem(node, "starts late, and its negative threshold would let it fire before")
             bias = native.bias_synapse.get("mantissa")
-            late = {argument: arguments[argument] for argument, name in implementation["arguments"].items() if name == bias}
+            late = {argument: arguments[argument] for argument, name in native.implementation["arguments"].items() if name == bias}
             late |= states
             arguments = {name: 0 if name in late else value for name, value in arguments.items()}
             late = {name: value for name, value in late.items() if np.any(value)}
             states = dict.fromkeys(states, 0)
-        inputs = tuple(name for ref in node.inputs for name in self._synapses(ref, node))
-        self.plan.populations[node.name] = Population(node, native, shape, inputs, arguments, states, late)
+        inputs = {
+            process.inputs[name]: tuple(self._synapses(ref, node))
+            for name, ref in zip(node.program.inputs, node.inputs, strict=True)
+        }
+        self.plan.populations[node.name] = Population(node, process, shape, inputs, arguments, states, late)
+
+    def _fits(self, node: Neuron, native: NativeNeuron) -> bool:
+        """Whether Lava's own process takes this population's numbers and shows what is read of it."""
+        return all(emit.name in native.implementation["states"] for emit in node.program.emits[1:])
+
+    def _custom(self, program: Program) -> Process:
+        """The generated class of a program; equal programs share one."""
+        key = program.renamed("_").text()
+        if key not in self._classes:
+            taken = {item.name for item in self._classes.values()} | {
+                native.implementation["process"] for native in self.target.neurons if native.implementation
+            }
+            self._classes[key] = custom(class_name(program.name, taken), program)
+        made = self._classes[key]
+        return Process(MODULE, made.name, made.inputs, made.outputs, made.states, made)
 
     def _argument(self, node: Neuron, argument: str, value: Array, shape: tuple[int, ...]) -> int | Array:
         full = _per_neuron(value, shape)
@@ -549,27 +601,33 @@ class _Planner:
     # Checks of the whole ---------------------------------------------------------------------------------------------
 
     def _widths(self) -> None:
-        """Lava's int32 must hold what the program's unbounded integers hold."""
+        """Lava's int32 must hold what the program's unbounded integers hold; a generated process computes in 64 bits itself."""
         if self.plan.problems:
             return
         found = self.ranges
+
+        def small(node: Neuron, what: str, interval: tuple[int, int], limit: int) -> None:
+            low, high = interval
+            if max(-low, high) >= limit:
+                message = f"{what} can reach {low} to {high}, which Lava's arithmetic does not hold"
+                self.problem(node, message, "smaller weights or fewer connections")
+
         for node in self.graph.neurons:
+            made = self.plan.populations[node.name].process.program
             for ref in node.inputs:
-                low, high = found.wires[ref.node, ref.port]
-                if max(-low, high) >= MOST_INPUT:
-                    message = f"its input can reach {low} to {high}, which Lava's arithmetic does not hold"
-                    self.problem(node, message, "smaller weights or fewer connections")
-            for state, (low, high) in found.neurons[node.name].states.items():
-                if max(-low, high) >= MOST_STATE:
-                    message = f"its state {state} can reach {low} to {high}, which Lava's arithmetic does not hold"
-                    self.problem(node, message, "smaller weights or fewer connections")
+                small(node, "its input", found.wires[ref.node, ref.port], MOST_STATE if made else MOST_INPUT)
+            for state, interval in found.neurons[node.name].states.items():
+                small(node, f"its state {state}", interval, 1 << 31 if made else MOST_STATE)
+            for index, emit in enumerate(node.program.emits):
+                if made:
+                    small(node, emit.name, found.wires[node.name, emit.name if index else ""], 1 << 31)
 
     def _starts(self) -> None:
         """A population that starts late must get nothing before: only then is it silent without its bias."""
         for node in self.graph.neurons:
-            if not node.start or node.name not in self.plan.populations:
+            if node.name not in self.plan.populations or not self.plan.populations[node.name].start:
                 continue
-            for name in self.plan.populations[node.name].inputs:
+            for name in self.plan.populations[node.name].synapses:
                 synapse = self.plan.synapses.get(name)
                 if synapse is None:
                     self.problem(node, f"starts at step {node.start}, and the input %{name} is there before")
@@ -578,6 +636,14 @@ class _Planner:
                 sends = max(getattr(source, "start", 0), source.lag)
                 if sends + 1 + int(np.min(synapse.delay)) < node.start:
                     self.problem(node, f"starts at step {node.start}, and spikes of %{source.name} arrive before")
+
+
+def _native_process(node: Neuron, native: NativeNeuron) -> Process:
+    """One of Lava's own."""
+    implementation = native.implementation
+    inputs = implementation.get("inputs", dict.fromkeys(node.program.inputs, "a_in"))
+    outputs = {node.program.emits[0].name: "s_out", **implementation.get("outputs", {})}
+    return Process(implementation["module"], implementation["process"], inputs, outputs, implementation["states"])
 
 
 def _per_neuron(value: Array, shape: tuple[int, ...]) -> Array:

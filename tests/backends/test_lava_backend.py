@@ -551,7 +551,6 @@ def refusals(*nodes: Any, outputs: dict[str, Ref]) -> list[str]:
 def test_everything_that_cannot_be_emitted_is_said_at_once() -> None:
     odd = even((4, 3))
     odd[0, :2] = (3, 300)
-    other = parse_program("neuron @other(a) state(v: i32 = 0) {\n  v = clip(v + a, 20)\n  s = v > 9\n  emit s\n}")
     found = refusals(
         source(3),
         Input(name="real", type=TensorType("value", (3,), "i8")),
@@ -560,7 +559,6 @@ def test_everything_that_cannot_be_emitted_is_said_at_once() -> None:
         dense("same", even((4, 4)), Ref("l")),
         dense("slow", even((4, 4)), Ref("l", delay=64)),
         Add(name="sum", inputs=(Ref("same"), Ref("slow"))),
-        Neuron(name="strange", inputs=(Ref("sum"),), program=other),
         lif("m", Ref("sum")),
         lif("bare", Ref("in")),
         dense("numbers", even((4, 3)), Ref("real", delay=1)),
@@ -575,7 +573,6 @@ def test_everything_that_cannot_be_emitted_is_said_at_once() -> None:
         "net.py:7 (net.odd): error[SPK502]: %odd: 1 of 12 weights lie outside -256 to 254",
         "net.py:7 (net.odd): error[SPK502]: %odd: 1 of 12 weights are no multiples of 2, and Lava would round them",
         "net.py:7 (net.odd): error[SPK502]: %odd: has a bias, which a synapse on Lava has not",
-        "error[SPK502]: %strange: there is no Lava process for @other",
         "net.py:7 (net.same): error[SPK502]: %same: reads a spike of the same step, and a synapse on Lava takes a step",
         "net.py:7 (net.slow): error[SPK502]: %slow: waits 63 steps; Lava's synapses have at most 62",
         "net.py:9 (net.bare): error[SPK502]: %bare: %in enters without a synapse",
@@ -612,4 +609,4 @@ def test_a_good_graph_is_not_refused() -> None:
     plan = make_plan(feed_forward(), TARGET)
     assert not plan.problems
     assert list(plan.synapses) == ["fc1", "fc2"] and list(plan.populations) == ["l1", "l2"]
-    assert plan.populations["l2"].inputs == ("fc2",)
+    assert plan.populations["l2"].inputs == {"a_in": ("fc2",)}

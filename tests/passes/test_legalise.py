@@ -22,9 +22,9 @@ LOIHI = load_target("loihi2")
 GAINED = parse_program("neuron @gained(x) params(beta, g) state(m = 0) { m = beta * m + g * x s = m > 1 m = m - s * m emit s, m }")
 
 
-def legal(g: Graph) -> tuple[Graph, Ledger]:
+def legal(g: Graph, **options: Any) -> tuple[Graph, Ledger]:
     ledger = Ledger()
-    return verify(Legalise(LOIHI).run(verify(g), ledger)), ledger
+    return verify(Legalise(LOIHI, **options).run(verify(g), ledger)), ledger
 
 
 def check(g: Graph, spikes_needed: bool = True) -> Graph:
@@ -231,7 +231,7 @@ def test_everything_is_refused_at_once() -> None:
         out=["k"],
     )
     with pytest.raises(CompileError) as caught:
-        legal(g)
+        legal(g, custom_neurons="refuse")
     assert [(d.code, str(d.loc or ""), d.message) for d in caught.value.diagnostics] == [
         ("SPK201", "m.py:9 (net.n)", "%n: loihi2 has no neuron that computes @delayed"),
         ("SPK201", "", "%l: loihi2 cannot send v to %e, only spikes"),
@@ -247,10 +247,38 @@ def test_a_membrane_before_the_reset_cannot_be_shown() -> None:
     early = parse_program("neuron @early(x) state(v = 0) { m = 0.5 * v + x s = m > 1 v = select(s, 0, m) emit s, m }")
     node = Neuron(name="l", inputs=(Ref("d"),), program=early)
     check(graph(spikes((3,)), dense("d", "in", W), node, out=["l"]))
+    shown = graph(spikes((3,)), dense("d", "in", W), node, out=["l", ("m", Ref("l", "m"))])
     with pytest.raises(CompileError) as caught:
-        legal(graph(spikes((3,)), dense("d", "in", W), node, out=["l", ("m", Ref("l", "m"))]))
-    assert (
-        str(caught.value)
-        == "error[SPK201]: %l: the output m is not a state at the end of the step\n  fix: use its spikes, or the target host"
-    )
+        legal(shown, custom_neurons="refuse")
+    (problem,) = caught.value.diagnostics
+    assert problem.notes[0] == "the output m is not a state at the end of the step"
+    after, ledger = legal(shown)
+    assert after["l"].program == early  # type: ignore[attr-defined]
+    assert [e.what for e in ledger] == ["@early runs as a program of its own: exact in simulation, needs microcode on silicon"]
     assert LEAKY.emits[1].name == "v"
+
+
+SUBTRACT = parse_program("neuron @subtract(x) params(b) state(v = 0) { r = v > 1 v = b * v + x - r * 1 s = v > 1 emit s }")
+
+
+def test_a_refusal_names_the_alternatives_with_their_measured_cost() -> None:
+    node = Neuron(name="l", inputs=(Ref("d"),), program=SUBTRACT, params={"b": F(0.5)})
+    g = graph(spikes((3,)), dense("d", "in", 2 * W), node, out=["l"])
+    zero = parse_program("neuron @zero(x) params(b) state(v = 0) { v = b * v + x s = v > 1 v = select(s, 0, v) emit s }")
+    other = graph(*(Neuron(name="l", inputs=(Ref("d"),), program=zero, params={"b": F(0.5)}) if n is node else n for n in g.nodes))
+    x = {"in": random_spikes((6, 20, 3), 4)}
+    one, two = (interpret(each, x).outputs["l"] for each in (g, other))
+    changed, total = int(np.count_nonzero(one != two)), int(one.sum())
+    assert 0 < changed < total
+    for calibrate, cost in (
+        (x, f"changes {changed} of {total} spikes on the calibration data"),
+        (None, "not measured, as there is no"),
+    ):
+        with pytest.raises(CompileError) as caught:
+            legal(g, custom_neurons="refuse", calibrate=calibrate)
+        (problem,) = caught.value.diagnostics
+        assert problem.code == "SPK201" and "custom_neurons=allow" in (problem.fix or "")
+        assert problem.notes[-2] == ("as a program of its own (custom_neurons=allow): changes no spike, needs microcode on silicon")
+        assert problem.notes[-1].startswith(f"reset to zero in the same step, loihi2's own neuron: {cost}")
+    with pytest.raises(CompileError, match="custom_neurons is one of allow, refuse, not 'maybe'"):
+        legal(g, custom_neurons="maybe")

@@ -24,13 +24,15 @@ SYNAPSE = {"sign_mode": SignMode.MIXED, "num_weight_bits": 8}
 class Population:
     """Neurons of one kind. `shape` is one sample's; `lag`: its step t is the network's step t + lag.
 
-    Before step `start` the population is silent; then the host writes the Vars in `late`: its bias and initial state.
+    `ports`: what it sends besides `s_out`. Before step `start` the population is silent; then the host writes the Vars in
+    `late`: its bias and initial state.
     """
 
     process: Any
     shape: tuple
     lag: int
     states: tuple = ("u", "v")
+    ports: tuple = ()
     start: int = 0
     late: dict = field(default_factory=dict)
 

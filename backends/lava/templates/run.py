@@ -76,8 +76,9 @@ class Tape:
         self.recorders = []
         states = [(name, state) for name, item in network.populations.items() for state in item.states]
         probes = [f"{name}.{state}" for name, state in states]
-        self.wires = [*network.populations, *probes] if "all" in wires else wires
-        known = [*network.sources, *network.populations, *probes, *network.values]
+        ports = {f"{name}.{port}": getattr(item.process, port) for name, item in network.populations.items() for port in item.ports}
+        self.wires = [*network.populations, *ports, *probes] if "all" in wires else wires
+        known = [*network.sources, *network.populations, *ports, *probes, *network.values]
         for wire in self.wires:
             if wire not in known:
                 raise Mistake(f"nothing called '{wire}' can be recorded; there are {', '.join(known)}")
@@ -87,6 +88,8 @@ class Tape:
         for wire in needed:
             if wire in network.populations:
                 self.listen(wire, [network.populations[wire].process.s_out])
+            elif wire in ports:
+                self.listen(wire, [ports[wire]])
             elif wire in network.values:
                 self.listen(wire, [flat(synapse.a_out) for synapse in network.values[wire].synapses])
         for wire, (name, state) in zip(probes, states, strict=True):
