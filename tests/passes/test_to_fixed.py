@@ -156,12 +156,22 @@ def test_layers_that_follow_a_membrane() -> None:
     assert np.count_nonzero(got != exact) < 0.03 * exact.sum()
 
 
+def test_a_product_of_two_amounts_stays_near_the_float_network() -> None:
+    rng = np.random.default_rng(3)
+    weight = rng.normal(0.1, 0.4, (12, 16)).astype(F32)
+    graph = network("v = beta * v + 0.25 * v * v + x\ns = v > theta\nv = select(s, 0, v)", 0.75, 1.5, weight)
+    x = spikes(rng, 6, 20, 16)
+    exact, got = interpret(graph, {"in": x}).outputs["l"], interpret(convert(graph), {"in": x.astype(bool)}).outputs["l"]
+    assert exact.sum() > 100
+    assert np.count_nonzero(got != exact) <= 0.02 * exact.sum()
+
+
 def test_what_has_no_integer_form_is_refused_with_its_place() -> None:
     rng = np.random.default_rng(6)
     weight = rng.normal(size=(3, 4)).astype(F32)
-    squared = network("v = beta * v + x * x\ns = v > theta", 0.5, 1.0, weight)
-    with pytest.raises(CompileError, match=r"error\[SPK202\]: %l: @n multiplies two amounts"):
-        convert(squared)
+    divided = network("v = beta * v + x / (v + 2)\ns = v > theta", 0.5, 1.0, weight)
+    with pytest.raises(CompileError, match=r"error\[SPK202\]: %l: @n divides by a variable"):
+        convert(divided)
     with pytest.raises(CompileError, match=r"error\[SPK001\]: 17 bits: a weight has 2 to 16 bits"):
         convert(network(PROGRAMS["zero"], 0.5, 1.0, weight), bits=17)
 
