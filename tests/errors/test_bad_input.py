@@ -194,7 +194,7 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "compile good.sir -o out --print-after inline",
-        "error[SPK005]: unknown pass 'inline'\n  fix: choose among canonicalise, shrink, prune, legalise, quantize, to-fixed, retime",
+        "error[SPK005]: unknown pass 'inline'\n  fix: choose among canonicalise, shrink, prune, fold-linear, legalise, quantize, to-fixed, retime, lower-conv, choose-formats",
     ),
     (
         "run build --input x.npz --backend gpu",
@@ -318,7 +318,7 @@ CASES: list[tuple[str, str]] = [
     ("show foreign", "error[SPK401]: foreign: not a build folder: it has no manifest.json\n  fix: make one with spikec compile"),
     (
         "run damaged --input x.npz",
-        "error[SPK402]: damaged/ir/04-retime.sir: damaged: its sha256 is not the one recorded\n  fix: compile again",
+        "error[SPK402]: damaged/ir/05-retime.sir: damaged: its sha256 is not the one recorded\n  fix: compile again",
     ),
     ("verify incomplete", "error[SPK402]: incomplete/golden.npz: missing\n  fix: compile again"),
     (
@@ -327,11 +327,11 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "show build --after place",
-        "error[SPK404]: the build has no stage 'place'\n  fix: choose one of input, canonicalise, legalise, quantize, retime",
+        "error[SPK404]: the build has no stage 'place'\n  fix: choose one of input, canonicalise, fold-linear, legalise, quantize, retime, lower-conv, choose-formats",
     ),
     (
         "show build --level placed",
-        "error[SPK404]: the build holds input (float), canonicalise (float), legalise (float), quantize (fixed), retime (fixed): nothing at the level 'placed'",
+        "error[SPK404]: the build holds input (float), canonicalise (float), fold-linear (float), legalise (float), quantize (fixed), retime (fixed), lower-conv (fixed), choose-formats (fixed): nothing at the level 'placed'",
     ),
 ]
 
@@ -365,7 +365,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build = fixed_build(folder)
     for name in ("build", "damaged", "incomplete", "newer"):
         build.save(folder / name)
-    path = folder / "damaged" / "ir" / "04-retime.sir"
+    path = folder / "damaged" / "ir" / "05-retime.sir"
     path.write_text(path.read_text().replace("vth=96", "vth=97"))
     (folder / "incomplete" / "golden.npz").unlink()
     path = folder / "newer" / "manifest.json"
