@@ -21,7 +21,7 @@ from spikec.frontend.registry import FRAMEWORKS, Leaf, leaf_of, register_neuron
 from spikec.frontend.tracing.axes import Layout
 from spikec.frontend.tracing.build import Built, build, snake
 from spikec.frontend.tracing.check import compare, second_example
-from spikec.frontend.tracing.fold import fold
+from spikec.frontend.tracing.fold import Folded, count_steps, fold
 from spikec.frontend.tracing.record import Files, Recorder, failure, recording, run_model
 from spikec.frontend.tracing.steps import AxisChoice, Choices, SingleStep, choose_axes
 from spikec.frontend.tracing.values import Record, Value, values_in
@@ -67,13 +67,17 @@ def trace(
         again = tracer.again(example, built)
         if again is not None:
             compare(again, tracer.files)
+            if again.graph != built.graph and count_steps(built.folded, again.folded):
+                built, again = tracer.rebuilt(built), tracer.rebuilt(again)
+                compare(built, tracer.files)
+                compare(again, tracer.files)
             if again.graph != built.graph:
                 raise CompileError(
                     "SPK108",
                     "another input, of another length, gives another graph: the model's computation depends on its input",
                     loc=tracer.loc,
                     notes=[_first_difference(str(built.graph), str(again.graph))],
-                    fix="where it divides by the number of steps, use .mean() over time, or divide the result outside the model",
+                    fix="where it divides by the number of steps, do that once, after the last step",
                 )
     return built.graph
 
@@ -231,9 +235,17 @@ class _Tracer:
         if folded.late - self.shadowed:
             self.shadowed |= folded.late
             return self.trace(example, capture)
-        built = build(folded, self.name, kinds, "f64" if double else "f32", self.dt)
+        return self.built(folded, kinds, "f64" if double else "f32")
+
+    def built(self, folded: Folded, kinds: list[Kind], dtype: str) -> Built:
+        built = build(folded, self.name, kinds, dtype, self.dt)
         verify(built.graph)
         return built
+
+    def rebuilt(self, built: Built) -> Built:
+        """Built again, after something was learnt about its cells."""
+        inputs = built.graph.inputs
+        return self.built(built.folded, [node.type.kind for node in inputs], inputs[0].type.dtype)
 
     def single_steps(self, example: _Inputs, capture: bool) -> tuple[Record, Layout]:
         """A model that does one step a call: several calls on frames that differ."""
@@ -321,6 +333,8 @@ def _structure(recorder: Recorder, item: Any) -> Any:
     """The returned structure with values in the place of tensors; constants are left out."""
     if isinstance(item, torch.Tensor):
         value = recorder.value_of(item)
+        if value is not None and value.refused:
+            recorder.refuse(value)
         if value is not None and value.filling is not None:
             recorder.fail("SPK111", "the model returns a tensor of which not all entries were written")
         return value

@@ -583,9 +583,16 @@ class _Builder:
             self.states[node.name] = {}
             return
         name = self.cell_name(cell, fn)
-        trailing = inner == list(range(len(own) - len(inner), len(own)))
-        if fn == "min" or not trailing:
-            self.fail(cell, f"{fn} over these axes is not supported", "only trailing axes can be reduced")
+        if fn == "min":
+            self.fail(cell, "min over features is not supported", "write it as the maximum of the negative")
+        rest = [axis for axis in range(len(own)) if axis not in inner]
+        if inner != list(range(len(rest), len(own))):
+            indices = np.arange(product(own)).reshape(own).transpose(*rest, *inner)
+            ref = self.add(
+                Gather(name=self.name(f"{name}_order"), inputs=(ref,), indices=np.array(indices, np.int64), loc=loc), None
+            )
+            own = tuple(own[axis] for axis in (*rest, *inner))
+            inner = list(range(len(rest), len(own)))
         count = len(inner)
         window = tuple(own[-count:])
         channels = product(own[:-count])

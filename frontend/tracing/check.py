@@ -15,7 +15,7 @@ import torch
 from spikec.diagnostics import CompileError
 from spikec.frontend.tracing.arrays import per_step, step_major
 from spikec.frontend.tracing.build import Built
-from spikec.frontend.tracing.fold import left_out
+from spikec.frontend.tracing.fold import Cell, left_out
 from spikec.frontend.tracing.programs import Port
 from spikec.frontend.tracing.record import Files
 from spikec.frontend.tracing.values import product
@@ -199,9 +199,9 @@ class _Replay(Interpreter):
             if not wrong.any():
                 return
         sample, step, *place = (int(i) for i in np.argwhere(wrong)[0])
-        cell = self.built.wires[node.name, port][0] if (node.name, port) in self.built.wires else None
-        if cell is not None and step not in cell.runs and -1 not in cell.runs:
-            raise left_out(cell.op, step, self.built.folded.layout.steps - 2)
+        missing = self.missing(node.name, port, step)
+        if missing is not None:
+            raise left_out(missing.op, step, self.built.folded.layout.steps - 2)
         where = f" at {place}" if place else ""
         raise CompileError(
             "SPK108",
@@ -210,6 +210,19 @@ class _Replay(Interpreter):
             loc=node.loc,
             notes=["spikec reads this code differently from what it does; please report it, with the model"],
         )
+
+    def missing(self, node: str, port: str, step: int) -> Cell | None:
+        """What the model did not do at this step of all that the wire or state is made of."""
+        found = self.built.wires.get((node, port)) or self.built.states.get(node, {}).get(port)
+        stack, seen = [found[0]] if found else [], set()
+        while stack:
+            cell = stack.pop()
+            if -1 not in cell.runs and step not in cell.runs:
+                return cell
+            inner = [read.cell for read in cell.cells if read.delay == 0 and cell.op.kind == "ew" and read.cell not in seen]
+            seen.update(inner)
+            stack += inner
+        return None
 
     def bound(self, node: Node) -> Array | None:
         """How far two orders of the same sum can lie apart; None where there is no sum."""

@@ -158,6 +158,17 @@ def _reciprocal(rec: Recorder, run: Run, input: Any) -> Any:
     return finish(rec, run, "/", 1.0, rec.operand(input))
 
 
+def _ceil(rec: Recorder, run: Run, input: Any, *, out: None = None) -> Any:
+    return finish(rec, run, "neg", between(rec, "floor", between(rec, "neg", rec.operand(input))))
+
+
+def _leaky_relu(rec: Recorder, run: Run, input: Any, negative_slope: Any = 0.01, inplace: bool = False) -> Any:
+    value = rec.operand(input)
+    if inplace:
+        save(rec, input)
+    return finish(rec, run, "select", between(rec, ">", value, 0, boolean=True), value, between(rec, "*", value, negative_slope))
+
+
 def _copy(rec: Recorder, run: Run, input: Any, src: Any, non_blocking: bool = False) -> Any:
     value = rec.operand(src)
     result = run()
@@ -221,6 +232,8 @@ ELEMENTWISE: Final[dict[str, Handler]] = {
     "hardtanh": _hardtanh,
     "relu": _relu,
     "relu6": _relu6,
+    "leaky_relu": _leaky_relu,
+    "ceil": _ceil,
     "heaviside": _heaviside,
     "sign": _sign,
     "square": _square,

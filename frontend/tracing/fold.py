@@ -16,7 +16,7 @@ import numpy as np
 from spikec.diagnostics import CompileError
 from spikec.frontend.tracing.axes import Layout
 from spikec.frontend.tracing.steps import assign_steps
-from spikec.frontend.tracing.values import Const, Number, Op, Operand, Record, Value, values_in
+from spikec.frontend.tracing.values import Const, Number, Op, Operand, Record, StepCount, Value, values_in
 
 
 @dataclass(eq=False)
@@ -82,7 +82,42 @@ class Folded:
         return {cell.op.site for cell in self.cells if -1 not in cell.runs and 0 not in cell.runs}
 
 
-def _different(op: Op, step: int, how: str) -> CompileError:
+def count_steps(one: Folded, other: Folded) -> bool:
+    """Find the numbers that are the number of steps, in two runs of different lengths, and mark them in both.
+
+    Only what is computed once, after the last step, may use it: it is then known that t + 1 steps have been done. False where
+    the runs differ in anything else.
+    """
+    if len(one.cells) != len(other.cells) or one.layout.steps == other.layout.steps:
+        return False
+    marked = False
+    for a, b in zip(one.cells, other.cells, strict=True):
+        if a.op.kind != b.op.kind or len(a.reads) != len(b.reads):
+            return False
+        for index, pair in enumerate(zip(a.reads, b.reads, strict=True)):
+            if any(isinstance(item, (Read, Const)) for item in pair) or pair[0] == pair[1]:
+                continue
+            lengths = one.layout.steps, other.layout.steps
+            reciprocal = pair == tuple(1 / n for n in lengths)
+            last = a.op.kind == "ew" and all(set(c.runs) == {f.layout.steps - 1} for c, f in ((a, one), (b, other)))
+            if not last or not (reciprocal or pair == lengths):
+                return False
+            for cell, item in zip((a, b), pair, strict=True):
+                count = StepCount(item)  # type: ignore[arg-type]  # neither a Read nor a Const
+                count.reciprocal = reciprocal
+                cell.reads[index] = count
+            marked = True
+    return marked
+
+
+def _different(op: Op, step: int, how: str, twin: Op | None = None) -> CompileError:
+    if twin is not None:
+        return CompileError(
+            "SPK104",
+            f"{op.path} computes step {step} and {twin.path} another: a module for every step is another network at every step",
+            loc=op.loc,
+            fix="use one module for all steps; batch norms that differ from step to step (BNTT) cannot be folded into one weight",
+        )
     return CompileError(
         "SPK104",
         f"step {step} {how}",
@@ -94,7 +129,12 @@ def _different(op: Op, step: int, how: str) -> CompileError:
 
 def left_out(op: Op, step: int, steady: int) -> CompileError:
     """The error for an operation that a step does not do, where initial values cannot explain it."""
-    return _different(op, step, f"leaves out {op.label}, which step {steady} does here")
+    error = _different(op, step, f"leaves out {op.label}, which step {steady} does here")
+    first = error.diagnostics[0]
+    if step:
+        return error
+    fix = "let states begin as tensors (torch.zeros, torch.full) and not as Python numbers, and do the same in every step"
+    return CompileError(first.code, first.message, loc=first.loc, notes=first.notes, fix=fix)
 
 
 class _Folder:
@@ -134,7 +174,8 @@ class _Folder:
                 elif step == self.last:
                     self.by_op[op] = Cell(op, runs={step: op})
                 elif op in self.live:
-                    self._differs(op, step, f"does {op.label} here, which step {self.steady} does not")
+                    twin = next((other for other in body.values() if _alike(op, other)), None)
+                    raise _different(op, step, f"does {op.label} here, which step {self.steady} does not", twin)
         common: dict[object, Cell] = {}
         for op in self.record.ops:
             if self.structural(op):
@@ -281,6 +322,8 @@ class _Folder:
                 continue
             if step == 0 and cell.stand_ins:
                 continue
+            if step == self.last:
+                continue  # it is for the next step, of which there is none: whatever reads it here would differ
             for read in cell.cells:
                 before = step - read.delay
                 if before >= 0 and (before in read.cell.runs or -1 in read.cell.runs):
@@ -479,6 +522,12 @@ class _Folder:
             isinstance(s, Source) and (s.cell, s.port, s.step) == (first.cell, first.port, step) for step, s in enumerate(sources)
         )
         return Source(first.cell, first.port, None, first.back, first.init) if same else None
+
+
+def _alike(op: Op, other: Op) -> bool:
+    """Whether two modules of one list do the same kind of thing."""
+    same = [part for part in zip(op.path.split("."), other.path.split("."), strict=False) if part[0] != part[1]]
+    return op.kind == other.kind and len(same) == 1 and all(part.isdigit() for part in same[0])
 
 
 def _read_key(read: Read | Const | Number) -> object:

@@ -31,13 +31,59 @@ def execute(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
 
 def unsupported(rec: Recorder, name: str, how: str = "") -> NoReturn:
     """SPK101 inside a library's module, else SPK102."""
-    module = rec.module
+    module, plain = rec.module, name.strip("_").removeprefix("get__:")
     if module is not None and type(module).__module__.startswith("torch.nn"):
-        rec.fail("SPK101", f"{type(module).__name__} is not supported" + (f" {how}" if how else ""))
+        kind = type(module).__name__
+        rec.fail("SPK101", f"{kind} is not supported" + (f" {how}" if how else ""), fix=fix_for(plain) if not how else None)
     rec.fail(
         "SPK102",
-        f"the operation {name.strip('_')} is not supported" + (f" {how}" if how else " on values that depend on the input"),
+        f"the operation {plain} is not supported" + (f" {how}" if how else " on values that depend on the input"),
+        fix=fix_for(plain) if not how else None,
     )
+
+
+_READOUT: Final = (
+    "at the end of the network: return what goes into {0}, and apply {0} to the result; inside, no neuron can compute it"
+)
+_FIXES: Final = {
+    **dict.fromkeys(
+        (
+            "softmax",
+            "log_softmax",
+            "softmin",
+            "sigmoid",
+            "logsigmoid",
+            "tanh",
+            "exp",
+            "log",
+            "sqrt",
+            "softplus",
+            "gelu",
+            "silu",
+            "elu",
+            "erf",
+        ),
+        _READOUT,
+    ),
+    **dict.fromkeys(("argmax", "argmin", "topk", "sort", "argsort", "max with its indices", "min with its indices"), _READOUT),
+    **dict.fromkeys(("var", "std", "norm", "logsumexp", "cross_entropy", "nll_loss", "mse_loss", "normalize"), _READOUT),
+    **dict.fromkeys(
+        ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
+        "repeat the entries (F.interpolate, mode nearest) and convolve: that is a gather and a convolution",
+    ),
+    **dict.fromkeys(("layer_norm", "group_norm", "instance_norm"), "use batch norm, whose statistics are constants after training"),
+    **dict.fromkeys(("einsum", "bmm", "tensordot", "baddbmm"), "write it with a weight matrix: x @ weight.T, or nn.Linear"),
+    **dict.fromkeys(("addcmul", "addcdiv", "lerp", "addmv"), "write it out with +, - and *"),
+    **dict.fromkeys(("conv3d", "max_pool3d", "avg_pool3d"), "step through the third axis: it is usually time"),
+    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu", "scaled_dot_product_attention"), "only spiking layers can be compiled"),
+}
+
+
+def fix_for(name: str) -> str | None:
+    """What to do instead of an operation that cannot be had."""
+    text = _FIXES.get(name)
+    word = f"arg{name.partition(' ')[0]}" if name.endswith("indices") else name
+    return text.format(word) if text else None
 
 
 def tensor_items(item: Any) -> Iterator[Any]:

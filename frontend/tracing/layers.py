@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from spikec.frontend.tracing.handling import Handler, Run, finish, unsupported
-from spikec.frontend.tracing.values import Const, shape_of
+from spikec.frontend.tracing.values import Const, Op, Value, shape_of
 
 if TYPE_CHECKING:
     from spikec.frontend.tracing.record import Recorder
@@ -191,6 +191,10 @@ def _reduce(fn: str) -> Handler:
         result = run()
         dims = range(input.ndim) if dim is None or dim == () else [dim] if isinstance(dim, int) else dim
         tensor = result if isinstance(result, torch.Tensor) else result[0]
+        if tensor is not result:
+            loc, site, event = rec.current
+            nothing = Op("indices", (), {}, [], loc, "", site, event)
+            rec.hang(result[1], Value(tuple(result[1].shape), nothing, refused=f"{fn} with its indices"))
         axes = tuple(sorted(d % input.ndim for d in dims)) if input.ndim else ()
         rec.emit("reduce", (x,), tensor.shape, tensor=tensor, label=fn, fn=fn, axes=axes, keepdim=bool(keepdim))
         return result

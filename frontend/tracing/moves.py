@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from spikec.frontend.tracing.handling import Handler, Run, new_value, truth_of, unsupported
-from spikec.frontend.tracing.values import Filling, Value, shape_of
+from spikec.frontend.tracing.values import Const, Filling, Operand, Value, shape_of
 
 if TYPE_CHECKING:
     from spikec.frontend.tracing.record import Recorder
@@ -79,6 +79,131 @@ def _expand(rec: Recorder, run: Run, input: Any, *sizes: Any) -> Any:
     return result
 
 
+#: Delay lines are kept as their entries up to this length.
+ROWS: Final = 256
+
+
+def _const_rows(rec: Recorder, tensor: Any, axis: int) -> list[Operand]:
+    """The entries of a constant tensor along an axis."""
+    if tensor.shape[axis] > ROWS:
+        return []
+    with rec.pause():
+        entries = [entry.clone() for entry in tensor.unbind(axis)]
+        rec.mark_static(entries)
+    return [rec.constant(entry) for entry in entries]
+
+
+def _rows_of(rec: Recorder, tensor: Any, axis: int) -> list[Operand]:
+    """What stands at each index of an axis, if that is known; else nothing."""
+    value = rec.value_of(tensor)
+    if value is None:
+        return _const_rows(rec, tensor, axis)
+    if value.filling is not None and value.filling.axis == axis:
+        base, entries = value.filling.base, value.filling.entries
+        if not isinstance(base, Const) or base.array.shape[axis] > ROWS:
+            return []
+        return [entries[k] if k in entries else Const(np.take(base.array, k, axis=axis)) for k in range(tensor.shape[axis])]
+    if value.rows is not None and value.rows[0] == axis:
+        return list(value.rows[1])
+    if value.op is not None and value.op.kind == "unsqueeze" and value.op.attrs["axis"] == axis:
+        return [value.op.operands[0]]
+    return []
+
+
+def _put_together(rec: Recorder, rows: Sequence[Operand], axis: int, tensor: Any) -> Value:
+    """A tensor of known entries."""
+    stacked = rec.emit("stack", rows, tensor.shape, tensor=tensor, axis=axis, label="stack")
+    stacked.rows = (axis, tuple(rows))
+    return stacked
+
+
+def _roll(rec: Recorder, run: Run, input: Any, shifts: Any, dims: Any = None) -> Any:
+    amounts, axes = ([item] if isinstance(item, int) else list(item or ()) for item in (shifts, dims))
+    if len(axes) != len(amounts):
+        unsupported(rec, "roll", "without dims")
+    rows = _rows_of(rec, input, axes[0] % input.ndim) if len(axes) == 1 else []
+    x = rec.value_of(input)
+    assert x is not None
+    result = run()
+    if rows:
+        shift = amounts[0] % len(rows)
+        _put_together(rec, rows[-shift:] + rows[:-shift] if shift else rows, axes[0] % input.ndim, result)
+        return result
+    if x.filling is not None:
+        _unwritten(rec)
+    for shift, axis in zip(amounts, axes, strict=True):
+        size = input.shape[axis]
+        x = _gather(rec, x, axis % input.ndim, [(k - shift) % size for k in range(size)])
+    rec.hang(result, x)
+    return result
+
+
+def _repeat(rec: Recorder, run: Run, input: Any, *sizes: Any) -> Any:
+    x = rec.value_of(input)
+    assert x is not None
+    counts = list(sizes[0]) if len(sizes) == 1 and not isinstance(sizes[0], int) else list(sizes)
+    result = run()
+    for _ in range(len(counts) - len(x.shape)):
+        x = rec.emit("unsqueeze", (x,), (1, *x.shape), axis=0)
+    counts = [1] * (len(x.shape) - len(counts)) + counts
+    for axis, count in enumerate(counts):
+        if count != 1 and x.shape[axis] != 1:
+            x = _gather(rec, x, axis, list(range(x.shape[axis])) * count)
+    rec.emit("expand", (x,), result.shape, tensor=result) if x.shape != tuple(result.shape) else rec.hang(result, x)
+    return result
+
+
+def _repeat_interleave(rec: Recorder, run: Run, input: Any, repeats: Any, dim: int | None = None) -> Any:
+    if not isinstance(repeats, int) or dim is None:
+        unsupported(rec, "repeat_interleave", "except a whole number of times along one dim")
+    x = rec.value_of(input)
+    assert x is not None
+    result = run()
+    axis = dim % input.ndim
+    rec.hang(result, _gather(rec, x, axis, [k for k in range(input.shape[axis]) for _ in range(repeats)]))
+    return result
+
+
+def _interpolate(
+    rec: Recorder, run: Run, input: Any, size: Any = None, scale_factor: Any = None, mode: str = "nearest",
+    align_corners: Any = None, recompute_scale_factor: Any = None, antialias: bool = False,
+) -> Any:  # fmt: skip
+    x = rec.value_of(input)
+    assert x is not None
+    with rec.pause():
+        result = run()
+    if mode != "nearest" or any(n % m for n, m in zip(result.shape[2:], input.shape[2:], strict=True)):
+        unsupported(rec, "interpolate", "except in mode='nearest' by whole factors")
+    for axis in range(2, input.ndim):
+        factor = result.shape[axis] // input.shape[axis]
+        if factor > 1:
+            x = _gather(rec, x, axis, [k for k in range(input.shape[axis]) for _ in range(factor)])
+    rec.hang(result, x)
+    return result
+
+
+def _pad(rec: Recorder, run: Run, input: Any, pad: Any, mode: str = "constant", value: Any = None) -> Any:
+    if mode != "constant" or any(n < 0 for n in pad):
+        unsupported(rec, "pad", "except with a constant")
+    x: Any = rec.operand(input)
+    with rec.pause():
+        result = run()
+    for number in range(len(pad) // 2):
+        axis = input.ndim - 1 - number
+        parts: list[Any] = [x]
+        for place, width in ((0, pad[2 * number]), (2, pad[2 * number + 1])):
+            if width:
+                with rec.pause():
+                    border = torch.full((*x.shape[:axis], width, *x.shape[axis + 1 :]), float(value or 0), dtype=result.dtype)
+                    rec.mark_static(border)
+                parts.insert(place, rec.constant(border))
+        if len(parts) > 1:
+            shape = (*x.shape[:axis], sum(shape_of(part)[axis] for part in parts), *x.shape[axis + 1 :])
+            x = rec.emit("cat", parts, shape, axis=axis, label="pad")
+    rec.hang(result, x)
+    return result
+
+
 def _pick(rec: Recorder, x: Value, axis: int, index: int, tensor: Any = None) -> Value:
     if x.filling is not None and axis == x.filling.axis:
         entry = x.filling.entries.get(index)
@@ -100,7 +225,10 @@ def _gather(rec: Recorder, x: Value, axis: int, indices: Any, tensor: Any = None
     if x.filling is not None:
         _unwritten(rec)
     shape = (*x.shape[:axis], len(indices), *x.shape[axis + 1 :])
-    return rec.emit("gather", (x,), shape, tensor=tensor, axis=axis, indices=np.asarray(indices, np.int64))
+    taken = rec.emit("gather", (x,), shape, tensor=tensor, axis=axis, indices=np.asarray(indices, np.int64))
+    if x.rows is not None and x.rows[0] == axis:
+        taken.rows = (axis, tuple(x.rows[1][int(k)] for k in indices))
+    return taken
 
 
 def _index_parts(rec: Recorder, ndim: int, index: Any) -> list[Any]:
@@ -139,6 +267,12 @@ def _getitem(rec: Recorder, run: Run, input: Any, index: Any) -> Any:
                 rec.mark_static(result)
                 return result
             x = written
+        known = _known_entry(rec, x, parts)
+        if known is not None:
+            if not isinstance(known[0], Value):
+                rec.mark_static(result)
+                return result
+            x, parts = known
         axis = 0
         lists = 0
         for part in parts:
@@ -165,6 +299,15 @@ def _getitem(rec: Recorder, run: Run, input: Any, index: Any) -> Any:
     if result is not input:
         _land(rec, x, result)
     return result
+
+
+def _known_entry(rec: Recorder, x: Value, parts: list[Any]) -> tuple[Any, list[Any]] | None:
+    """The entry that an index picks of a tensor put together from known ones, and the rest of the index."""
+    if x.rows is None or None in parts:
+        return None
+    axis, rows = x.rows
+    number = _int_index(parts[axis])
+    return None if number is None else (rows[number % len(rows)], parts[:axis] + parts[axis + 1 :])
 
 
 def _written_part(rec: Recorder, x: Value, parts: list[Any]) -> Value | None:
@@ -220,7 +363,16 @@ def _setitem(rec: Recorder, run: Run, input: Any, index: Any, value: Any) -> Any
     axis = rest[0]
     x = rec.value_of(input)
     if x is not None and x.filling is None:
-        unsupported(rec, "an assignment", "to a part of a tensor that holds results already")
+        rows = _rows_of(rec, input, axis)
+        if not rows and input.shape[axis] <= ROWS:
+            rows = [_pick(rec, x, axis, k) for k in range(input.shape[axis])]
+        if not rows:
+            unsupported(rec, "an assignment", "to a part of a tensor that holds results already")
+        run()
+        shape = tuple(n for i, n in enumerate(input.shape) if i != axis)
+        rows[number % len(rows)] = given if shape_of(given) == shape else rec.emit("expand", (given,), shape)
+        _put_together(rec, rows, axis, input)
+        return None
     filling = x.filling if x is not None and x.filling is not None else Filling(axis, rec.operand(input), {})
     if filling.axis != axis:
         unsupported(rec, "an assignment", "along two different axes of one tensor")
@@ -255,8 +407,15 @@ def _unbind(rec: Recorder, run: Run, input: Any, dim: int = 0) -> Any:
     x = rec.value_of(input)
     assert x is not None
     result = run()
+    rows = x.rows[1] if x.rows is not None and x.rows[0] == dim % input.ndim else ()
     for index, tensor in enumerate(result):
-        _pick(rec, x, dim % input.ndim, index, tensor)
+        row = rows[index] if rows else None
+        if isinstance(row, Value):
+            rec.hang(tensor, row)
+        elif row is not None:
+            rec.mark_static(tensor)
+        else:
+            _pick(rec, x, dim % input.ndim, index, tensor)
     return result
 
 
@@ -300,7 +459,14 @@ def _joined(kind: str, default: int = 0) -> Handler:
         operands = [rec.operand(item) for item in tensors]
         result = run()
         where = (dim if axis is None else axis) % result.ndim
-        rec.emit(kind, operands, result.shape, tensor=result, axis=where, label="stack" if kind == "stack" else "concat")
+        if kind == "stack":
+            _put_together(rec, operands, where, result)
+            return result
+        parts = [_rows_of(rec, item, where) for item in tensors] if result.shape[where] <= ROWS else [[]]
+        if all(parts):  # a delay line: every entry is read from where it came, not through a chain of concatenations
+            _put_together(rec, [row for part in parts for row in part], where, result)
+            return result
+        rec.emit(kind, operands, result.shape, tensor=result, axis=where, label="concat")
         return result
 
     return handler
@@ -335,6 +501,12 @@ MOVES: Final[dict[str, Handler]] = {
     "narrow": _narrow,
     "index_select": _index_select,
     "flip": _flip,
+    "roll": _roll,
+    "repeat": _repeat,
+    "tile": _repeat,
+    "repeat_interleave": _repeat_interleave,
+    "interpolate": _interpolate,
+    "pad": _pad,
     "stack": _joined("stack"),
     "cat": _joined("cat"),
     "concat": _joined("cat"),

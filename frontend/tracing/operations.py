@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from spikec.frontend.tracing.elementwise import ELEMENTWISE
-from spikec.frontend.tracing.handling import Handler, alias, execute, save, tensor_items, unsupported
+from spikec.frontend.tracing.handling import Handler, alias, execute, fix_for, save, tensor_items, unsupported
 from spikec.frontend.tracing.layers import LAYERS
 from spikec.frontend.tracing.moves import MOVES
 
@@ -150,3 +150,6 @@ def call(rec: Recorder, name: str, func: Any, args: tuple[Any, ...], kwargs: dic
     except TypeError:
         unsupported(rec, base, "with these arguments")
     return handler(*bound.args, **bound.kwargs)
+
+
+__all__ = ["HANDLERS", "INVISIBLE", "call", "check_leak", "check_random", "fix_for", "name_of", "plain"]

@@ -10,8 +10,23 @@ from typing import Any
 import numpy as np
 
 from spikec.frontend.tracing.fold import Cell, Read
-from spikec.frontend.tracing.values import Const, Number
-from spikec.ir.neuron import COMPARISONS, LOGIC, RESERVED, Assign, Call, Emit, Expr, Num, Program, State, Var, substitute, variables
+from spikec.frontend.tracing.values import Const, Number, StepCount
+from spikec.ir.neuron import (
+    COMPARISONS,
+    LOGIC,
+    RESERVED,
+    STEP,
+    Assign,
+    Call,
+    Emit,
+    Expr,
+    Num,
+    Program,
+    State,
+    Var,
+    substitute,
+    variables,
+)
 from spikec.ir.types import Array
 
 Port = tuple[Cell, int]
@@ -67,6 +82,9 @@ class _Writer:
             return self.read(item)
         if isinstance(item, bool):
             return Num(int(item))
+        if isinstance(item, StepCount):
+            count = Call("+", (Var(STEP), Num(1)))
+            return Call("/", (Num(1), count)) if item.reciprocal else count
         if isinstance(item, (int, float)):
             known = self.thresholds.get(float(item))
             if known and role == "reset":
@@ -107,6 +125,8 @@ class _Writer:
     def state(self, read: Read) -> str:
         begin = read.init.get(0, 0)
         array = self.constant(read.cell, begin)
+        if isinstance(begin, float):
+            array = array.astype(self.dtype)
         key = (read.cell, read.port, array.tobytes() + str(array.shape).encode())
         if np.all(array == 0):
             key = (read.cell, read.port, b"")

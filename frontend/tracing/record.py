@@ -212,7 +212,11 @@ class Recorder(TorchFunctionMode):
         if name in operations.INVISIBLE:
             return func(*args, **kwargs)
         self.here()
-        dynamic = [item for item in _tensors((args, kwargs)) if self.value_of(item) is not None]
+        values = [self.value_of(item) for item in _tensors((args, kwargs))]
+        dynamic = [value for value in values if value is not None]
+        for value in dynamic:
+            if value.refused:
+                self.refuse(value)
         operations.check_random(self, name, args, kwargs)
         if not dynamic:
             if self.current[1] in self.shadowed and operations.plain(name):
@@ -272,6 +276,15 @@ class Recorder(TorchFunctionMode):
     def fail(self, code: str, message: str, **more: Any) -> NoReturn:
         """A CompileError at the call that is being recorded."""
         raise CompileError(code, message, loc=self.current[0], **more)
+
+    def refuse(self, value: Value) -> NoReturn:
+        """SPK102 for a value that nothing may be computed from."""
+        raise CompileError(
+            "SPK102",
+            f"{value.refused} is not supported on values that depend on the input",
+            loc=value.op.loc if value.op else None,
+            fix=operations.fix_for(value.refused),
+        )
 
     @contextmanager
     def pause(self) -> Iterator[None]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 import networkx as nx
 
 from spikec.frontend.tracing.fold import Cell, Read
+from spikec.frontend.tracing.values import StepCount
 
 SIMPLE = frozenset({"+", "-", "*", "/", "neg"})
 
@@ -30,6 +31,8 @@ def clean_leaf(cell: Cell) -> bool:
 def simple(cell: Cell, shape: Callable[[Cell, int], tuple[int, ...]]) -> bool:
     """Whether an element-wise cell is an Add or a Scale of the IR."""
     if cell.op.kind != "ew" or cell.op.attrs["fn"] not in SIMPLE or cell.op.outputs[0].boolean:
+        return False
+    if any(isinstance(read, StepCount) for read in cell.reads):
         return False
     fn = cell.op.attrs["fn"]
     reads = list(cell.cells)

@@ -270,7 +270,7 @@ def assign_steps(record: Record, layout: Layout) -> dict[Op, int | None]:
     for op in record.ops:
         early = layout.step(op.outputs[0])
         steps[op] = None if early is None or layout.timed(op.outputs[0]) else early
-        if early is None or steps[op] is None or op.kind == "pick":
+        if early is None or steps[op] is None or (op.kind == "pick" and _enters(layout, op)):
             continue
         if early == 0 and len(loop.marks) == last + 1 and op.event != loop.marks[-1]:
             begins = loop.marks[-1]
@@ -295,6 +295,12 @@ def assign_steps(record: Record, layout: Layout) -> dict[Op, int | None]:
     for loop in loops:
         _advance(record, loop, steps)
     return steps
+
+
+def _enters(layout: Layout, op: Op) -> bool:
+    """Whether a pick takes one step out of a sequence."""
+    (x,) = op.values
+    return any(atom in layout.time for atom in layout.axes[x][op.attrs["axis"]])
 
 
 def _advance(record: Record, loop: _Loop, steps: dict[Op, int | None]) -> None:

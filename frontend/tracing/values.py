@@ -23,6 +23,12 @@ class Const:
 Number = int | float | bool
 
 
+class StepCount(float):
+    """The number of steps of this run (or its reciprocal), where the code divides by it after the last step."""
+
+    reciprocal: bool = False
+
+
 @dataclass(eq=False)
 class Value:
     """What one tensor holds that derives from the input. `tensor` is the model's own value, kept for comparison."""
@@ -35,6 +41,10 @@ class Value:
     version: int = 0
     #: A tensor that is filled entry by entry along an axis (`out[t] = spk`).
     filling: Filling | None = None
+    #: The entries along an axis that the tensor was put together from: reading one is reading what went in.
+    rows: tuple[int, tuple[Operand, ...]] | None = None
+    #: Why nothing may be computed from this.
+    refused: str = ""
 
 
 @dataclass(eq=False)

@@ -652,6 +652,19 @@ class BeginsHigh(SlicesOfOne):
         return torch.stack(out)
 
 
+class BeginsAsNumbers(SlicesOfOne):
+    """States that are Python numbers until the first spike is added to them."""
+
+    def forward(self, x):
+        v, b, s, out = 0.0, 0.5, 0.0, []
+        for xt in x:
+            b = 0.5 * b + 0.5 * s
+            v = 0.5 * v + self.fc(xt) - b * s
+            s = (v > b).float()
+            out.append(s)
+        return torch.stack(out)
+
+
 class BeginsHighInPlace(SlicesOfOne):
     """The same by in-place operations, with the state of two steps ago in it."""
 
@@ -664,6 +677,182 @@ class BeginsHighInPlace(SlicesOfOne):
             s = (v > b).float()
             v -= s * b
             out.append(s)
+        return torch.stack(out)
+
+
+class SpikeCount(TutorialLoop):
+    """snnTorch's tutorial 3: the same flattened frame at every step, spikes counted."""
+
+    def forward(self, x):
+        mem1, mem2 = self.lif1.init_leaky(), self.lif2.init_leaky()
+        spk2_rec = []
+        for _ in range(T):
+            spk1, mem1 = self.lif1(self.fc1(x.flatten(1)), mem1)
+            spk2, mem2 = self.lif2(self.fc2(spk1), mem2)
+            spk2_rec.append(spk2)
+        return torch.stack(spk2_rec, dim=0).sum(0)
+
+
+class RateReadout(TutorialLoop):
+    def forward(self, x):
+        spikes, mems = super().forward(x)
+        return {"rate": spikes.mean(0), "last": mems[-1], "peak": mems.max(dim=0).values}
+
+
+class DividedByLength(TutorialLoop):
+    """A rate by way of the shape: t + 1 steps have been done after the last."""
+
+    def forward(self, x):
+        spikes, mems = super().forward(x)
+        return spikes.sum(0) / x.shape[0], mems.sum(0) * (1 / x.size(0))
+
+
+class Tutorial7(nn.Module):
+    """snnTorch's tutorial 6 and 7: a Sequential with hidden states, reset in the forward pass."""
+
+    def __init__(self):
+        super().__init__()
+        grad = surrogate.atan()
+        self.net = nn.Sequential(
+            nn.Conv2d(2, 4, 3),
+            nn.MaxPool2d(2),
+            snn.Leaky(beta=0.5, spike_grad=grad, init_hidden=True),
+            nn.Flatten(),
+            nn.Linear(16, 5),
+            snn.Leaky(beta=0.5, spike_grad=grad, init_hidden=True, output=True),
+        )
+
+    def forward(self, data):
+        spk_rec = []
+        utils.reset(self.net)
+        for step in range(data.size(0)):
+            spk_out, _ = self.net(data[step])
+            spk_rec.append(spk_out)
+        return torch.stack(spk_rec)
+
+
+class SpikeElementWise(nn.Module):
+    """A residual block whose spikes are added (SEW), and one in which they are combined."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2, self.conv3 = nn.Conv2d(2, 4, 1), nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.norm = nn.ModuleList([nn.BatchNorm2d(4) for _ in range(3)])
+        self.lif = nn.ModuleList([snn.Leaky(beta=0.5, init_hidden=True) for _ in range(3)])
+        self.fc, self.out = nn.Linear(36, 5), snn.Leaky(beta=0.5, init_hidden=True)
+        for norm in self.norm:
+            norm.running_var.fill_(1 - 1e-5)
+
+    def forward(self, x):
+        utils.reset(self)
+        out = []
+        for frame in x:
+            a = self.lif[0](self.norm[0](self.conv1(frame)))
+            b = self.lif[1](self.norm[1](self.conv2(a))) + a
+            c = self.lif[2](self.norm[2](self.conv3(b)))
+            b = b * (1 - c)
+            out.append(self.out(self.fc(torch.flatten(F.max_pool2d(b, 2), 1))))
+        return torch.stack(out)
+
+
+class RolledBuffer(DelayLine):
+    """The last three spikes in a tensor that is rolled on."""
+
+    def forward(self, x):
+        buffer, mem, out = torch.zeros(3, x.shape[1], 6), None, []
+        for t in range(x.shape[0]):
+            spk, mem = self.lif(self.fc(x[t]) + self.late(buffer[-1]), mem)
+            buffer = torch.roll(buffer, 1, dims=0)
+            buffer[0] = spk
+            out.append(spk)
+        return torch.stack(out)
+
+
+class ConcatenatedBuffer(DelayLine):
+    """The same by concatenation, and all of it is read as well."""
+
+    def forward(self, x):
+        buffer, mem, out = torch.ones(3, x.shape[1], 6), None, []
+        for t in range(x.shape[0]):
+            spk, mem = self.lif(self.fc(x[t]) + self.late(buffer[0]), mem)
+            buffer = torch.cat([buffer[1:], spk.unsqueeze(0)], dim=0)
+            out.append(spk + 0.5 * buffer.sum(0))
+        return torch.stack(out)
+
+
+class PopulationCode(nn.Module):
+    """Groups of neurons vote for a class; the groups lie along either axis."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.lif = nn.Linear(12, 8), snn.Leaky(beta=0.5)
+
+    def forward(self, x):
+        mem, near, far = None, [], []
+        for xt in x:
+            spk, mem = self.lif(self.fc(xt), mem)
+            near.append(spk.view(-1, 4, 2).sum(-1))
+            far.append(spk.view(-1, 4, 2).mean(1))
+        return torch.stack(near), torch.stack(far)
+
+
+class ChannelsLast(nn.Module):
+    """Frames with the channels at the end, padded and flattened in the order of another framework."""
+
+    def __init__(self):
+        super().__init__()
+        self.pad, self.conv, self.fc = nn.ZeroPad2d((1, 0, 2, 1)), nn.Conv2d(2, 3, 3, stride=2), nn.Linear(36, 5)
+        self.lif1, self.lif2 = snn.Leaky(beta=0.5), snn.Leaky(beta=0.5)
+
+    def forward(self, x):
+        m1 = m2 = None
+        out = []
+        for t in range(x.shape[0]):
+            frame = x[t].permute(0, 2, 3, 1)
+            s1, m1 = self.lif1(self.conv(self.pad(frame.permute(0, 3, 1, 2))), m1)
+            s2, m2 = self.lif2(self.fc(s1.permute(0, 2, 3, 1).reshape(s1.shape[0], -1)), m2)
+            out.append(s2)
+        return torch.stack(out)
+
+
+class UpAndDown(nn.Module):
+    """An autoencoder's upsampling: entries repeated, then a convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.down, self.up = nn.Conv2d(2, 3, 2, stride=2), nn.Upsample(scale_factor=2, mode="nearest")
+        self.conv, self.lif1, self.lif2 = nn.Conv2d(3, 2, 3, padding=1), snn.Leaky(beta=0.5), snn.Leaky(beta=0.5)
+
+    def forward(self, x):
+        m1 = m2 = None
+        out = []
+        for xt in x:
+            s1, m1 = self.lif1(self.down(xt), m1)
+            s2, m2 = self.lif2(self.conv(self.up(s1)), m2)
+            out.append(s2)
+        return torch.stack(out)
+
+
+class RepeatedByHand(ConstantFrame):
+    """SpikingJelly's habit: the frame is copied along a new first axis."""
+
+    def forward(self, x):
+        sequence = x.unsqueeze(0).repeat(T, 1, 1)
+        mem, rec = None, []
+        for t in range(T):
+            spk, mem = self.lif1(self.fc1(sequence[t]), mem)
+            rec.append(spk)
+        return torch.stack(rec).mean(0)
+
+
+class StackedByGroups(PopulationCode):
+    """Half of the neurons inhibits, and the sums of both are stacked; rounding and a leak for negative currents."""
+
+    def forward(self, x):
+        mem, out = None, []
+        for xt in x:
+            spk, mem = self.lif(torch.ceil(F.leaky_relu(self.fc(xt), 0.25) * 4) / 4, mem)
+            out.append(torch.stack([spk[:, :4].sum(-1), -spk[:, 4:].sum(-1)], dim=1))
         return torch.stack(out)
 
 
@@ -722,7 +911,20 @@ CASES = [
     (RecurrentLeaky, SEQUENCE, {}),
     (HeadAfterTheLoop, SEQUENCE, {}),
     (PooledMean, (T, B, 2, 6, 6), {}),
+    (SpikeCount, FRAME, {"time_axis": None, "steps": T}),
+    (RateReadout, SEQUENCE, {}),
+    (DividedByLength, SEQUENCE, {}),
+    (Tutorial7, (T, B, 2, 6, 6), {}),
+    (SpikeElementWise, (T, B, 2, 6, 6), {}),
+    (RolledBuffer, SEQUENCE, {}),
+    (ConcatenatedBuffer, SEQUENCE, {}),
+    (PopulationCode, SEQUENCE, {}),
+    (ChannelsLast, (T, B, 2, 6, 6), {}),
+    (UpAndDown, (T, B, 2, 6, 6), {}),
+    (RepeatedByHand, FRAME, {}),
+    (StackedByGroups, SEQUENCE, {}),
     (BeginsHigh, SEQUENCE, {}),
+    (BeginsAsNumbers, SEQUENCE, {}),
     (BeginsHighInPlace, SEQUENCE, {}),
 ]
 

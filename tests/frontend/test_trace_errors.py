@@ -72,6 +72,77 @@ class Sigmoid(Base):
         return torch.sigmoid(cur), mem  # HERE
 
 
+class Softmax(Base):
+    """Class probabilities out of the membranes."""
+
+    def forward(self, x):
+        mem, out = torch.zeros(x.shape[1], 4), []
+        for t in range(x.shape[0]):
+            _, mem = self.lif(self.fc(x[t]), mem)
+            out.append(mem)
+        return F.softmax(torch.stack(out), dim=-1)  # HERE
+
+
+class Winner(Base):
+    def forward(self, x):
+        return super().forward(x).sum(0).argmax(dim=1)  # HERE
+
+
+class WinnerByMax(Base):
+    """The largest count is fine, where it stands is not."""
+
+    def forward(self, x):
+        counts = super().forward(x).sum(0)
+        _, winner = counts.max(dim=1)  # HERE
+        return winner
+
+
+class IndicesUsed(Base):
+    def step(self, cur, mem, t):
+        _, where = cur.max(dim=1)  # HERE
+        return cur + where[:, None], mem
+
+
+class Lerp(Base):
+    def step(self, cur, mem, t):
+        return torch.lerp(cur, mem, 0.5), mem  # HERE
+
+
+class Einsum(Base):
+    def step(self, cur, mem, t):
+        return torch.einsum("bi,oi->bo", cur, self.fc.weight), mem  # HERE
+
+
+class NormPerStep(Base):
+    """Batch norm through time."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.ModuleList([nn.BatchNorm1d(4) for _ in range(7)])
+
+    def step(self, cur, mem, t):
+        return self.norm[t](cur), mem  # HERE
+
+
+class PythonState(Base):
+    def forward(self, x):
+        v, b, s, out = torch.zeros(x.shape[1], 4), 0.5, 0.0, []
+        for xt in x:
+            b = 0.5 * b + 0.5 * s
+            theta = 0.5 + b
+            v = 0.5 * v + self.fc(xt) - theta * s  # HERE
+            s = (v > theta).float()
+            out.append(s)
+        return torch.stack(out)
+
+
+class EndsEarly(Base):
+    """The last step is without input current."""
+
+    def step(self, cur, mem, t):
+        return (self.fc(cur) if t < 6 else torch.zeros(2, 4)), mem  # HERE
+
+
 class Norm(Base):
     def __init__(self):
         super().__init__()
@@ -182,6 +253,13 @@ class WrongShape(Base):
         return self.fc(torch.cat([cur, cur], 1)), mem  # HERE
 
 
+class DividesAtTheEnd(Base):
+    """By another number than the steps: nothing says what that is at another length."""
+
+    def forward(self, x):
+        return super().forward(x).sum(0) / (x.shape[0] + 1)
+
+
 class DependsOnLength(Base):
     def forward(self, x):
         out, mem = [], torch.zeros(x.shape[1], 4)
@@ -207,6 +285,10 @@ STEPS_NOTE = (
     "\n  note: a graph does the same in every step; only the initial values of the first may differ"
     "\n  fix: make every step do the same, or compute what differs outside the model"
 )
+ON_INPUT = " is not supported on values that depend on the input"
+READOUT = (
+    "\n  fix: at the end of the network: return what goes into {0}, and apply {0} to the result; inside, no neuron can compute it"
+)
 CASES = [
     (Branch, "", "SPK103", "a branch depends on input values\n  fix: keep it a tensor, as in torch.where(condition, a, b)"),
     (Item, "", "SPK103", "item() makes a Python number that depends on input values\n  fix: keep it a tensor, as in torch.where(condition, a, b)"),
@@ -218,12 +300,39 @@ CASES = [
     ),
     (Noise, "", "SPK107", "randn_like draws random numbers, so that no two runs are alike\n  fix: compute it before the model is called"),
     (FunctionalDropout, "", "SPK107", "dropout drops at random, also in eval mode\n  fix: use nn.Dropout, or pass training=self.training"),
-    (Sigmoid, "", "SPK102", "the operation sigmoid is not supported on values that depend on the input"),
-    (Norm, "norm", "SPK101", "LayerNorm is not supported"),
-    (Transposed, "up", "SPK101", "ConvTranspose1d is not supported"),
+    (Sigmoid, "", "SPK102", "the operation sigmoid" + ON_INPUT + READOUT.format("sigmoid")),
+    (Softmax, "", "SPK102", "the operation softmax" + ON_INPUT + READOUT.format("softmax")),
+    (Winner, "", "SPK102", "the operation argmax" + ON_INPUT + READOUT.format("argmax")),
+    (IndicesUsed, "", "SPK102", "max with its indices" + ON_INPUT + READOUT.format("argmax")),
+    (Lerp, "", "SPK102", "the operation lerp" + ON_INPUT + "\n  fix: write it out with +, - and *"),
+    (Einsum, "", "SPK102", "the operation einsum" + ON_INPUT + "\n  fix: write it with a weight matrix: x @ weight.T, or nn.Linear"),
+    (
+        NormPerStep, "norm.0", "SPK104",
+        "norm.0 computes step 0 and norm.5 another: a module for every step is another network at every step\n"
+        "  fix: use one module for all steps; batch norms that differ from step to step (BNTT) cannot be folded into one weight",
+    ),
+    (
+        PythonState, "", "SPK104",
+        "step 0 leaves out mul, which step 5 does here\n  note: a graph does the same in every step; only the initial values of the first "
+        "may differ\n  fix: let states begin as tensors (torch.zeros, torch.full) and not as Python numbers, and do the same in every step",
+    ),
+    (EndsEarly, "fc", "SPK104", "step 6 leaves out linear, which step 5 does here" + STEPS_NOTE),
+    (
+        Norm, "norm", "SPK101",
+        "LayerNorm is not supported\n  fix: use batch norm, whose statistics are constants after training",
+    ),
+    (
+        Transposed, "up", "SPK101",
+        "ConvTranspose1d is not supported\n"
+        "  fix: repeat the entries (F.interpolate, mode nearest) and convolve: that is a gather and a convolution",
+    ),
     (ThirdStep, "", "SPK104", "step 3 does mul here, which step 5 does not" + STEPS_NOTE),
     (OtherNumber, "", "SPK104", "step 4 uses another constant in mul than step 5" + STEPS_NOTE),
-    (LateStart, "", "SPK104", "step 0 leaves out add, which step 5 does here" + STEPS_NOTE),
+    (
+        LateStart, "", "SPK104",
+        "step 0 leaves out add, which step 5 does here\n  note: a graph does the same in every step; only the initial values of the first "
+        "may differ\n  fix: let states begin as tensors (torch.zeros, torch.full) and not as Python numbers, and do the same in every step",
+    ),
     (
         Backwards, "fc", "SPK104",
         "this reads a value of step 6 before any other: the steps do not follow one another\n"
@@ -419,6 +528,19 @@ def test_a_computation_that_depends_on_the_length():
     assert text.startswith(
         f"{HERE}:{forward_line(DependsOnLength)}: error[SPK108]: another input, of another length, gives another graph: "
         "the model's computation depends on its input\n  note: '"
+    )
+
+
+def test_a_number_that_comes_from_the_length():
+    text = message(DividesAtTheEnd(), X)
+    assert text.startswith(f"{HERE}:{forward_line(DividesAtTheEnd)}: error[SPK108]: another input, of another length")
+    assert text.endswith("fix: where it divides by the number of steps, do that once, after the last step")
+
+
+def test_the_winner_is_not_returned_silently():
+    """max() gives the winner as well: a model that returns it is told so."""
+    assert message(WinnerByMax(), X) == (
+        f"{HERE}:{here(WinnerByMax)}: error[SPK102]: max with its indices" + ON_INPUT + READOUT.format("argmax")
     )
 
 
