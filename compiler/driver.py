@@ -106,7 +106,7 @@ def compile(
     reading = {key: options.pop(key) for key in module.OPTIONS if key in options} if module else {}
     if module and "input_kind" in module.OPTIONS and input_kind is not None:
         reading["input_kind"] = input_kind
-    given: dict[str, Any] = {"target": chosen, "calibrate": None, "labels": None, "bits": bits, "strict": strict}
+    given: dict[str, Any] = {"target": chosen, "calibrate": None, "labels": None, "scales": None, "bits": bits, "strict": strict}
     free = sorted((known - set(given)) | set(module.OPTIONS if module else ()))
     for key in options:
         if key not in free:

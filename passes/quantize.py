@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -43,13 +43,15 @@ class Quantize:
     """Float patterns to fixed native programs. Takes the float level (legalised), gives the fixed level; approximate.
 
     bits: width of a weight, 8 by default and out of the target's legal set. calibrate: (samples, T, *shape) by input name.
-    labels: (samples,), to measure the accuracy by spike count of the first output.
+    labels: (samples,), to measure the accuracy by spike count of the first output. scales: by layer, a scale that is to be kept,
+    the one for which the weights were trained.
     """
 
     target: Target
     bits: int | None = None
     calibrate: Mapping[str, Array] | None = None
     labels: Array | None = None
+    scales: Mapping[str, float] | None = None
     name: ClassVar[str] = "quantize"
     levels: ClassVar[tuple[str, ...]] = ("float",)
 
@@ -177,6 +179,11 @@ class Quantize:
             )
 
     @property
+    def weight_grid(self) -> tuple[int, int, int]:
+        """Legal weights: the distance of two, the least and the largest."""
+        return self._step, self.target.integer("weight_min"), self.target.integer("weight_max") - self._step + 2
+
+    @property
     def _step(self) -> int:
         """Distance of two legal weights: dropped bits, one more because signs are mixed."""
         return self.target.integer("weight_step") << (self.target.integer("weight_bits") - (self.bits or 8))
@@ -216,6 +223,9 @@ class Quantize:
     # Scale -----------------------------------------------------------------------------------------------------------
 
     def _scale(self, group: Group, graph: Graph, records: Mapping[str, Array] | None) -> float:
+        for node in group.weighted:
+            if node.name in (self.scales or {}):
+                return (self.scales or {})[node.name]
         largest = self._limits(group)
         exact = self._exact_scale(group, largest)
         if exact is not None:
@@ -344,9 +354,9 @@ class Quantize:
         error = np.abs(weight - wanted) / scale
         if np.any(error):
             what = f"weights to multiples of {step / scale:.6g}" + (f", {clipped} of them clipped" if clipped else "")
-            self._approximate(ledger, node, what, error)
+            self._approximate(ledger, node, what, error, measured={"scale": scale})
         else:
-            ledger.record(node, "exact", f"weights are multiples of {step / scale:.6g}")
+            ledger.record(node, "exact", f"weights are multiples of {step / scale:.6g}", measured={"scale": scale})
         return replace(node, weight=weight.astype(np.int16), dtype="")
 
     def _custom(self, node: Neuron, graph: Graph, scale: float, records: Mapping[str, Array] | None, ledger: Ledger) -> Node:
@@ -462,7 +472,7 @@ class Quantize:
     def _asked(self) -> str:
         return "" if self.bits is None else f"--bits {self.bits}"
 
-    def _approximate(self, ledger: Ledger, node: Node, what: str, error: Array) -> None:
+    def _approximate(self, ledger: Ledger, node: Node, what: str, error: Array, **more: Any) -> None:
         ledger.record(
             node,
             "approximation",
@@ -471,6 +481,7 @@ class Quantize:
             total=int(np.size(error)),
             largest=float(np.max(error)),
             asked=self._asked,
+            **more,
         )
 
 

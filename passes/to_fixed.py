@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
@@ -37,13 +37,15 @@ SEARCH_SAMPLES: Final = 64
 class ToFixed:
     """Floats to integers of `bits` bits a weight. Takes the float level, gives the fixed level; approximate.
 
-    bits: 2 to 16. calibrate: (samples, T, *shape) by input name. labels: (samples,), to measure the accuracy.
+    bits: 2 to 16. calibrate: (samples, T, *shape) by input name. labels: (samples,), to measure the accuracy. scales: by layer,
+    a scale that is to be kept, the one for which the weights were trained.
     """
 
     target: Target
     bits: int = 8
     calibrate: Mapping[str, Array] | None = None
     labels: Array | None = None
+    scales: Mapping[str, float] | None = None
     name: ClassVar[str] = "to-fixed"
     levels: ClassVar[tuple[str, ...]] = ("float",)
 
@@ -87,6 +89,11 @@ class ToFixed:
         measure(graph, result, self.calibrate, self.labels, ledger)
         return result
 
+    @property
+    def weight_grid(self) -> tuple[int, int, int]:
+        """Legal weights: the distance of two, the least and the largest."""
+        return 1, -self._top, self._top
+
     def _refused(self, node: Node, graph: Graph) -> list[Diagnostic]:
         def no(message: str, fix: str) -> Diagnostic:
             return Diagnostic("SPK202", f"%{node.name}: {message}", loc=node.loc, fix=fix)
@@ -128,7 +135,8 @@ class ToFixed:
             (sources[n.name] * self._top / float(np.max(np.abs(n.weight))) for n in group.weighted if n.weight.any()),
             default=1.0,
         )
-        scale = self._exact(group, sources, largest)
+        forced = [self.scales[n.name] * sources[n.name] for n in group.weighted if self.scales and n.name in self.scales]
+        scale = forced[0] if forced else self._exact(group, sources, largest)
         if scale is None and records is not None and group.weighted and group.neurons:
             fewest = math.inf
             for factor in CANDIDATES:
@@ -234,7 +242,8 @@ class ToFixed:
     def _weights(self, node: Dense | Sparse | Conv, factor: float, scale: float, bias_moves: bool, ledger: Ledger) -> Node:
         wanted = node.weight.astype(np.float64) * factor
         weight = np.clip(np.rint(wanted), -self._top, self._top)
-        self._note(ledger, node, f"weights to multiples of {1 / factor:.6g}", np.abs(weight - wanted) / factor)
+        what = f"weights to multiples of {1 / factor:.6g}"
+        self._note(ledger, node, what, np.abs(weight - wanted) / factor, measured={"scale": factor})
         bias = None
         if node.bias is not None and not bias_moves:
             exact = node.bias.astype(np.float64) * scale
@@ -280,9 +289,9 @@ class ToFixed:
                     )
         return translated
 
-    def _note(self, ledger: Ledger, node: Node, what: str, error: Array) -> None:
+    def _note(self, ledger: Ledger, node: Node, what: str, error: Array, **more: Any) -> None:
         if not np.any(error):
-            ledger.record(node, "exact", what)
+            ledger.record(node, "exact", what, **more)
             return
         ledger.record(
             node,
@@ -292,6 +301,7 @@ class ToFixed:
             total=int(np.size(error)),
             largest=float(np.max(error)),
             asked=f"--bits {self.bits}",
+            **more,
         )
 
 
