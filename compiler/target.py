@@ -55,7 +55,8 @@ class NativeNeuron:
 @dataclass(frozen=True)
 class Toolchain:
     """What builds C for a target: the prefix of its tools ("aarch64-linux-gnu-"; "": this computer's own), the flags for its
-    processor, what `uname -m` says there, the emulator that runs its programs elsewhere, and its system: "linux" or "none".
+    processor, what `cc -dumpmachine` begins with there, the emulator that runs its programs elsewhere, and its system: "linux" or
+    "none".
     """
 
     prefix: str = ""

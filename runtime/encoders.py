@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
-_GOLDEN: Final = 0x9E3779B97F4A7C15
+GOLDEN: Final = 0x9E3779B97F4A7C15
 _MASK: Final = (1 << 64) - 1
 
 
@@ -45,9 +45,9 @@ def random_bits(seed: int, samples: Any, steps: Any, elements: Any) -> npt.NDArr
 
     In C: `uint64_t`, the same four lines. `mix` is above.
     """
-    hashed = mix(np.full(1, (seed + _GOLDEN) & _MASK, np.uint64))
+    hashed = mix(np.full(1, (seed + GOLDEN) & _MASK, np.uint64))
     for counter in (samples, steps, elements):
-        hashed = mix(hashed + (np.asarray(counter).astype(np.uint64) + np.uint64(1)) * np.uint64(_GOLDEN))
+        hashed = mix(hashed + (np.asarray(counter).astype(np.uint64) + np.uint64(1)) * np.uint64(GOLDEN))
     return np.asarray(hashed >> np.uint64(32), np.uint32)
 
 

@@ -13,10 +13,13 @@ from spikec.backends.c.plan import Layout
 from spikec.backends.c.storage import Storage
 from spikec.ir.ops import Ref
 from spikec.ir.text import duration_text
+from spikec.runtime.encoders import GOLDEN, mix
 
 #: Arrays of at least so many elements go to a binary file if the numbers of a network would fill more text than that.
 _LARGE: Final = 1024
 _MUCH_TEXT: Final = 1 << 20
+#: Words of a binary file that are added up at a time.
+_WORDS: Final = 1 << 20
 
 
 class Assembly(Storage):
@@ -62,7 +65,8 @@ class Assembly(Storage):
         struct.append(f"typedef char {self.p}weights_check[sizeof(struct {self.p}weights) == {len(blob)} ? 1 : -1];")
         struct += [f"#define {name} {self.p}weights.{name}" for name, *_ in fields]
         note = "/* Large arrays stand in weights.bin, in this order, little-endian, each at a multiple of 64 bytes. */"
-        return "\n\n".join(["\n".join([note, *struct]), *texts]), bytes(blob), _WEIGHTS.replace("@prefix@", self.p)
+        linked = _WEIGHTS.replace("@prefix@", self.p).replace("@bytes@", str(len(blob)))
+        return "\n\n".join(["\n".join([note, *struct]), *texts]), bytes(blob), linked
 
     def view(self, stored_member: str, size: int, kind: str, api: str, layout: Layout | None, shift: int, ring: int) -> str:
         """A row of the tables of views."""
@@ -83,7 +87,7 @@ class Assembly(Storage):
             '#include "spk_core.h"',
             '#include "spk_int.h"' if self.integer else '#include "spk_float.h"\n#include "spk_int.h"',
             "",
-            f"typedef char {p}check_abi[SPK_ABI == 1 ? 1 : -1];",
+            f"typedef char {p}check_abi[SPK_ABI == 2 ? 1 : -1];",
             "",
             data,
             "",
@@ -129,6 +133,8 @@ class Assembly(Storage):
             *(f"  {line}" for line in self.initial),
             "}",
             "",
+            *self.check(network),
+            "",
             f"size_t {p}size(void) {{ return {network.bytes}u; }}",
             "",
             f"spk_status {p}init(void *memory, size_t bytes, spk_net **net) {{",
@@ -141,6 +147,18 @@ class Assembly(Storage):
         ]
         out += self.tables(network)
         return "\n".join(out) + "\n"
+
+    def check(self, network: Network) -> list[str]:
+        """The function that compares the linked weights with their sum."""
+        p = self.p
+        if network.binary is None:
+            return [f"spk_status {p}check(void) {{ return SPK_OK; }}"]
+        return [
+            f"spk_status {p}check(void) {{",
+            f"  const unsigned char *const bytes = (const unsigned char *)&{p}weights;",
+            f"  return spk_sum(bytes, sizeof {p}weights / 8u) == 0x{checksum(network.binary):016x}u ? SPK_OK : SPK_E_WEIGHTS;",
+            "}",
+        ]
 
     def tables(self, network: Network) -> list[str]:
         """The tables at the end of network.c, and the functions that read through them."""
@@ -201,7 +219,7 @@ class Assembly(Storage):
             f"const spk_model {p}network = {{\n  SPK_ABI, {len(network.inputs)}u, {network.outputs}u, {len(network.ports)}u, "
             f'{len(network.states)}u, {len(network.counters)}u, "{self.graph.name}",\n'
             f"  {ref['input']}, {ref['port']}, {ref['state']}, {ref['counter']},\n"
-            f"  {p}size, {p}init, {p}reset, {p}step, {p}read, {p}read_events, {p}read_state, {p}read_counter,\n}};"
+            f"  {p}check, {p}size, {p}init, {p}reset, {p}step, {p}read, {p}read_events, {p}read_state, {p}read_counter,\n}};"
         )
         return out
 
@@ -219,6 +237,7 @@ class Assembly(Storage):
             "",
             f"#define {big}BYTES {network.bytes}u /* for {p}init, whatever the alignment */",
             f"#define {big}INPUTS {max(len(network.inputs), 1)}",
+            f"#define {big}STEP_US {_microseconds(graph.dt)}u /* a step; 0: not known, or no whole number */",
             "",
         ]
         for what, ports in (
@@ -234,6 +253,7 @@ class Assembly(Storage):
         if p != "spk_":
             lines += [
                 "",
+                f"spk_status {p}check(void);",
                 f"size_t {p}size(void);",
                 f"spk_status {p}init(void *memory, size_t bytes, spk_net **net);",
                 f"void {p}reset(spk_net *net);",
@@ -247,6 +267,17 @@ class Assembly(Storage):
         return "\n".join([*lines, "", "#endif"]) + "\n"
 
 
+def checksum(data: bytes) -> int:
+    """spk_sum of spk_core.h: the sum of mix(word i + (i + 1) G) modulo 2^64, with SplitMix64's G and mix; any one word that is
+    another gives another sum."""
+    total = 0
+    for begin in range(0, len(data) // 8, _WORDS):
+        words = np.frombuffer(data, "<u8", min(_WORDS, len(data) // 8 - begin), begin * 8)
+        number = np.arange(begin + 1, begin + 1 + len(words), dtype=np.uint64)
+        total += int(mix(words + number * np.uint64(GOLDEN)).sum(dtype=np.uint64))
+    return total & ((1 << 64) - 1)
+
+
 def _rows(numbers: Sequence[str], width: int = 118) -> str:
     lines, line = [], " "
     for number in numbers:
@@ -255,6 +286,11 @@ def _rows(numbers: Sequence[str], width: int = 118) -> str:
             line = " "
         line += f" {number},"
     return "\n".join([*lines, line])
+
+
+def _microseconds(dt: float | None) -> int:
+    micro = round((dt or 0) * 1e6)
+    return micro if dt and abs(dt * 1e6 - micro) < 1e-6 * micro else 0
 
 
 def _header_name(prefix: str) -> str:
@@ -270,10 +306,19 @@ _WEIGHTS: Final = """/* weights.c - links weights.bin. `make EMBED=array` does w
 
 #if defined(SPK_EMBED_ARRAY)
 #include "weights_array.h"
+typedef char @prefix@weights_size[sizeof @prefix@weights == @bytes@u ? 1 : -1];
 #elif defined(__APPLE__)
 __asm__(".const\\n.balign 64\\n.globl _@prefix@weights\\n_@prefix@weights:\\n.incbin \\"weights.bin\\"\\n.text\\n");
 #else
-__asm__(".section .rodata\\n.balign 64\\n.globl @prefix@weights\\n@prefix@weights:\\n.incbin \\"weights.bin\\"\\n.text\\n");
+/* Where the file has not the size that network.c reckons with the assembler stops (clang's takes a file that is too short, and
+ * fills it up); spk_check looks at what is in it. */
+#if defined(__clang__)
+#define SPK_WHOLE ".org @prefix@weights + @bytes@\\n"
+#else
+#define SPK_WHOLE ".if . - @prefix@weights - @bytes@\\n.error \\"weights.bin has not @bytes@ bytes\\"\\n.endif\\n"
+#endif
+__asm__(".section .rodata\\n.balign 64\\n.globl @prefix@weights\\n@prefix@weights:\\n.incbin \\"weights.bin\\"\\n"
+        SPK_WHOLE ".text\\n");
 #endif
 
 typedef int spk_weights_are_linked;

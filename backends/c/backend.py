@@ -25,12 +25,14 @@ if TYPE_CHECKING:
     from spikec.backend import Golden, Progress
     from spikec.target import Target
 
-_STATIC: Final = ("spk.h", "main.c", "host.c", "embed.c", "Makefile")
+_STATIC: Final = (
+    "spk.h", "spk_encode.h", "main.c", "stream.c", "stream.h", "clock.h", "host.c", "embed.c", "Makefile", "CMakeLists.txt",
+)  # fmt: skip
 #: Samples between two reports of progress.
 _CHUNK: Final = 64
 
 
-def folder_files(graph: Graph, network: Network) -> dict[str, str | bytes]:
+def folder_files(graph: Graph, network: Network, target: Target | None = None) -> dict[str, str | bytes]:
     """Every file of the folder except the golden vectors, by name."""
     source = files("spikec.backends.c") / "folder"
     result: dict[str, str | bytes] = {name: (source / name).read_text(encoding="utf-8") for name in _STATIC}
@@ -40,11 +42,57 @@ def folder_files(graph: Graph, network: Network) -> dict[str, str | bytes]:
     if network.binary is not None and network.binary_source is not None:
         result["weights.bin"] = network.binary
         result["weights.c"] = network.binary_source
-    result["README.md"] = _readme(graph, network, (source / "README.in").read_text(encoding="utf-8"))
+    if target is not None and target.compiler.prefix:
+        result["target.mk"] = _makefile(target)
+        result["toolchain.cmake"] = _toolchain(target)
+    result["README.md"] = _readme(graph, network, target, (source / "README.in").read_text(encoding="utf-8"))
     return result
 
 
-def _readme(graph: Graph, network: Network, text: str) -> str:
+def _makefile(target: Target) -> str:
+    tools = target.compiler
+    return (
+        f"# What builds for {target.description.split(':')[0]}; read by the Makefile.\n"
+        f"CROSS := {tools.prefix}\nFLAGS_OF_TARGET := {tools.flags}\nMACHINE := {tools.machine}\n"
+        f"EMULATOR := {tools.emulator}\nSYSTEM := {tools.system}\n" + ("CFLAGS ?= -O2\n" if tools.system == "none" else "")
+    )
+
+
+def _toolchain(target: Target) -> str:
+    tools = target.compiler
+    system = "Generic" if tools.system == "none" else "Linux"
+    lines = [
+        f"# What builds for {target.description.split(':')[0]}: cmake -DCMAKE_TOOLCHAIN_FILE=toolchain.cmake",
+        f"set(CMAKE_SYSTEM_NAME {system})",
+        f"set(CMAKE_SYSTEM_PROCESSOR {tools.machine or 'arm'})",
+        f"set(CMAKE_C_COMPILER {tools.prefix}gcc)",
+        f'set(SPK_ARCH "{tools.flags}" CACHE STRING "flags for the processor")',
+    ]
+    if tools.system == "none":
+        lines.append("set(CMAKE_TRY_COMPILE_TARGET_TYPE STATIC_LIBRARY)")
+    else:
+        lines.append("set(CMAKE_EXE_LINKER_FLAGS_INIT -static)")
+    if tools.emulator:
+        lines.append(f"set(CMAKE_CROSSCOMPILING_EMULATOR {tools.emulator})")
+    return "\n".join(lines) + "\n"
+
+
+def _for_target(target: Target | None) -> str:
+    if target is None or not target.compiler.prefix:
+        return ""
+    tools = target.compiler
+    if tools.system == "none":
+        return (
+            f"`make` builds libnetwork.a for {target.description.split(':')[0]} with {tools.prefix}gcc and prints its size;\n"
+            "`make check` checks the same sources on this machine.\n\n"
+        )
+    return (
+        f"It is for {target.name}: on the board `make` takes its own compiler, elsewhere {tools.prefix}gcc, and `make check`\n"
+        f"{tools.emulator}. The flags are `{tools.flags}`. `make CC=cc` builds for this machine.\n\n"
+    )
+
+
+def _readme(graph: Graph, network: Network, target: Target | None, text: str) -> str:
     def rows(what: str, ports: list[Port]) -> list[str]:
         return [f"| {what} | {p.name} | {p.size} | {p.api} | {p.kind} | {p.lag} |" for p in ports]
 
@@ -52,6 +100,7 @@ def _readme(graph: Graph, network: Network, text: str) -> str:
     table += rows("port", network.ports[network.outputs :]) + rows("state", network.states)
     for key, value in (
         ("name", graph.name),
+        ("target", _for_target(target)),
         ("ports", "\n".join(table)),
         ("bytes", f"{network.bytes:,}"),
         ("weights", f"{network.constants:,}"),
@@ -170,7 +219,7 @@ class CBackend:
         """Write the folder; needs no compiler. Raises CompileError SPK502."""
         self._require(graph)
         network = _generated(graph)
-        contents = folder_files(graph, network)
+        contents = folder_files(graph, network, self.target)
         contents["memory.txt"] = self.memory(graph).text()
         if golden is not None:
             contents["golden.txt"] = golden_text(graph, network, golden)

@@ -226,7 +226,7 @@ def test_a_damaged_kernel_is_found(net: str, file: str, before: str, after: str,
 def test_another_abi_is_refused_at_build_time(backend: CBackend, tmp_path: Path) -> None:
     backend.emit(dense_net(), tmp_path)
     header = tmp_path / "spk.h"
-    header.write_text(header.read_text().replace("#define SPK_ABI 1", "#define SPK_ABI 2"))
+    header.write_text(header.read_text().replace("#define SPK_ABI 2", "#define SPK_ABI 3"))
     done = make(tmp_path)
     assert done.returncode != 0
     assert "check_abi" in done.stderr

@@ -8,6 +8,7 @@ PACKAGES = {
     "arm-linux-gnueabihf-gcc": "gcc-arm-linux-gnueabihf libc6-dev-armhf-cross",
     "arm-none-eabi-gcc": "gcc-arm-none-eabi libnewlib-arm-none-eabi",
     "clang": "clang",
+    "cmake": "cmake",
     "qemu-aarch64": "qemu-user",
     "qemu-arm": "qemu-user",
 }

@@ -1,8 +1,9 @@
 /* main.c - runs the network on a text file or on standard input and prints what it emits, or compares with what the file
  * says it should emit.
  *
- *     network [FILE]            run
- *     network --check FILE      compare; exit status 1 if anything differs
+ *     network [--latency] [FILE]    run; print how long the steps took to standard error
+ *     network --check FILE          compare; exit status 1 if anything differs
+ *     network --events ...          run on a stream of address events: see stream.c
  *
  * The file consists of words; a line is
  *
@@ -16,11 +17,14 @@
  *     state NAME V...           what a state must be after this step, all values
  *
  * Output has the same form, so that it can be stored and compared. Numbers are decimal; floats may be hexadecimal. */
+#define _POSIX_C_SOURCE 200809L
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "clock.h"
 #include "network.h"
+#include "stream.h"
 
 typedef struct number {
   int64_t i;
@@ -187,10 +191,13 @@ static void compare(const spk_port *p, const void *want, const void *have, doubl
   }
 }
 
-int main(int argc, char **argv) {
+/* Runs or checks a file of text. */
+static int text(int argc, char **argv) {
   static unsigned char memory[SPK_BYTES];
+  static histogram taken;
   const int check = argc > 1 && strcmp(argv[1], "--check") == 0;
-  const char *path = argc > 1 + check ? argv[1 + check] : NULL;
+  const int latency = argc > 1 && strcmp(argv[1], "--latency") == 0;
+  const char *path = argc > 1 + check + latency ? argv[1 + check + latency] : NULL;
   spk_net *net = NULL;
   spk_in *in = (spk_in *)room(model->inputs, sizeof *in);
   uint32_t **index = (uint32_t **)room(model->inputs, sizeof *index);
@@ -199,16 +206,13 @@ int main(int argc, char **argv) {
   uint32_t most = 1, k;
   double tolerance = 0;
   int open = 0, waiting = 0, more;
-  if ((check && path == NULL) || argc > 2 + check) {
-    fprintf(stderr, "usage: %s [FILE]\n       %s --check FILE\n", argv[0], argv[0]);
-    return 2;
-  }
   file = path != NULL ? fopen(path, "r") : stdin;
   if (path != NULL) { file_name = path; }
   if (file == NULL) {
     fprintf(stderr, "%s: cannot be read\n", path);
     return 1;
   }
+  if (spk_check() != SPK_OK) { fail(message(SPK_E_WEIGHTS), ""); }
   if (model->abi != SPK_ABI || spk_init(memory, sizeof memory, &net) != SPK_OK) { fail(message(SPK_E_ABI), ""); }
   for (k = 0; k < model->inputs; k++) {
     index[k] = (uint32_t *)room(model->input[k].size, sizeof **index);
@@ -223,7 +227,9 @@ int main(int argc, char **argv) {
     more = next_line();
     /* The first line that is no input ends the step's input. */
     if (waiting && (!more || strcmp(word, "in") != 0)) {
+      const uint64_t from = clock_ns();
       const spk_status status = spk_step(net, in);
+      histogram_add(&taken, clock_ns() - from);
       if (status != SPK_OK) { fail(message(status), ""); }
       waiting = 0;
       steps++;
@@ -303,9 +309,22 @@ int main(int argc, char **argv) {
   free(have);
   free(want);
   if (path != NULL) { fclose(file); }
+  if (latency) { histogram_print(&taken, stderr, "latency"); }
   if (check) {
     printf("%s: %lu samples, %lu values compared, %lu differ\n", different || !compared ? "FAILED" : "ok", samples, compared, different);
     return different || !compared;
   }
   return 0;
+}
+
+int main(int argc, char **argv) {
+  const int option = argc > 1 && argv[1][0] == '-';
+  const int check = option && strcmp(argv[1], "--check") == 0;
+  if (option && strcmp(argv[1], "--events") == 0) { return stream(argc - 2, argv + 2); }
+  if ((option && !check && strcmp(argv[1], "--latency") != 0) || argc > 2 + option || (check && argc < 3)) {
+    fprintf(stderr, "usage: %s [--latency] [FILE]\n       %s --check FILE\n       %s --events [OPTIONS] [FILE]\n", argv[0], argv[0],
+            argv[0]);
+    return 2;
+  }
+  return text(argc, argv);
 }

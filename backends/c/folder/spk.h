@@ -19,7 +19,7 @@
 #include <stdint.h>
 
 /* Changes when anything below changes its meaning; network.c refuses to be built with another one. */
-#define SPK_ABI 1
+#define SPK_ABI 2
 
 /* X(name, number, meaning) */
 #define SPK_STATUS_LIST(X)                                                   \
@@ -29,7 +29,8 @@
   X(SPK_E_EVENT, 3, "an event is out of range, repeated or out of order")    \
   X(SPK_E_VALUE, 4, "a value is outside the range that the input declares")  \
   X(SPK_E_STEPS, 5, "the step counter is exhausted; reset the network")      \
-  X(SPK_E_ABI, 6, "the network was built for another version of spk.h")
+  X(SPK_E_ABI, 6, "the network was built for another version of spk.h")      \
+  X(SPK_E_WEIGHTS, 7, "the weights are not those of this network")
 
 #define SPK_STATUS_ENUM(name, number, meaning) name = number,
 typedef enum spk_status { SPK_STATUS_LIST(SPK_STATUS_ENUM) SPK_STATUS_COUNT } spk_status;
@@ -56,6 +57,10 @@ typedef struct spk_in {
 } spk_in;
 
 typedef struct spk_net spk_net;
+
+/* Whether the weights that stand in a file of their own (weights.bin) are whole and those of this network: SPK_OK or
+ * SPK_E_WEIGHTS. It reads all of them, once is enough; without such a file it is SPK_OK at once. spk_step trusts them. */
+spk_status spk_check(void);
 
 /* Bytes that spk_init needs. */
 size_t spk_size(void);
@@ -88,6 +93,7 @@ typedef struct spk_model {
   const char *name;
   const spk_port *input, *port, *state;
   const char *const *counter; /* "layer spikes", "layer events", "layer operations" */
+  spk_status (*check)(void);
   size_t (*size)(void);
   spk_status (*init)(void *memory, size_t bytes, spk_net **net);
   void (*reset)(spk_net *net);

@@ -23,6 +23,21 @@
 #define SPK_CAT_(a, b) a##b
 #define SPK_CAT(a, b) SPK_CAT_(a, b)
 
+/* A sum over little-endian words of 64 bits: any one word that is another gives another sum. */
+static SPK_UNUSED uint64_t spk_sum(const unsigned char *bytes, size_t words) {
+  uint64_t sum = 0;
+  size_t i;
+  for (i = 0; i < words; i++) {
+    uint64_t z;
+    memcpy(&z, bytes + i * 8u, 8);
+    z += ((uint64_t)i + 1u) * 0x9E3779B97F4A7C15u;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    sum += z ^ (z >> 31);
+  }
+  return sum;
+}
+
 /* The type of a buffer: 0 and 1 in a byte, or as in the interface. */
 enum { SPK_FROM_U8 = 16 };
 
