@@ -169,6 +169,8 @@ class Build:
                             "shape": list(node.type.shape),
                             "dtype": node.type.dtype,
                             "bounds": list(node.bounds) if node.bounds else None,
+                            **({"unit": node.unit} if node.unit is not None else {}),
+                            **({"encode": node.encode} if node.encode else {}),
                         }
                         for node in graph.inputs
                     },
@@ -268,7 +270,7 @@ class Build:
         graph; why others were left out is in `skipped`. A backend that is asked for by name and is not there is an error.
         """
         graph = self.graph()
-        inputs = check_inputs(graph, self.golden if x is None else x)
+        inputs = self.golden if x is None else check_inputs(graph, x)
         named = backends is not None
         wanted = list(dict.fromkeys(backends if backends is not None else (*ENGINES, self.target.backend)))
         record = default_record(graph)
@@ -372,13 +374,15 @@ def golden_inputs(graph: Graph, calibrate: Mapping[str, Array] | None) -> dict[s
     data: dict[str, Array] = {}
     for node in graph.inputs:
         shape = (GOLDEN_SAMPLES, GOLDEN_STEPS, *node.type.shape)
-        if node.type.kind == "spike":
+        if node.encode:
+            data[node.name] = np.broadcast_to(generator.random((shape[0], 1, *shape[2:])), shape)
+        elif node.type.kind == "spike":
             data[node.name] = generator.integers(0, 2, shape)
         elif is_float(node.type.dtype) and node.bounds is None:
             data[node.name] = generator.integers(-8, 9, shape) / 8
         else:
             low, high = node.bounds or (-7, 7)
-            data[node.name] = generator.integers(low, high + 1, shape)
+            data[node.name] = generator.integers(low, high + 1, shape) * (node.unit or 1)
     return check_inputs(graph, data)
 
 

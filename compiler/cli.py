@@ -87,6 +87,7 @@ def _parser() -> _Parser:
     add("--bits", type=int, metavar="N", help="bits of a weight; asks a target that runs floats for integers")
     add("--max-ram", metavar="SIZE", help="refuse a network that needs more memory: bytes, or with K, M or G (of 1024)")
     add("--max-flash", metavar="SIZE", help="the same for constants and code; on boards without flash they count as memory")
+    add("--encode", metavar="ENCODER", help="turn real-valued inputs into spikes: rate, latency, phase, delta:threshold=X, ...")
     add("--prune", type=float, metavar="SHARE", help="remove this share of the synapses, those of least effect (0.9)")
     add("--prune-structured", type=float, metavar="SHARE", help="remove this share of every hidden layer's neurons or channels")
     add("--prune-pattern", metavar="P", help="block16: whole blocks of neighbouring targets; 2:4: two of every four stay")
@@ -148,8 +149,8 @@ def _parser() -> _Parser:
 # ------------------------------------------------------------------------------------------------------------ commands
 
 
-#: Options of the pruning pass that have a flag of their own.
-_PRUNING = ("prune", "prune_structured", "prune_pattern", "max_synapses", "max_bytes")
+#: Options of passes that have a flag of their own.
+_FLAGS = ("encode", "prune", "prune_structured", "prune_pattern", "max_synapses", "max_bytes")
 
 
 def _compile(options: argparse.Namespace) -> int:
@@ -171,7 +172,7 @@ def _compile(options: argparse.Namespace) -> int:
     for key in ("time_axis", "batch_axis"):
         if getattr(options, key) is not None:
             more[key] = _axis(key, getattr(options, key))
-    for key in _PRUNING:
+    for key in _FLAGS:
         if getattr(options, key) is not None:
             more[key] = getattr(options, key)
     for pair in options.option or ():
@@ -179,7 +180,7 @@ def _compile(options: argparse.Namespace) -> int:
         if not equals:
             raise CompileError("SPK001", f"--option {pair}: write KEY=VALUE")
         key = key.replace("-", "_")
-        if key in inspect.signature(driver.compile).parameters or key in _PRUNING:
+        if key in inspect.signature(driver.compile).parameters or key in _FLAGS:
             flag = f"write --{key.replace('_', '-')} {value}" if key in vars(options) and key != "model" else None
             raise CompileError("SPK001", f"--option {pair}: {key} is no option of a pass or a reader", fix=flag)
         more[key] = _scalar(value)

@@ -10,7 +10,8 @@ import numpy as np
 from spikec.diagnostics import CompileError
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Input
-from spikec.ir.types import DTYPES, Array, is_float
+from spikec.ir.types import DTYPES, Array, int_range, is_float
+from spikec.runtime.encoders import EncodingError, encode
 
 
 def as_array(name: str, data: Any) -> Array:
@@ -70,6 +71,17 @@ def check_inputs(graph: Graph, data: Any) -> dict[str, Array]:
     return arrays
 
 
+def recode(before: Graph, after: Graph, data: Mapping[str, Array]) -> dict[str, Array]:
+    """Data that `before` takes as `after` takes them: inputs that got a unit or an encoder in between are turned into theirs."""
+    old = {node.name: node for node in before.inputs}
+    result = dict(data)
+    for node in after.inputs:
+        own = old[node.name]
+        if node.name in data and (node.unit, node.encode) != (own.unit, own.encode):
+            result[node.name] = _check(node, data[node.name])
+    return result
+
+
 def shape_text(shape: tuple[int, ...]) -> str:
     """`(batch, T, 64)`: how data for such an input is laid out."""
     return "(" + ", ".join(["batch", "T", *map(str, shape)]) + ")"
@@ -96,6 +108,29 @@ def _check(node: Input, array: Array) -> Array:
     if array.dtype.kind == "f":
         refuse(~np.isfinite(array), "which is not a finite number")
     dtype = DTYPES[node.type.dtype]
+    if node.encode:
+        try:
+            array = encode(node.encode, array)
+        except EncodingError as error:
+            name = node.encode.partition(":")[0]
+            raise CompileError(
+                "SPK007", f"the input '{node.name}' goes through the encoder {name}: {error}", loc=node.loc
+            ) from None
+    elif node.unit is not None:
+        whole = np.rint(array.astype(np.float64) / node.unit)
+        low, high = node.bounds or int_range(node.type.dtype)
+        outside = (whole < low) | (whole > high)
+        if outside.any():
+            index = tuple(int(i) for i in np.argwhere(outside)[0])
+            span = f"{low * node.unit:.6g} to {high * node.unit:.6g}"
+            raise CompileError(
+                "SPK007",
+                f"the input '{node.name}' holds {array[index]:.6g} at {list(index)}, beyond the range {span} that it was "
+                f"calibrated for ({int(outside.sum())} of {array.size})",
+                loc=node.loc,
+                fix="calibrate with data that reach so far, or clip the data",
+            )
+        array = whole
     if node.type.kind == "spike":
         refuse((array != 0) & (array != 1), "but takes spikes, 0 or 1")
     if not is_float(node.type.dtype):

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any, ClassVar, Final, Protocol
 
 from spikec.diagnostics import CompileError, PassBug
+from spikec.inputs import recode
 from spikec.ir.graph import Graph
 from spikec.ir.rules import verify
 from spikec.ledger import Ledger
@@ -18,6 +19,7 @@ PASSES: Final[dict[str, str]] = {
     "canonicalise": "spikec.passes.canonicalise:Canonicalise",
     "shrink": "spikec.passes.shrink:Shrink",
     "prune": "spikec.passes.prune:Prune",
+    "encode-inputs": "spikec.passes.encode_inputs:EncodeInputs",
     "fold-linear": "spikec.passes.fold_linear:FoldLinear",
     "legalise": "spikec.passes.legalise:Legalise",
     "quantize": "spikec.passes.quantize:Quantize",
@@ -28,7 +30,7 @@ PASSES: Final[dict[str, str]] = {
 }
 
 #: Passes that no target lists: they run after `canonicalise`, in this order, when an option in their `asked_by` is given.
-OPTIONAL: Final = ("prune",)
+OPTIONAL: Final = ("prune", "encode-inputs")
 
 
 class Pass(Protocol):
@@ -112,7 +114,10 @@ def run_passes(
             continue
         begin = time.perf_counter()
         ledger.pass_name = name
-        result = make_pass(name, options).run(stages[-1].graph, ledger)
+        own = options
+        if options.get("calibrate") is not None:  # as the graph takes it by now
+            own = {**options, "calibrate": recode(stages[0].graph, stages[-1].graph, options["calibrate"])}
+        result = make_pass(name, own).run(stages[-1].graph, ledger)
         try:
             verify(result)
         except CompileError as error:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from spikec.inputs import recode
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import interpret
 from spikec.ir.neuron import Assign, Expr, Program, Var, substitute
@@ -112,7 +113,7 @@ def measure(before: Graph, after: Graph, calibrate: Mapping[str, Array] | None, 
     spiking = (node for node in before.neurons if node.program.emits[0].kind == "spike")
     layers = [node.name for node in spiking if node.name in after]
     one = interpret(before, calibrate, record=layers)
-    two = interpret(after, calibrate, record=layers)
+    two = interpret(after, recode(before, after, calibrate), record=layers)
     for name in layers:
         a, b = one.records[name] != 0, two.records[name] != 0
         figures = {"spikes before": float(a.sum()), "spikes after": float(b.sum())}

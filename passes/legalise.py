@@ -44,6 +44,7 @@ class Legalise:
         """A float graph of native patterns. Raises CompileError with every SPK201, SPK202 and SPK208 at once."""
         if self.custom_neurons not in CHOICES:
             raise CompileError("SPK001", f"custom_neurons is one of {', '.join(CHOICES)}, not {self.custom_neurons!r}")
+        graph = _messages(graph)
         matched = Neurons(self.target, graph, self.custom_neurons == "allow", self.calibrate, ledger)
         problems = matched.problems
         graph = matched.run()
@@ -62,14 +63,7 @@ class Legalise:
 
     def _operations(self, graph: Graph) -> Iterator[Diagnostic]:
         for node in graph.nodes:
-            if isinstance(node, Input) and node.type.kind != "spike":
-                yield Diagnostic(
-                    "SPK208",
-                    f"%{node.name}: {self.target.name} takes spikes, and this input holds other numbers",
-                    loc=node.loc,
-                    fix="encode the data as spikes (0 and 1) before the network, or use the target host",
-                )
-            elif node.op not in self.target.operations:
+            if node.op not in self.target.operations:
                 yield Diagnostic(
                     "SPK202",
                     f"%{node.name}: {self.target.name} has no operation '{node.op}'",
@@ -78,7 +72,7 @@ class Legalise:
                 )
             elif (
                 isinstance(node, WEIGHTED)
-                and graph.type_of(node.inputs[0]).kind != "spike"
+                and graph.type_of(node.inputs[0]).kind == "value"
                 and not isinstance(graph[node.inputs[0].node], Neuron)  # what neurons cannot send is reported above
             ):
                 yield Diagnostic(
@@ -95,6 +89,15 @@ def _settle(graph: Graph, step: Any) -> Graph:
     while (after := step(graph)) is not None:
         graph = after
     return graph
+
+
+def _messages(graph: Graph) -> Graph:
+    """Real-valued inputs are messages with a payload."""
+    nodes = [
+        replace(node, type=replace(node.type, kind="graded")) if isinstance(node, Input) and node.type.kind == "value" else node
+        for node in graph.nodes
+    ]
+    return graph.with_nodes(nodes)
 
 
 def _always_on(graph: Graph, ledger: Ledger) -> Graph:
@@ -159,15 +162,17 @@ def _replace(graph: Graph, new: dict[str, Node], *, remove: str, by: Ref) -> Gra
 
 
 def _split_operands(graph: Graph, ledger: Ledger) -> Graph | None:
-    """Dense over a concatenation, a sum or a gather of spikes: one dense per operand, added up."""
+    """Weights over a concatenation, a sum or a gather of messages: one layer of weights per operand, added up."""
     for node in graph.nodes:
-        if not isinstance(node, Dense) or graph.type_of(node.inputs[0]).kind == "value":
+        if not isinstance(node, WEIGHTED) or graph.type_of(node.inputs[0]).kind == "value":
             continue
         (ref,) = node.inputs
         if ref.init is not None:
             continue
         source = graph[ref.node]
-        if isinstance(source, (Concat, Add)) and len(graph.shape_of(source.name)) == 1:
+        flat = isinstance(node, Dense) and len(graph.shape_of(source.name)) == 1
+        maps = isinstance(node, Conv) and node.groups == 1 and isinstance(source, Concat) and source.axis == 0
+        if isinstance(source, Add) or (isinstance(source, Concat) and (flat or maps)):
             parts: list[Node] = []
             begin = 0
             for index, operand in enumerate(source.inputs):
@@ -179,8 +184,8 @@ def _split_operands(graph: Graph, ledger: Ledger) -> Graph | None:
                         node,
                         name=graph.fresh_name(f"{node.name}_{index}"),
                         inputs=(operand.later(ref.delay),),
-                        weight=node.weight[:, columns],
-                        delay=None if node.delay is None else node.delay[:, columns],
+                        weight=node.weight if isinstance(source, Add) else node.weight[:, columns],
+                        delay=node.delay if node.delay is None or isinstance(source, Add) else node.delay[:, columns],
                         bias=node.bias if index == 0 else None,
                     )
                 )
@@ -190,7 +195,7 @@ def _split_operands(graph: Graph, ledger: Ledger) -> Graph | None:
             for item in graph.nodes:
                 nodes += [*parts, total] if item is node else [item]
             return graph.with_nodes(nodes)
-        if isinstance(source, Gather) and len(source.indices.shape) == 1:
+        if isinstance(node, Dense) and isinstance(source, Gather) and len(source.indices.shape) == 1:
             before = graph.type_of(source.inputs[0])
             if len(before.shape) == 1 and node.delay is None:
                 weight = np.zeros((node.weight.shape[0], before.size), node.weight.dtype)

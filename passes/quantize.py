@@ -26,6 +26,7 @@ from spikec.ir.text import parse_program
 from spikec.ir.types import Array, TensorType
 from spikec.ledger import Ledger
 from spikec.passes.groups import WEIGHTED, Group, groups_of, measure, silent_value, spread_bias, with_bias
+from spikec.passes.payloads import Payload, as_integers, carrying, choose, payload, real_inputs, worst_sum
 from spikec.passes.rewrite import fresh_name
 from spikec.passes.translate import Widths, largest_amount, translate
 from spikec.passes.units import infer_units
@@ -36,6 +37,8 @@ CANDIDATES = (1.0, 0.98, 1.02, 0.95, 1.05, 0.92, 1.1, 0.88, 1.16, 0.84, 1.25, 0.
 LEGAL_BITS = (1, 2, 3, 4, 5, 6, 8)
 #: At most so many calibration samples are used for the search.
 SEARCH_SAMPLES = 96
+#: For each payload that is tried, fewer.
+TRIAL_SAMPLES = 24
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ class Quantize:
 
     bits: width of a weight, 8 by default and out of the target's legal set. calibrate: (samples, T, *shape) by input name.
     labels: (samples,), to measure the accuracy by spike count of the first output. scales: by layer, a scale that is to be kept,
-    the one for which the weights were trained.
+    the one for which the weights were trained. input_bits: of a payload, where inputs hold real numbers (by default as many as
+    change the fewest spikes); input_max: the largest magnitude of such inputs, where there are no calibration data to tell it.
     """
 
     target: Target
@@ -52,6 +56,8 @@ class Quantize:
     calibrate: Mapping[str, Array] | None = None
     labels: Array | None = None
     scales: Mapping[str, float] | None = None
+    input_bits: int | None = None
+    input_max: float | None = None
     name: ClassVar[str] = "quantize"
     levels: ClassVar[tuple[str, ...]] = ("float",)
 
@@ -61,20 +67,25 @@ class Quantize:
             raise CompileError(
                 "SPK001", f"{self.bits} bits: {self.target.name} has weights of {', '.join(map(str, LEGAL_BITS))} bits"
             )
+        given, calibrate = graph, self.calibrate
+        payloads = self._payloads(graph, ledger)
+        if payloads:
+            graph = carrying(graph, payloads)
+            calibrate = self._carried(payloads)
         graph = self._biases(graph, ledger)
         problems = [problem for node in graph.neurons for problem in self._legal(node)]
         if problems:
             raise CompileError.many(problems)
-        records = self._float_run(graph)
+        records = _float_run(graph, calibrate)
         converted: dict[str, Node] = {}
         for group in groups_of(graph):
-            scale = self._scale(group, graph, records)
+            scale = self._scale(group, graph, records, payloads)
             for node in self._convert(group.nodes, graph, scale, records, ledger):
                 converted[node.name] = node
             sums = {node.name for node in group.nodes if not isinstance(node, Neuron)}
             for output in (name for name, ref in graph.outputs if ref.node in sums):
                 ledger.record("", "convention", f"the output {output} is in units of {1 / scale:.6g}")
-        nodes = [converted.get(node.name) or _other(node) for node in graph.nodes]
+        nodes = [converted.get(node.name) or _other(node, payloads) for node in graph.nodes]
         result = graph.with_nodes(nodes, level="fixed")
         try:
             verify(result)
@@ -83,8 +94,91 @@ class Quantize:
                 Diagnostic("SPK203", d.message, loc=d.loc, notes=d.notes, fix=d.fix) for d in error.diagnostics
             ) from None
         self._head_room(result, ledger)
-        measure(graph, result, self.calibrate, self.labels, ledger)
+        measure(given, result, self.calibrate, self.labels, ledger)
         return result
+
+    # Payloads --------------------------------------------------------------------------------------------------------
+
+    def _payloads(self, graph: Graph, ledger: Ledger) -> dict[str, Payload]:
+        """How every real-valued input is sent."""
+        inputs = real_inputs(graph)
+        if not inputs:
+            return {}
+        if self.calibrate is None and self.input_max is None:
+            raise CompileError.many(
+                Diagnostic(
+                    "SPK208",
+                    f"%{node.name}: holds real numbers, and nothing says how large they get",
+                    loc=node.loc,
+                    fix="give calibration data, or input_max; or name an encoder that makes spikes of them (--encode rate)",
+                )
+                for node in inputs
+            )
+        if self.input_bits is not None and not 2 <= self.input_bits <= 16:
+            raise CompileError("SPK001", f"input_bits is 2 to 16, not {self.input_bits}")
+        if self.input_max is not None and not 0 < self.input_max < math.inf:
+            raise CompileError("SPK001", f"input_max is a number above 0, not {self.input_max}")
+        asked = "input_bits" if self.input_bits is not None else ""
+        if self.input_bits is not None or self.calibrate is None:
+            levels = (1 << ((self.input_bits or 8) - 1)) - 1
+            chosen = {}
+            for node in inputs:
+                data = self.calibrate[node.name] if self.calibrate is not None else np.zeros(1)
+                most = self.input_max or float(np.max(np.abs(data), initial=0)) or 1.0
+                signed = self.calibrate is None or bool(np.any(data < 0))
+                chosen[node.name] = payload(levels if signed else 2 * levels + 1, -most if signed else 0.0, most)
+        else:
+            chosen = choose(graph, self.calibrate, lambda found: self._lost(graph, found))
+        for node in inputs:
+            found = chosen[node.name]
+            told = f"numbers from {found.low} to {found.high} in units of {found.unit:.6g}"
+            if self.calibrate is None:
+                ledger.record(node, "approximation", f"sent as whole {told}", asked=asked or "input_max")
+                continue
+            data = self.calibrate[node.name].astype(np.float64)
+            error = np.abs(found.of(data) * found.unit - data)
+            error[error < 1e-6 * found.unit] = 0  # on the grid, but for the rounding of floats
+            if np.any(error):
+                changed = int(np.count_nonzero(error))
+                what = f"rounded to whole {told}"
+                ledger.record(
+                    node, "approximation", what, changed=changed, total=error.size, largest=float(error.max()), asked=asked
+                )
+            else:
+                ledger.record(node, "convention", f"sent as whole {told}, which hold the calibration data exactly")
+        return chosen
+
+    def _carried(self, payloads: Mapping[str, Payload]) -> dict[str, Array] | None:
+        if self.calibrate is None:
+            return None
+        return {name: payloads[name].of(data) if name in payloads else data for name, data in self.calibrate.items()}
+
+    def _lost(self, graph: Graph, payloads: Mapping[str, Payload]) -> float:
+        """Spikes that change in the populations that real-valued inputs reach, at the largest scale, on a few samples."""
+        assert self.calibrate is not None
+        few = {name: array[:TRIAL_SAMPLES] for name, array in self.calibrate.items()}
+        trial = self._biases(carrying(graph, payloads), Ledger())
+        wanted = _float_run(graph, few)
+        carried = {name: payloads[name].of(data) if name in payloads else data for name, data in few.items()}
+        sent = {**(wanted or {}), **carried}
+        samples, steps = next(iter(few.values())).shape[:2]
+        sent |= {node.name: np.ones((samples, steps, *node.value.shape)) for node in trial.nodes if isinstance(node, Constant)}
+        total = 0
+        for group in groups_of(trial):
+            if group.neurons and any(trial.type_of(node.inputs[0]).kind != "spike" for node in group.weighted):
+                scale = min(self._limits(group), self._sum_limit(group, trial, payloads))
+                total += self._changed(group, trial, sent, scale)
+        return total
+
+    def _sum_limit(self, group: Group, graph: Graph, payloads: Mapping[str, Payload]) -> float:
+        """The scale at which the worst sum of payloads just does not wrap, the memory of the current counted in."""
+        if not any(graph.type_of(node.inputs[0]).kind != "spike" for node in group.weighted):
+            return math.inf
+        worst = sum(worst_sum(graph, node, payloads) for node in group.weighted)
+        kept = [float(np.max(node.params["alpha"], initial=0)) for node in group.neurons if "alpha" in node.params]
+        gain = 1 / max(1 - max(kept, default=0.0), 1 / (1 << self.target.integer("decay_bits")))
+        most = (1 << (self.target.integer("membrane_bits") - 1 - self.target.integer("membrane_shift"))) - 1
+        return most / (worst * gain) if worst else math.inf
 
     # Biases ----------------------------------------------------------------------------------------------------------
 
@@ -222,11 +316,12 @@ class Quantize:
 
     # Scale -----------------------------------------------------------------------------------------------------------
 
-    def _scale(self, group: Group, graph: Graph, records: Mapping[str, Array] | None) -> float:
+    def _scale(self, group: Group, graph: Graph, records: Mapping[str, Array] | None, payloads: Mapping[str, Payload]) -> float:
         for node in group.weighted:
             if node.name in (self.scales or {}):
                 return (self.scales or {})[node.name]
-        largest = self._limits(group)
+        most = self._sum_limit(group, graph, payloads)
+        largest = min(self._limits(group), most)
         exact = self._exact_scale(group, largest)
         if exact is not None:
             return exact
@@ -234,7 +329,7 @@ class Quantize:
             return largest
         best, fewest = largest, math.inf
         for factor in CANDIDATES:
-            scale = min(largest * factor, self._other_limits(group))
+            scale = min(largest * factor, self._other_limits(group), most)
             changed = self._changed(group, graph, records, scale)
             if changed < fewest:
                 best, fewest = scale, changed
@@ -269,22 +364,18 @@ class Quantize:
                     refs.append(ref)
                     continue
                 name = f"from {ref.node} {ref.port}"  # a name that no node has
-                inputs[name] = Input(name=name, type=TensorType("spike", graph.type_of(ref).shape, "i8"))
-                data[name] = records[ref.node]
+                kind, sent = graph.type_of(ref).kind, records[ref.node]
+                spiking = kind == "spike"
+                bounds = None if spiking else (min(int(sent.min(initial=0)), 0), max(int(sent.max(initial=0)), 1))
+                type_ = TensorType("spike" if spiking else "graded", graph.type_of(ref).shape, "i8" if spiking else "i32")
+                inputs[name] = Input(name=name, type=type_, bounds=bounds)
+                data[name] = sent
                 refs.append(replace(ref, node=name, port=""))
             nodes.append(replace(node, inputs=tuple(refs)))
         outputs = tuple((node.name, Ref(node.name)) for node in _spiking(group))
         alone = Graph("search", "fixed", (*inputs.values(), *nodes), outputs)
         result = interpret(alone, data)
         return sum(int(np.count_nonzero(result.outputs[n.name] != records[n.name])) for n in _spiking(group))
-
-    def _float_run(self, graph: Graph) -> dict[str, Array] | None:
-        if self.calibrate is None:
-            return None
-        data = {name: array[:SEARCH_SAMPLES] for name, array in self.calibrate.items()}
-        kept = {node.name for node in graph.nodes if graph.types[node.name][0][1].kind == "spike"} | {n.name for n in graph.neurons}
-        wires = [record_name((name, port)) for name, ports in graph.types.items() if name in kept for port, _ in ports]
-        return interpret(graph, data, record=wires).records
 
     def _head_room(self, graph: Graph, ledger: Ledger) -> None:
         """Sums that the target cannot hold are refused; a current that could wrap, in the worst case, is told."""
@@ -493,8 +584,20 @@ def _whole(array: Array) -> bool:
     return bool(np.all(np.isfinite(array)) and np.all(array == np.rint(array)))
 
 
-def _other(node: Node) -> Node:
-    """Nodes outside all groups carry spikes only."""
+def _float_run(graph: Graph, calibrate: Mapping[str, Array] | None) -> dict[str, Array] | None:
+    """What every wire of spikes or payloads carries, and what populations give, on a few samples."""
+    if calibrate is None:
+        return None
+    data = {name: array[:SEARCH_SAMPLES] for name, array in calibrate.items()}
+    kept = {node.name for node in graph.nodes if graph.types[node.name][0][1].kind != "value"} | {n.name for n in graph.neurons}
+    wires = [record_name((name, port)) for name, ports in graph.types.items() if name in kept for port, _ in ports]
+    return interpret(graph, data, record=wires).records
+
+
+def _other(node: Node, payloads: Mapping[str, Payload]) -> Node:
+    """Nodes outside all groups carry spikes and payloads only."""
+    if isinstance(node, Input) and node.name in payloads:
+        return as_integers(node, payloads[node.name])
     if isinstance(node, Input):
         return replace(node, type=TensorType("spike", node.type.shape, "i8"))
     if isinstance(node, Constant):

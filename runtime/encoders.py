@@ -158,6 +158,64 @@ def split(spikes: Any) -> npt.NDArray[np.uint8]:
     return np.stack((np.maximum(-signed, 0), np.maximum(signed, 0)), axis=2).astype(np.uint8)
 
 
+#: Encoders by name: their parameters, with defaults.
+ENCODERS: Final[dict[str, dict[str, float | None]]] = {
+    "rate": {"seed": 0},
+    "phase": {"period": 8},
+    "latency": {"threshold": 0.0, "tau": None},
+    "delta": {"threshold": None},
+    "level_crossing": {"step": None},
+}
+
+
+def parse_encoder(text: str) -> tuple[str, dict[str, float]]:
+    """`rate`, `rate:seed=3`, `latency:threshold=0.1,tau=5`: the name and the parameters. Raises EncodingError."""
+    name, _, rest = text.partition(":")
+    if name not in ENCODERS:
+        raise EncodingError(f"there is no encoder '{name}': choose one of {', '.join(ENCODERS)}")
+    given: dict[str, float] = {}
+    for part in filter(None, rest.split(",")):
+        key, equals, value = part.partition("=")
+        if key not in ENCODERS[name] or not equals:
+            raise EncodingError(f"'{part}': the encoder {name} takes {', '.join(f'{each}=…' for each in ENCODERS[name])}")
+        try:
+            given[key] = float(value)
+        except ValueError:
+            raise EncodingError(f"'{part}': {key} is a number") from None
+    for key, default in ENCODERS[name].items():
+        if default is None and key not in given and (name, key) != ("latency", "tau"):
+            raise EncodingError(f"the encoder {name} needs a {key}: write {name}:{key}=…")
+    return name, given
+
+
+def encode(text: str, x: Any) -> Array:
+    """Data (batch, T, *shape) through the encoder that `text` names (see `parse_encoder`), step for step: (batch, T, *shape).
+
+    `rate` takes the value of each step as its probability; `phase` and `latency` take one that stays the same at all steps. Samples
+    are numbered in the order of the batch. Signed spikes of `delta` and `level_crossing` are +1 and -1.
+    """
+    name, given = parse_encoder(text)
+    array = _signal(x)
+    if name == "delta":
+        return delta(array, given["threshold"])
+    if name == "level_crossing":
+        return level_crossing(array, given["step"])
+    if name == "rate":
+        values = _unit(array).reshape(*array.shape[:2], -1)
+        out = np.empty(values.shape, np.uint8)
+        seed, (samples, steps, size) = int(given.get("seed", 0)), values.shape
+        for sample in range(samples):
+            bits = random_bits(seed, np.full((1, 1), sample), np.arange(steps)[:, None], np.arange(size)[None])
+            out[sample] = bits < np.floor(values[sample] * 2.0**32 + 0.5).astype(np.uint64)
+        return out.reshape(array.shape)
+    if array.shape[1] and np.any(array != array[:, :1]):
+        raise EncodingError(f"{name} takes a value that stays the same at all steps")
+    steps = array.shape[1]
+    if name == "phase":
+        return phase(array[:, 0], steps, period=int(given.get("period", 8)))
+    return latency(array[:, 0], steps, threshold=given.get("threshold", 0.0), tau=given.get("tau"))
+
+
 # ------------------------------------------------------------------------------------------------------------------- checks
 
 

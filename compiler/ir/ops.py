@@ -119,10 +119,16 @@ def _joint_kind(operands: Sequence[TensorType]) -> Kind:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Input(Node):
-    """y[t] = the data at step t. `bounds` (inclusive) is what integer data may hold; the runner checks it."""
+    """y[t] = the data at step t. `bounds` (inclusive) is what integer data may hold; the runner checks it.
+
+    Where the user's data are not what the graph takes, the runner turns one into the other, alike for every backend: `unit` is what
+    1 stands for, so that data x become round(x / unit); `encode` names an encoder (see `spikec.runtime.encoders.encode`).
+    """
 
     type: TensorType
     bounds: tuple[int, int] | None = None
+    unit: float | None = None
+    encode: str = ""
     op: ClassVar[str] = "input"
     arity: ClassVar[int | None] = 0
 

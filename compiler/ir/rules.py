@@ -138,6 +138,8 @@ def types(graph: Graph) -> Iterator[Diagnostic]:
                 yield _at(node, "SPK309", f"is {type_.dtype} in a graph of floats")
         if isinstance(node, Input) and node.bounds is not None and node.bounds[0] > node.bounds[1]:
             yield _at(node, "SPK309", f"its bounds {node.bounds} are empty")
+        if isinstance(node, Input) and node.unit is not None and not (0 < node.unit < np.inf and graph.level != "float"):
+            yield _at(node, "SPK302", f"a unit is a number above 0 in a graph of integers, not {node.unit}")
         if isinstance(node, Constant) and node.kind == "spike" and not np.isin(node.value, (0, 1)).all():
             yield _at(node, "SPK302", "spikes are 0 or 1")
     for name, ref in graph.outputs:

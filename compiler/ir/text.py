@@ -115,7 +115,9 @@ class _Printer:
             return self.array(name, value)
         if isinstance(value, tuple):
             return "(" + ", ".join(str(int(item)) for item in value) + ("," if len(value) == 1 else "") + ")"
-        return str(value)
+        if isinstance(value, str) and not value.isidentifier():
+            return json.dumps(value)
+        return repr(value) if isinstance(value, float) else str(value)
 
     def text(self) -> str:
         graph = self.graph
@@ -498,6 +500,10 @@ class _Reader:
             return tuple(self.integer(item, where) for item in tree.children if item is not None)
         if tree.data == "word" and (annotation == "str" or annotation.startswith(("Literal", "Kind"))):
             return str(tree.children[0])
+        if tree.data == "string" and annotation == "str":
+            return str(json.loads(str(tree.children[0])))
+        if tree.data == "scalar" and annotation.startswith("float"):
+            return float(_plain_number(tree.children[0]))
         if annotation.startswith("Array"):
             return self.array(tree)
         if annotation == "int" and tree.data == "scalar":

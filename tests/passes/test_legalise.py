@@ -235,8 +235,6 @@ def test_everything_is_refused_at_once() -> None:
     assert [(d.code, str(d.loc or ""), d.message) for d in caught.value.diagnostics] == [
         ("SPK201", "m.py:9 (net.n)", "%n: loihi2 has no neuron that computes @delayed"),
         ("SPK201", "", "%l: loihi2 cannot send v to %e, only spikes"),
-        ("SPK208", "", "%frame: loihi2 takes spikes, and this input holds other numbers"),
-        ("SPK202", "m.py:5 (net.c)", "%c: its operand %frame is not spikes, and a synapse of loihi2 takes spikes"),
         ("SPK202", "", "%p: loihi2 has no operation 'pool'"),
         ("SPK202", "", "%d: its operand %f is not spikes, and a synapse of loihi2 takes spikes"),
     ]

@@ -178,3 +178,47 @@ def test_every_encoder_takes_no_samples() -> None:
     assert rate(empty, 4).shape == phase(empty, 4).shape == latency(empty, 4).shape == (0, 4, 3)
     assert delta(np.zeros((0, 4, 3)), 1.0).shape == level_crossing(np.zeros((0, 4, 3)), 1.0).shape == (0, 4, 3)
     assert encoders.EncodingError.__mro__[1] is ValueError
+
+
+# --------------------------------------------------------------------------------------------------------------- by name
+
+
+def test_encoders_by_name_are_the_functions() -> None:
+    frame = np.random.default_rng(0).random((3, 4))
+    x = np.repeat(frame[:, None], 9, axis=1)
+    np.testing.assert_array_equal(encoders.encode("rate:seed=5", x), encoders.rate(frame, 9, seed=5))
+    np.testing.assert_array_equal(encoders.encode("phase:period=3", x), encoders.phase(frame, 9, period=3))
+    np.testing.assert_array_equal(encoders.encode("latency", x), encoders.latency(frame, 9))
+    text = "latency:threshold=0.2,tau=3"
+    np.testing.assert_array_equal(encoders.encode(text, x), encoders.latency(frame, 9, threshold=0.2, tau=3))
+    signal = np.random.default_rng(1).normal(size=(2, 30, 3)).cumsum(axis=1)
+    np.testing.assert_array_equal(encoders.encode("delta:threshold=0.5", signal), encoders.delta(signal, 0.5))
+    np.testing.assert_array_equal(encoders.encode("level_crossing:step=0.5", signal), encoders.level_crossing(signal, 0.5))
+
+
+def test_a_rate_may_change_from_step_to_step() -> None:
+    x = np.zeros((1, 400, 2))
+    x[:, 200:, 0], x[:, :, 1] = 1, 0.5
+    spikes = encoders.encode("rate", x)
+    assert not spikes[:, :200, 0].any() and spikes[:, 200:, 0].all() and 150 < spikes[..., 1].sum() < 250
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("morse", "there is no encoder 'morse': choose one of rate, phase, latency, delta, level_crossing"),
+        ("rate:speed=3", "'speed=3': the encoder rate takes seed=…"),
+        ("rate:seed", "'seed': the encoder rate takes seed=…"),
+        ("rate:seed=x", "'seed=x': seed is a number"),
+        ("delta", "the encoder delta needs a threshold: write delta:threshold=…"),
+    ],
+)
+def test_a_bad_name_says_what_there_is(text: str, message: str) -> None:
+    with pytest.raises(encoders.EncodingError) as caught:
+        encoders.encode(text, np.zeros((1, 2, 3)))
+    assert str(caught.value) == message
+
+
+def test_a_frame_for_latency_stays_the_same() -> None:
+    with pytest.raises(encoders.EncodingError, match="stays the same at all steps"):
+        encoders.encode("latency", np.arange(6).reshape(1, 2, 3) / 6)

@@ -1,0 +1,192 @@
+"""Real-valued inputs: payloads with a calibrated unit, or spikes through a named encoder; the same on every backend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nets import dense, graph, leaky, values
+
+import spikec
+from spikec.diagnostics import CompileError
+from spikec.ir.graph import Graph
+from spikec.ir.interpret import interpret
+from spikec.ir.ops import Add, Concat, Conv, Input, Ref, Reshape
+from spikec.ir.text import parse_graph, print_graph
+from spikec.ir.types import Array
+from spikec.passes.payloads import candidates
+from spikec.runtime import encoders
+from support.builds import fixed_target
+
+F = np.float32
+RNG = np.random.default_rng(4)
+W = RNG.normal(size=(6, 4)).astype(F) * 0.6
+W2 = RNG.normal(size=(3, 6)).astype(F)
+
+
+def frames(samples: int = 20, steps: int = 12, seed: int = 0) -> Array:
+    """The same real numbers at every step."""
+    frame = np.random.default_rng(seed).normal(size=(samples, 1, 4)).clip(-2, 2).astype(F)
+    return np.repeat(frame, steps, axis=1)
+
+
+BIAS = RNG.normal(size=6).astype(F) * 0.1
+
+
+def net() -> Graph:
+    return graph(
+        values((4,)),
+        dense("fc", "in", W, BIAS),
+        leaky("l", "fc", 0.9),
+        dense("fc2", "l", W2),
+        leaky("out", "fc2", 0.8),
+        out=["out"],
+    )
+
+
+def source(build: spikec.Build) -> Input:
+    return build.graph().inputs[0]
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> str:
+    return fixed_target(tmp_path)
+
+
+def test_a_frame_of_real_numbers_becomes_payloads(target: str) -> None:
+    x = frames()
+    build = spikec.compile(net(), target=target, calibrate=x)
+    node = source(build)
+    assert node.type.kind == "graded" and node.unit is not None and node.bounds is not None
+    (told,) = (entry for entry in build.ledger if entry.node == "in" and entry.pass_name == "quantize")
+    rounding = np.abs(np.rint(x.astype(np.float64) / node.unit) * node.unit - x)
+    assert told.kind == "approximation" and told.total == x.size
+    assert told.largest == pytest.approx(rounding.max()) and told.largest <= node.unit / 2 * (1 + 1e-9)
+    float_spikes, fixed_spikes = (build.run(x, level=level, record="l").records["l"] for level in ("float", None))
+    assert np.mean(float_spikes != fixed_spikes) < 0.02 and float_spikes.sum() > 100
+    # What runs is the graph of integers on rounded data, whoever runs it.
+    by_hand = interpret(build.graph(), {"in": np.rint(x / node.unit)}).outputs["out"]
+    for backend in ("reference", "numpy", "c"):
+        np.testing.assert_array_equal(build.run(x, backend).outputs["out"], by_hand)
+    assert build.verify(x).ok and build.verify().ok
+
+
+def test_saved_loaded_and_printed(target: str, tmp_path: Path) -> None:
+    x = frames()
+    build = spikec.compile(net(), target=target, calibrate=x)
+    loaded = spikec.load(build.save(tmp_path / "build"))
+    assert source(loaded).unit == source(build).unit
+    np.testing.assert_array_equal(loaded.run(x).outputs["out"], build.run(x).outputs["out"])
+    assert loaded.verify().ok
+    text, arrays = print_graph(build.graph())
+    assert "unit=" in text and parse_graph(text, arrays) == build.graph()
+    coded = spikec.compile(net(), target=target, encode="delta:threshold=0.25", calibrate=x)
+    text, arrays = print_graph(coded.graph())
+    assert 'encode="delta:threshold=0.25"' in text and parse_graph(text, arrays) == coded.graph()
+
+
+def test_data_on_a_grid_are_exact(target: str) -> None:
+    """Pixels in sixteenths cost nothing: no approximation, and the weights have what the payload leaves."""
+    x = np.repeat(np.random.default_rng(0).integers(0, 17, (20, 1, 4)) / 16, 8, axis=1).astype(F)
+    weight = (2 * np.random.default_rng(1).integers(-60, 61, (6, 4)) / 64).astype(F)
+    g = graph(values((4,)), dense("fc", "in", weight), leaky("l", "fc", 0.5), out=["l"])
+    build = spikec.compile(g, target=target, calibrate=x)
+    assert source(build).unit == 1 / 16 and source(build).bounds == (0, 16)
+    assert not [entry for entry in build.ledger if entry.kind == "approximation"]
+    np.testing.assert_array_equal(build.run(x).outputs["l"], build.run(x, level="float").outputs["l"])
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 1 << 30), levels=st.sampled_from([1, 3, 10, 16, 32, 255]))
+def test_the_first_candidate_is_a_grid_that_the_data_lie_on(seed: int, levels: int) -> None:
+    whole = np.random.default_rng(seed).integers(-levels, levels + 1, 200)
+    whole[0] = levels
+    found = next(candidates((whole * 0.37 / levels).astype(F)))
+    np.testing.assert_allclose(
+        found.of((whole * 0.37 / levels).astype(F)) * found.unit, whole * 0.37 / levels, rtol=1e-5, atol=1e-7
+    )
+
+
+def test_sums_of_payloads_never_wrap(target: str) -> None:
+    """Hundreds of inputs at their largest: the scale leaves room for all of them."""
+    weight = np.abs(RNG.normal(size=(5, 700))).astype(F)
+    g = graph(values((700,)), dense("fc", "in", weight), leaky("l", "fc", 0.9, 50.0), out=["l"])
+    x = np.repeat(RNG.random((10, 1, 700)), 6, axis=1).astype(F)
+    build = spikec.compile(g, target=target, calibrate=x)
+    assert not any("wraps" in entry.what for entry in build.ledger)
+    full = np.ones((1, 6, 700), F) * x.max()
+    a = build.run(full, record=["fc"]).records["fc"]
+    assert 0 < a.max() <= (1 << 17) - 1
+    assert build.run(full).outputs["l"].all() and build.run(full, level="float").outputs["l"].all()
+
+
+def test_convolutions_concatenations_and_numbers_straight_into_neurons(target: str) -> None:
+    g = graph(
+        values((2, 5, 5), "frame"),
+        values((3,), "more"),
+        Conv(name="c", inputs=(Ref("frame"),), weight=RNG.normal(size=(3, 2, 3, 3)).astype(F) * 0.4, bias=np.full(3, 0.1, F)),
+        leaky("l1", "c", 0.9),
+        Reshape(name="flat", inputs=(Ref("l1"),), shape=(27,)),
+        Concat(name="both", inputs=(Ref("flat"), Ref("more"))),
+        dense("fc", "both", RNG.normal(size=(3, 30)).astype(F) * 0.3),
+        Add(name="sum", inputs=(Ref("fc"), Ref("more"))),
+        leaky("l2", "sum", 0.8),
+        out=["l1", "l2"],
+    )
+    x = {"frame": RNG.normal(size=(8, 10, 2, 5, 5)).astype(F), "more": RNG.random((8, 10, 3)).astype(F)}
+    build = spikec.compile(g, target=target, calibrate=x)
+    assert {node.name: node.type.kind for node in build.graph().inputs} == {"frame": "graded", "more": "graded"}
+    float_run, fixed_run = build.run(x, level="float"), build.run(x)
+    for name in ("l1", "l2"):
+        assert np.mean(float_run.outputs[name] != fixed_run.outputs[name]) < 0.05 and float_run.outputs[name].any()
+    assert build.verify(x).ok
+
+
+def test_an_encoder_that_the_user_names(target: str) -> None:
+    x = np.abs(frames()) / 2
+    build = spikec.compile(net(), target=target, calibrate=x, encode="rate:seed=7")
+    assert source(build).type.kind == "spike" and source(build).encode == "rate:seed=7"
+    assert any(entry.asked == "--encode rate:seed=7" for entry in build.ledger)
+    spikes = encoders.encode("rate:seed=7", x)
+    expected = interpret(build.graph(), {"in": spikes}).outputs["out"]
+    for backend in ("reference", "numpy", "c"):
+        np.testing.assert_array_equal(build.run(x, backend).outputs["out"], expected)
+    assert build.verify().ok
+    on_host = spikec.compile(net(), target="reference", calibrate=x, encode="rate:seed=7")
+    np.testing.assert_array_equal(on_host.run(x).outputs["out"], build.run(x, level="float").outputs["out"])
+    signed = spikec.compile(net(), target=target, calibrate=x, encode="delta:threshold=0.1")
+    assert source(signed).type.kind == "graded" and source(signed).bounds == (-1, 1)
+
+
+def test_without_data_the_largest_number_has_to_be_told(target: str) -> None:
+    with pytest.raises(CompileError) as caught:
+        spikec.compile(net(), target=target)
+    (problem,) = caught.value.diagnostics
+    assert problem.code == "SPK208" and problem.message == "%in: holds real numbers, and nothing says how large they get"
+    assert problem.fix is not None and "--encode" in problem.fix
+    build = spikec.compile(net(), target=target, input_max=2.0)
+    assert source(build).bounds == (-127, 127) and source(build).unit == pytest.approx(2 / 127)
+    build = spikec.compile(net(), target=target, calibrate=frames(), input_bits=5)
+    assert source(build).bounds == (-15, 15)
+
+
+def test_mistakes(target: str) -> None:
+    x = frames()
+    build = spikec.compile(net(), target=target, calibrate=x)
+    cases = [
+        (lambda: build.run(x * 3), "SPK007", "beyond the range"),
+        (lambda: spikec.compile(net(), target=target, calibrate=x, input_bits=1), "SPK001", "input_bits is 2 to 16"),
+        (lambda: spikec.compile(net(), target=target, input_max=-1.0), "SPK001", "input_max is a number above 0"),
+        (lambda: spikec.compile(net(), target=target, calibrate=x, encode="morse"), "SPK001", "there is no encoder 'morse'"),
+        (lambda: spikec.compile(net(), target=target, calibrate=x, encode="rate"), "SPK007", "values lie in [0, 1]"),
+    ]
+    for run, code, message in cases:
+        with pytest.raises(CompileError) as caught:
+            run()
+        assert caught.value.code == code and message in str(caught.value), str(caught.value)
+    with pytest.raises(CompileError) as strict:
+        spikec.compile(net(), target=target, calibrate=x, strict=True)
+    assert any("%in: rounded to whole numbers" in str(item) for item in strict.value.diagnostics)
