@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from spikec.ir.text import read_graph as read_graph
     from spikec.ir.text import write_graph as write_graph
     from spikec.ledger import Ledger as Ledger
+    from spikec.recover import recover as recover
     from spikec.result import Result as Result
     from spikec.target import Target as Target
     from spikec.target import load_target as load_target
@@ -61,6 +62,7 @@ _HOME = {
     "parse_graph": "spikec.ir.text",
     "parse_program": "spikec.ir.text",
     "read_graph": "spikec.ir.text",
+    "recover": "spikec.recover",
     "register_neuron": "spikec.frontend.registry",
     "target_names": "spikec.target",
     "trace": "spikec.driver",

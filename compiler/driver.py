@@ -30,6 +30,7 @@ from spikec.ir.types import KINDS, Kind
 from spikec.ledger import Ledger
 from spikec.options import fits
 from spikec.pipeline import OPTIONAL, Stage, load_pass, run_passes, with_optional
+from spikec.score import check_labels
 from spikec.spelling import did_you_mean
 from spikec.target import FOLDER, Target, load_target, parse_target
 from spikec.version import __version__
@@ -244,15 +245,10 @@ def _plain(value: Any) -> bool:
 
 
 def _labels(labels: Any, calibrate: Mapping[str, Any] | None) -> Any:
-    array = np.asarray(labels)
     if calibrate is None:
         raise CompileError("SPK001", "labels need calibration data to belong to")
-    samples = next((data.shape[0] for data in calibrate.values()), 0)
-    if array.shape != (samples,):
-        raise CompileError("SPK006", f"the labels have shape {array.shape}, not ({samples},), one a calibration sample")
-    if array.dtype.kind not in "iu":
-        raise CompileError("SPK007", f"the labels are {array.dtype}, not whole numbers")
-    return array
+    samples, steps = next((data.shape[:2] for data in calibrate.values()), (0, 0))
+    return check_labels(labels, samples, steps)
 
 
 def _torch() -> ModuleType:

@@ -14,6 +14,7 @@ from spikec.ir.neuron import Assign, Expr, Program, Var, substitute
 from spikec.ir.ops import Add, Concat, Conv, Dense, Gather, Neuron, Node, Ref, Reshape, Sparse
 from spikec.ir.types import Array
 from spikec.ledger import Ledger
+from spikec.score import score
 
 WEIGHTED = (Dense, Sparse, Conv)
 
@@ -33,11 +34,6 @@ class Group:
     def weighted(self) -> list[Dense | Sparse | Conv]:
         """Its layers of weights."""
         return [node for node in self.nodes if isinstance(node, WEIGHTED)]
-
-
-def accuracy(spikes: Array, labels: Array) -> float:
-    """Share of samples whose most active output neuron (the first of equals) is the label; spikes (samples, T, classes)."""
-    return float(np.mean(spikes.sum(axis=1).argmax(axis=1) == np.asarray(labels)))
 
 
 def groups_of(graph: Graph) -> list[Group]:
@@ -121,9 +117,9 @@ def measure(before: Graph, after: Graph, calibrate: Mapping[str, Array] | None, 
             figures["spikes changed"] = float(np.count_nonzero(a != b))
         ledger.record(after[name], "convention", "measured on the calibration data", measured=figures)
     if labels is not None:
-        output, ref = next(((n, r) for n, r in before.outputs if before.type_of(r).kind == "spike"), ("", Ref("")))
-        if not output:
+        if not before.outputs:
             return
-        scores = [accuracy(run.outputs[output], labels) for run in (one, two)]
+        output, ref = next(((n, r) for n, r in before.outputs if before.type_of(r).kind == "spike"), before.outputs[0])
+        scores = [score(run.outputs[output], labels) for run in (one, two)]
         figures = {"accuracy before": scores[0], "accuracy after": scores[1]}
         ledger.record(after[ref.node], "convention", "accuracy on the calibration data", measured=figures)

@@ -1,0 +1,291 @@
+"""Recovery: a short fine-tune of a quantized, pruned network with the target's own integer dynamics in the loop.
+
+What is trained is the float network in front of the quantizer; what runs forward is the graph of integers, with the weights rounded
+to the target's grid: the very numbers that the target computes. Gradients pass the rounding straight through and a spike by a
+surrogate. Synapses that were pruned stay pruned. Optionally the network also learns from what the unpruned float network answers
+(distillation, Hinton et al. 2015). The result is compiled from the trained weights at the same scales, so that what was trained is
+what runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+
+from spikec.build import Build, golden_inputs
+from spikec.diagnostics import CompileError
+from spikec.inputs import check_inputs
+from spikec.ir.graph import Graph
+from spikec.ir.ops import Constant, Conv, Dense, Sparse
+from spikec.ir.rules import verify
+from spikec.ir.types import Array
+from spikec.ledger import Ledger
+from spikec.pipeline import Stage, make_pass, run_passes
+from spikec.progress import Bar
+from spikec.score import check_labels, score
+
+#: The passes that turn floats into integers.
+QUANTIZERS: Final = ("quantize", "to-fixed")
+WEIGHTED: Final = (Dense, Sparse, Conv)
+#: With membranes as answers: their spread among the samples, in units of which the loss sees them.
+_SPREAD: Final = 3.0
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is trained on what, as tensors."""
+
+    inputs: Mapping[str, Any]
+    labels: Any
+    teacher: Any
+    order: Array
+
+
+def recover(
+    build: Build,
+    data: Any,
+    labels: Any,
+    *,
+    epochs: int = 10,
+    batch_size: int = 64,
+    learning_rate: float = 0.02,
+    distill: bool = True,
+    temperature: float = 4.0,
+    soft: float = 0.7,
+    held_out: float = 0.1,
+    seed: int = 0,
+) -> Build:
+    """Fine-tune a build's weights with its quantizer, its pruning and its integer dynamics in the loop; a new build.
+
+    data: (samples, T, *shape), or a mapping by input name; labels: (samples,) classes, or (samples, T) where every step has one
+    (below 0: not counted). The answer is the first output's largest sum over the steps. learning_rate: of Adam, in units of each
+    layer's mean absolute weight, falling to zero as a cosine. distill: learn from the float network too, with `soft` of the loss
+    at `temperature`, the rest from the labels. held_out: the share of the samples on which the epochs are compared; the best is
+    kept, the state before training included. Needs PyTorch. Raises CompileError SPK404 where the build has no quantizer.
+    """
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise CompileError("SPK009", "recovery needs PyTorch, which is not installed", fix="pip install 'spikec[torch]'") from error
+    _check_options(epochs, batch_size, learning_rate, held_out, soft, temperature)
+    names = build.stage_names
+    quantizer = next((name for name in names if name in QUANTIZERS), None)
+    if quantizer is None or names.index(quantizer) == 0:
+        raise CompileError(
+            "SPK404", "the build has no quantizer to recover from", fix="compile for a target of integers, or with --bits"
+        )
+    place = names.index(quantizer)
+    stages = build.stages
+    source, fixed = stages[place - 1].graph, stages[place].graph
+    inputs = check_inputs(source, data)
+    samples, steps = next(iter(inputs.values())).shape[:2]
+    labels = check_labels(labels, samples, steps)
+    options = {**build.options, "target": build.target, "calibrate": {k: v[:256] for k, v in inputs.items()}}
+    grid: tuple[int, int, int] = make_pass(quantizer, options).weight_grid  # type: ignore[attr-defined]  # both quantizers have it
+    scales = _scales(build.ledger, quantizer, source)
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(samples, generator=generator).numpy()
+    kept = max(1, round(held_out * samples)) if held_out else 0
+
+    module = _module(torch, source, fixed, scales, grid)
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in inputs.items()}
+    teacher = _answers_of(torch, stages[0].graph, tensors, batch_size) if distill else None
+    task = _Task(tensors, torch.from_numpy(labels.astype(np.int64)), teacher, order)
+    train, check = order[kept:], order[:kept] if kept else order
+    history = _fit(
+        torch, module, task, train, check, epochs, batch_size, learning_rate, temperature, soft if distill else 0.0, generator
+    )
+
+    trained = _with_weights(source, module, scales)
+    ledger = Ledger()
+    ledger.entries = [entry for entry in build.ledger if entry.pass_name not in names[place:]]
+    ledger.pass_name = "recover"
+    for node in trained.nodes:
+        if node.name in scales:
+            before = source[node.name].weight  # type: ignore[attr-defined]  # a layer of weights
+            change = np.abs(node.weight - before)  # type: ignore[attr-defined]  # a layer of weights
+            ledger.record(
+                node,
+                "approximation",
+                "weights trained again",
+                changed=int(np.count_nonzero(change)),
+                total=int(change.size),
+                largest=float(change.max(initial=0)),
+                asked="recover",
+            )
+    figures = {"score before": history[0], "score after": max(history), "epochs": float(epochs)}
+    ledger.record("", "convention", f"recovery on {len(train)} samples, compared on {len(check)} others", measured=figures)
+    given = {**options, "scales": scales, "labels": labels[:256]}
+    rest = run_passes(trained, names[place:], given, ledger)
+    found = [*stages[:place], Stage("recover", trained, 0.0), *rest[1:]]
+    return Build(found, ledger, build.target, build.target_text, golden_inputs(rest[-1].graph, inputs), build.options)
+
+
+def _check_options(epochs: int, batch_size: int, learning_rate: float, held_out: float, soft: float, temperature: float) -> None:
+    wrong = [
+        (epochs < 0, f"epochs must be 0 or more, not {epochs}"),
+        (batch_size < 1, f"batch_size must be at least 1, not {batch_size}"),
+        (learning_rate <= 0, f"learning_rate must be above 0, not {learning_rate}"),
+        (not 0 <= held_out < 1, f"held_out is a share from 0 up to but without 1, not {held_out}"),
+        (not 0 <= soft <= 1, f"soft is a share from 0 to 1, not {soft}"),
+        (temperature <= 0, f"temperature must be above 0, not {temperature}"),
+    ]
+    for bad, message in wrong:
+        if bad:
+            raise CompileError("SPK001", message)
+
+
+def _scales(ledger: Ledger, quantizer: str, source: Graph) -> dict[str, float]:
+    """What 1 of a trained weight is on the grid, by layer, as the quantizer wrote it down."""
+    found = {}
+    for entry in ledger:
+        if entry.pass_name == quantizer and "scale" in entry.measured:
+            name = entry.node if entry.node in source else entry.node.removesuffix("_sum")
+            if name in source and isinstance(source[name], WEIGHTED):
+                found[name] = entry.measured["scale"]
+    return found
+
+
+def _module(torch: Any, source: Graph, fixed: Graph, scales: Mapping[str, float], grid: tuple[int, int, int]) -> Any:
+    """The graph of integers as a module whose weights are the float ones, rounded to the grid on their way."""
+    from spikec.frontend.nn.graph_module import GraphModule, straight_through
+
+    step, bottom, top = grid
+    weights: dict[str, Array] = {}
+    quantizers: dict[str, Callable[[Any], Any]] = {}
+    for name, scale in scales.items():
+        node = source[name]
+        target = next(n for n in (f"{name}_sum", name) if n in fixed and isinstance(fixed[n], WEIGHTED))
+        weight = node.weight.astype(np.float64)  # type: ignore[attr-defined]  # a layer of weights
+        mask = torch.from_numpy(weight != 0).double()
+
+        def quantized(w: Any, scale: float = scale, mask: Any = mask) -> Any:
+            whole = (torch.round(w * (scale / step)) * step).clamp(bottom, top)
+            return straight_through(w, whole, scale) * mask
+
+        weights[target], quantizers[target] = weight, quantized
+    module = GraphModule(fixed, weights, quantizers)
+    for name, key in module._keys.items():
+        if key in module.weights and name not in quantizers:
+            module.weights[key].requires_grad_(False)
+    return module
+
+
+def _first_output(graph: Graph, found: Mapping[str, Any]) -> Any:
+    return found[graph.outputs[0][0]].flatten(2)
+
+
+def _logits(graph: Graph, output: Any, per_step: bool) -> Any:
+    """What the loss sees: counts of spikes, or means of membranes in units of their spread; (batch, [T,] classes)."""
+    spikes = graph.type_of(graph.outputs[0][1]).kind == "spike"
+    if per_step:
+        summed = output
+    else:
+        summed = output.sum(dim=1) if spikes else output.mean(dim=1)
+    if spikes and not per_step:
+        return summed
+    return summed * (_SPREAD / summed.detach().std().clamp_min(1e-9))
+
+
+def _answers_of(torch: Any, graph: Graph, tensors: Mapping[str, Any], batch: int) -> Any:
+    """The float network's first output (samples, T, classes)."""
+    from spikec.frontend.nn.graph_module import GraphModule
+
+    module = GraphModule(graph)
+    samples = len(next(iter(tensors.values())))
+    parts = []
+    with torch.no_grad():
+        for start in range(0, samples, 4 * batch):
+            part = {name: value[start : start + 4 * batch] for name, value in tensors.items()}
+            parts.append(_first_output(graph, module(part)))
+    return torch.cat(parts)
+
+
+def _fit(
+    torch: Any,
+    module: Any,
+    task: _Task,
+    train: Array,
+    check: Array,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    temperature: float,
+    soft: float,
+    generator: Any,
+) -> list[float]:
+    """Train; the module ends with the weights of its best epoch. The score before training and after every epoch."""
+    graph = module.graph
+    per_step = task.labels.ndim == 2
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    groups = [{"params": [p], "lr": learning_rate * float(p.detach().abs().mean().clamp_min(1e-9))} for p in parameters]
+    if not groups:
+        return [0.0]
+    optimizer = torch.optim.Adam(groups)
+    batches = -(-len(train) // batch_size)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, epochs * batches))
+
+    def scored() -> tuple[float, float]:
+        """The score, and of equal scores the smaller loss."""
+        index = torch.from_numpy(check)
+        with torch.no_grad():
+            output = torch.cat([_first_output(graph, module(_batch(task, check[i : i + 256]))) for i in range(0, len(check), 256)])
+            loss = float(_loss(torch, _logits(graph, output, per_step), task.labels[index], 1.0))
+        return score(output.numpy(), task.labels[index].numpy()), -loss
+
+    def copy() -> dict[str, Any]:
+        return {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+    best, history = copy(), [scored()]
+    with Bar("recovering") as bar:
+        for epoch in range(epochs):
+            shuffled = train[torch.randperm(len(train), generator=generator).numpy()]
+            for number in range(batches):
+                chosen = shuffled[number * batch_size : (number + 1) * batch_size]
+                index = torch.from_numpy(chosen)
+                logits = _logits(graph, _first_output(graph, module(_batch(task, chosen))), per_step)
+                loss = _loss(torch, logits, task.labels[index], 1.0 - soft)
+                if soft:
+                    taught = _logits(graph, task.teacher[index], per_step)
+                    loss = loss + soft * _distance(torch, logits, taught, temperature)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                bar(epoch * batches + number + 1, epochs * batches)
+            history.append(scored())
+            if history[-1] > max(history[:-1]):
+                best = copy()
+    module.load_state_dict(best)
+    return [one for one, _ in history]
+
+
+def _batch(task: _Task, chosen: Array) -> dict[str, Any]:
+    return {name: value[chosen] for name, value in task.inputs.items()}
+
+
+def _loss(torch: Any, logits: Any, labels: Any, share: float) -> Any:
+    return share * torch.nn.functional.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=-1)
+
+
+def _distance(torch: Any, logits: Any, taught: Any, temperature: float) -> Any:
+    f = torch.nn.functional
+    wanted = f.softmax(taught.double() / temperature, dim=-1).flatten(0, -2)
+    found = f.log_softmax(logits / temperature, dim=-1).flatten(0, -2)
+    return f.kl_div(found, wanted.to(found.dtype), reduction="batchmean") * temperature**2
+
+
+def _with_weights(source: Graph, module: Any, scales: Mapping[str, float]) -> Graph:
+    """The float graph with the weights that were trained, as the grid has them."""
+    nodes = []
+    for node in source.nodes:
+        if node.name in scales and not isinstance(source[node.inputs[0].node], Constant):
+            target = next(n for n in (f"{node.name}_sum", node.name) if n in module.graph and isinstance(module.graph[n], WEIGHTED))
+            whole = module.weight_of(target).detach().numpy()
+            weight = (whole / scales[node.name]).astype(node.weight.dtype)  # type: ignore[attr-defined]  # a layer of weights
+            node = replace(node, weight=weight)  # type: ignore[call-arg]  # a layer of weights
+        nodes.append(node)
+    return verify(source.with_nodes(nodes))

@@ -1,0 +1,142 @@
+"""Recovery: the score rises, what was trained is what runs, and what was pruned stays pruned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from nets import dense, graph, leaky, spikes
+
+import spikec
+from spikec.diagnostics import CompileError
+from spikec.ir.graph import Graph
+from spikec.ir.ops import Dense
+
+CLASSES = 4
+
+
+def task(samples: int, seed: int) -> tuple[Any, Any]:
+    """Four noisy rate patterns on 16 inputs, 12 steps."""
+    patterns = np.random.default_rng(0).random((CLASSES, 16)) < 0.5
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, CLASSES, samples)
+    rates = np.where(patterns[labels], 0.45, 0.12)
+    return (rng.random((samples, 12, 16)) < rates[:, None, :]).astype(np.float32), labels
+
+
+def trained() -> Graph:
+    """A network that knows the task: found by training it as a graph."""
+    import torch
+
+    from spikec.frontend.nn.graph_module import GraphModule
+
+    rng = np.random.default_rng(1)
+    w1, w2 = rng.normal(0, 0.4, (20, 16)).astype(np.float32), rng.normal(0, 0.4, (CLASSES, 20)).astype(np.float32)
+    g = graph(
+        spikes((16,)),
+        dense("fc1", "in", w1),
+        leaky("l1", "fc1", 0.875),
+        dense("fc2", "l1", w2),
+        leaky("l2", "fc2", 0.875),
+        out=["l2"],
+    )
+    module = GraphModule(g)
+    optimizer = torch.optim.Adam(module.parameters(), 0.02)
+    x, y = (torch.from_numpy(part) for part in task(256, 1))
+    for _ in range(40):
+        loss = torch.nn.functional.cross_entropy(module(x)["l2"].sum(1), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    weights = {name: module.weight_of(name).detach().numpy() for name in ("fc1", "fc2")}
+    return graph(
+        spikes((16,)), dense("fc1", "in", weights["fc1"]), leaky("l1", "fc1", 0.875), dense("fc2", "l1", weights["fc2"]), leaky("l2", "fc2", 0.875), out=["l2"]
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def net() -> Graph:
+    return trained()
+
+
+def right(build: spikec.Build, seed: int = 5) -> float:
+    from spikec.score import score
+
+    x, y = task(400, seed)
+    return score(build.run(x, "numpy").outputs["l2"], y)
+
+
+@pytest.mark.parametrize(
+    ("target", "options"),
+    [("host", {"bits": 2}), ("loihi2", {"bits": 2}), ("host", {"bits": 8, "prune": 0.9}), ("loihi2", {"prune_structured": 0.6})],
+)
+def test_the_score_rises_and_what_was_trained_is_what_runs(net: Graph, target: str, options: dict[str, Any]) -> None:
+    x, y = task(300, 2)
+    build = spikec.compile(net, target=target, calibrate=x[:64], **options)
+    better = spikec.recover(build, x, y, epochs=6)
+    assert right(better) > right(build) + 0.02
+    assert better.stage_names[better.stage_names.index("recover") + 1] in ("quantize", "to-fixed")
+    entry = next(e for e in better.ledger if e.pass_name == "recover" and "score before" in e.measured)
+    assert entry.measured["score after"] > entry.measured["score before"]
+    engines = [better.run(x[:20], name, record="all") for name in ("reference", "numpy", "c")]
+    for engine in engines[1:]:
+        for name, value in engines[0].records.items():
+            np.testing.assert_array_equal(engine.records[name], value)
+    # The same grid, and not a weight off it; what was pruned stays.
+    for node in better.graph(level="fixed").nodes:
+        if isinstance(node, Dense) and node.name in build.graph(level="fixed"):
+            before = build.graph(level="fixed")[node.name].weight  # type: ignore[attr-defined]  # the same layer
+            assert node.weight.shape == before.shape
+            if "prune" in options:
+                pruned = build.graph(after="prune")[node.name].weight == 0  # type: ignore[attr-defined]  # the same layer
+                assert not node.weight[pruned].any()
+    # Compiling the trained floats again at the same scales rounds nothing: they lie on the grid.
+    notes = [e for e in better.ledger if e.pass_name in ("quantize", "to-fixed") and "scale" in e.measured]
+    assert notes
+    assert all(e.largest < 1e-6 for e in notes)
+
+
+def test_a_network_that_is_as_good_as_before_stays(net: Graph) -> None:
+    x, y = task(100, 2)
+    build = spikec.compile(net, target="host", bits=8, calibrate=x)
+    same = spikec.recover(build, x, y, epochs=0)
+    np.testing.assert_array_equal(same.run(x, "numpy").outputs["l2"], build.run(x, "numpy").outputs["l2"])
+
+
+def test_the_same_seed_gives_the_same_weights(net: Graph) -> None:
+    x, y = task(100, 2)
+    build = spikec.compile(net, target="host", bits=3, calibrate=x)
+    one, two = (spikec.recover(build, x, y, epochs=2, seed=4).graph().fingerprint for _ in range(2))
+    assert one == two
+
+
+def test_labels_at_every_step_and_no_teacher(net: Graph) -> None:
+    x, y = task(100, 2)
+    build = spikec.compile(net, target="host", bits=2, calibrate=x)
+    per_step = np.repeat(y[:, None], x.shape[1], axis=1)
+    per_step[:, :4] = -1
+    found = spikec.recover(build, x, per_step, epochs=3, distill=False)
+    entry = next(e for e in found.ledger if "score before" in e.measured)
+    assert entry.measured["score after"] >= entry.measured["score before"]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "text"),
+    [
+        ({"epochs": -1}, "SPK001", "epochs must be 0 or more, not -1"),
+        ({"held_out": 1.0}, "SPK001", "held_out is a share from 0 up to but without 1"),
+        ({"labels": [1, 2]}, "SPK006", "the labels have shape (2,), not (8,), one a sample, or (8, 12), one a step"),
+        ({"labels": [0.5] * 8}, "SPK007", "the labels are float64, not whole numbers"),
+        ({"data": np.zeros((8, 12, 3))}, "SPK006", "(batch, T, 16)"),
+        ({"build": "float"}, "SPK404", "the build has no quantizer to recover from"),
+    ],
+)
+def test_bad_input(net: Graph, options: dict[str, Any], code: str, text: str) -> None:
+    x, y = task(8, 2)
+    given = {"build": "fixed", "data": x, "labels": y} | options
+    build = spikec.compile(net, target="host", **({"bits": 8} if given.pop("build") == "fixed" else {}))
+    with pytest.raises(CompileError) as caught:
+        spikec.recover(build, **given)
+    assert caught.value.diagnostics[0].code == code
+    assert text in caught.value.diagnostics[0].message
