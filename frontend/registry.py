@@ -7,9 +7,10 @@ only when one of their modules is met.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 from spikec.diagnostics import CompileError
 from spikec.ir.neuron import Program
@@ -31,6 +32,18 @@ class Synapse:
     through: Callable[[Any], Any]
 
 
+class StepCall(Protocol):
+    """What a framework's function of one step is replaced by."""
+
+    def __call__(
+        self, inputs: Mapping[str, Any], states: Mapping[str, Any], run: Callable[[], tuple[Any, Mapping[str, Any]]]
+    ) -> Any:
+        """Record one step of the leaf's program, tensors by the program's names.
+
+        run: does the framework's own step, and gives its result and the tensors in it (or in the states) by the program's variables.
+        """
+
+
 @dataclass(frozen=True, eq=False)
 class Leaf:
     """How one neuron module computes.
@@ -46,12 +59,14 @@ class Leaf:
     time_axis: `forward` itself does all steps, along this axis of its inputs and of what it returns; a tuple of names in
     returns is then the state after the last step. None: one step a call.
     history: variable -> the module's attribute that collects it, all steps along axis 0 (of every call, where a call is a step).
+    step: for a module whose `forward` is followed like any code, but for the framework's function of one step in it: `forward`
+    runs in the context `step(module, call)`, in which that function goes through `call`, which may give any variable of `returns`.
     """
 
     program: Program
     params: Mapping[str, Array]
-    arguments: tuple[Names, ...]
-    returns: tuple[Names, ...]
+    arguments: tuple[Names, ...] = ()
+    returns: tuple[Names, ...] = ()
     hidden: Mapping[str, str] = field(default_factory=dict)
     general: Program | None = None
     #: A state of another shape than the input begins anew, as in snnTorch.
@@ -59,6 +74,7 @@ class Leaf:
     synapses: Mapping[str, Synapse] = field(default_factory=dict)
     time_axis: int | None = None
     history: Mapping[str, str] = field(default_factory=dict)
+    step: Callable[[Any, StepCall], AbstractContextManager[None]] | None = None
 
 
 @dataclass(frozen=True)
@@ -76,9 +92,12 @@ class Support:
     note: str = ""
 
 
-#: Python package of a framework -> "module:function" that gives the Leaf of a module, or None where it has none.
+#: Python package of a framework -> "module:function" that gives the Leaf of a module, or None where it has none. The module may
+#: also have `reset(module)`, which forgets the states of the copy that is traced, `isolated(model)`, a context for the run, and
+#: `copying()`, one for the copy.
 FRAMEWORKS: Final[dict[str, str]] = {
     "snntorch": "spikec.frontend.snntorch:leaf_of",
+    "norse": "spikec.frontend.norse:leaf_of",
 }
 
 LeafMaker = Callable[[Any], Leaf]

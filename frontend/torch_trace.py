@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -24,7 +24,7 @@ from spikec.frontend.tracing.check import compare, second_example
 from spikec.frontend.tracing.fold import Folded, count_steps, fold
 from spikec.frontend.tracing.record import Files, Recorder, failure, recording, run_model
 from spikec.frontend.tracing.steps import AxisChoice, Choices, SingleStep, choose_axes
-from spikec.frontend.tracing.values import Record, Value, values_in
+from spikec.frontend.tracing.values import Record, Value, live_ops, values_in
 from spikec.ir.graph import Graph
 from spikec.ir.rules import verify
 from spikec.ir.types import KINDS, Kind
@@ -267,7 +267,7 @@ class _Tracer:
         inputs = example.with_tensors([item.clone() for item in example.tensors])
         with ExitStack() as stack:
             for package in _frameworks(model):
-                stack.enter_context(package.isolated(model))
+                stack.enter_context(getattr(package, "isolated", nullcontext)(model))
             recorder = stack.enter_context(recording(model, leaves, self.files, capture, self.shadowed))
             record = recorder.result
             with recorder.pause():
@@ -292,6 +292,8 @@ class _Tracer:
                 record.returned = _structure(recorder, returned)
                 if not any(True for _ in values_in(record.returned)):
                     recorder.fail("SPK102", "the model returns nothing that depends on its input")
+        live = live_ops(record, like=True)
+        record.ops = [op for op in record.ops if op in live]
         return record
 
     def leaves(self, model: torch.nn.Module) -> dict[str, Leaf]:
@@ -354,7 +356,10 @@ def copy_model(model: torch.nn.Module) -> torch.nn.Module:
                 if isinstance(tensor, torch.Tensor) and tensor.grad_fn is not None:
                     memo[id(tensor)] = tensor.detach().clone()
     try:
-        copied = copy.deepcopy(model, memo)
+        with ExitStack() as stack:
+            for package in _frameworks(model):
+                stack.enter_context(getattr(package, "copying", nullcontext)())
+            copied = copy.deepcopy(model, memo)
     except Exception as error:
         raise CompileError(
             "SPK003", f"the model cannot be copied: {type(error).__name__}: {' '.join(str(error).split())[:150]}"
@@ -362,7 +367,8 @@ def copy_model(model: torch.nn.Module) -> torch.nn.Module:
     copied.eval()
     for package in _frameworks(copied):
         for module in copied.modules():
-            package.reset(module)
+            if hasattr(package, "reset"):
+                package.reset(module)
     return copied
 
 

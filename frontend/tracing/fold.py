@@ -16,7 +16,7 @@ import numpy as np
 from spikec.diagnostics import CompileError
 from spikec.frontend.tracing.axes import Layout
 from spikec.frontend.tracing.steps import assign_steps
-from spikec.frontend.tracing.values import Const, Number, Op, Operand, Record, StepCount, Value, values_in
+from spikec.frontend.tracing.values import Const, Number, Op, Operand, Record, StepCount, Value, live_ops
 
 
 @dataclass(eq=False)
@@ -154,7 +154,7 @@ class _Folder:
     # ---------------------------------------------------------------------------------------------------- which cell
 
     def fold(self) -> Folded:
-        self.live = self._live()
+        self.live = live_ops(self.record)
         by_step: dict[int, dict[tuple[int, int], Op]] = defaultdict(dict)
         counts: dict[tuple[int, int], int] = defaultdict(int)
         for op in self.record.ops:
@@ -206,16 +206,6 @@ class _Folder:
         self._share_initial_values()
         self._sort()
         return Folded(self.cells, self.inputs, returned, self.layout, self.record)
-
-    def _live(self) -> set[Op]:
-        live: set[Op] = set()
-        stack = [value.op for value in values_in(self.record.returned) if value.op]
-        while stack:
-            op = stack.pop()
-            if op not in live:
-                live.add(op)
-                stack += [value.op for value in op.values if value.op]
-        return live
 
     def _differs(self, op: Op, step: int, how: str) -> None:
         raise _different(op, step, how)

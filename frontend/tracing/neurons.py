@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
+from spikec.diagnostics import CompileError
 from spikec.frontend.registry import Leaf, Names
 from spikec.frontend.tracing.handling import execute, new_value
 from spikec.frontend.tracing.values import Op, Operand, Value
@@ -34,13 +35,41 @@ def step_kind(function: Callable[[Any], Any]) -> str | None:
     return ">=" if torch.equal(result.to(torch.float32), (probe >= 0).float()) else None
 
 
-def call_surrogate(rec: Recorder, name: str, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """An autograd function on a value of the input: taken as a step if it is one."""
+class _Context:
+    """What `forward` of an autograd function is given where nobody will go backward."""
+
+    def __init__(self, count: int) -> None:
+        self.needs_input_grad = (False,) * count
+
+    def save_for_backward(self, *tensors: Any) -> None:
+        pass
+
+    mark_dirty = mark_non_differentiable = set_materialize_grads = save_for_forward = save_for_backward
+
+
+def _looked_inside(rec: Recorder, function: Any, args: tuple[Any, ...]) -> Any:
+    """The forward pass of an autograd function, recorded like any other code; None where that cannot be done."""
+    here = rec.current
+    own_setup = function.setup_context is not torch.autograd.Function.setup_context
+    try:
+        return function.forward(*args) if own_setup else function.forward(_Context(len(args)), *args)
+    except CompileError as error:
+        if error.diagnostics[0].code in ("SPK107", "SPK109"):
+            raise
+        rec.current = here
+        return None
+
+
+def call_surrogate(rec: Recorder, function: Any, inner: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """An autograd function on a value of the input: taken as a step if it is one, else its forward pass is looked into."""
+    name = function.__name__
     at = [i for i, item in enumerate(args) if rec.dynamic(item)]
     kind = None
     if len(at) == 1:
         with rec.pause():
             kind = step_kind(lambda probe: inner(*args[: at[0]], probe, *args[at[0] + 1 :], **kwargs))
+    if kind is None and (found := _looked_inside(rec, function, args)) is not None:
+        return found
     if kind is None:
         rec.fail(
             "SPK110",
@@ -80,6 +109,33 @@ def call_leaf(
     if leaf.time_axis is not None:
         return call.all_steps(lambda: forward(*args, **kwargs), inputs, states)
     return call.one_step(lambda: forward(*args, **kwargs), inputs, states)
+
+
+def call_step(
+    rec: Recorder,
+    module: Any,
+    leaf: Leaf,
+    inputs: Mapping[str, Any],
+    states: Mapping[str, Any],
+    run: Callable[[], tuple[Any, Mapping[str, Any]]],
+) -> Any:
+    """One step of a neuron module whose `forward` is followed: see `Leaf.step`."""
+    if rec.paused:
+        return run()[0]
+    rec.here()
+    given = [inputs[name] for name in leaf.program.inputs] + [states[name] for name in leaf.program.state_names]
+    operands = [rec.operand(item) for item in given] if any(rec.dynamic(item) for item in given) else None
+    rec.here("leaf")
+    with rec.pause():
+        result, named = run()
+    if operands is None:
+        rec.mark_static(tuple(named.values()))
+        return result
+    call = _Call(rec, module, leaf)
+    op = call.operation(operands, torch.broadcast_shapes(*(tensor.shape for tensor in named.values())))
+    for name, tensor in named.items():
+        rec.hang(tensor, call.value(op, name))
+    return result
 
 
 def _named(names: tuple[Names, ...], items: tuple[Any, ...]) -> Iterator[tuple[str, Any]]:

@@ -14,6 +14,7 @@ import sysconfig
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
@@ -307,6 +308,9 @@ class Recorder(TorchFunctionMode):
         def run(*args: Any, **kwargs: Any) -> Any:
             self.stack.append((path, module))
             try:
+                if leaf is not None and leaf.step is not None:
+                    with leaf.step(module, partial(neurons.call_step, self, module, leaf)):
+                        return forward(*args, **kwargs)
                 if leaf is not None and not self.paused:
                     self.here()
                     return neurons.call_leaf(self, module, leaf, forward, args, kwargs)
@@ -327,12 +331,26 @@ class Recorder(TorchFunctionMode):
         @classmethod  # type: ignore[misc]
         def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
             inner = original.__get__(None, cls)
-            if self.paused or not any(self.dynamic(item) for item in args):
+            if self.paused:
                 return inner(*args, **kwargs)
             self.here()
-            return neurons.call_surrogate(self, cls.__name__, inner, args, kwargs)
+            if not any(self.dynamic(item) for item in args):
+                with self.pause():
+                    result = inner(*args, **kwargs)
+                self.mark_static(result)
+                return result
+            return neurons.call_surrogate(self, cls, inner, args, kwargs)
 
         return apply
+
+    def scripted(self, original: Any) -> Any:
+        """A stand-in for the call of a `torch.jit.script` function: the Python function that it was made from."""
+
+        def call(function: Any, *args: Any, **kwargs: Any) -> Any:
+            source = getattr(function, "_torchdynamo_inline", None)
+            return (original if self.paused or source is None else lambda _, *a, **k: source(*a, **k))(function, *args, **kwargs)
+
+        return call
 
 
 @contextmanager
@@ -343,13 +361,16 @@ def recording(
     recorder = Recorder(model, files, capture, shadowed)
     recorder.wrap(model, leaves)
     function: Any = torch.autograd.Function
-    original = function.__dict__.get("apply")
+    script: Any = torch.jit.ScriptFunction
+    original, original_call = function.__dict__.get("apply"), script.__call__
     try:
         if original is not None:
             function.apply = recorder.surrogate(original)
+        script.__call__ = recorder.scripted(original_call)
         with torch.no_grad(), recorder:
             yield recorder
     finally:
+        script.__call__ = original_call
         if original is not None:
             function.apply = original
 

@@ -95,6 +95,22 @@ class Record:
     module_types: dict[str, str] = field(default_factory=dict)
 
 
+def live_ops(record: Record, like: bool = False) -> set[Op]:
+    """The operations that something returned depends on; `like`: also those at the same places of the code in other steps."""
+    live: set[Op] = set()
+    stack = [value.op for value in values_in(record.returned) if value.op]
+    while stack:
+        while stack:
+            op = stack.pop()
+            if op not in live:
+                live.add(op)
+                stack += [value.op for value in op.values if value.op]
+        if like:
+            sites = {op.site for op in live}
+            stack = [op for op in record.ops if op.site in sites and op not in live]
+    return live
+
+
 def shape_of(operand: Operand) -> tuple[int, ...]:
     """Shape of a value or constant; () for a number."""
     array = getattr(operand, "array", operand)
