@@ -36,6 +36,46 @@ from spikec.ir.types import Array
 
 VERSION = "1.0.0"
 
+_NEEDED: Final = "traced from the inside"
+SUPPORT: Final = (
+    Support("LIFCell", "", "exact", "an input reaches the membrane a step later"),
+    Support("LIFCell", "p: numbers, tensors, one per neuron", "exact"),
+    Support("LIFCell", "p.method: super, heaviside, triangle, tanh, circ, heavi_erfc", "exact"),
+    Support("LIFCell", "p.method: adjoint", "refused", "Norse itself fails when it runs it; take method='super'"),
+    Support("LIFCell", "dt", "exact"),
+    Support("LIFCell", "state: left out, given, carried, returned", "exact"),
+    Support("LIFCell", "a sparse input", "refused", "pass a dense tensor"),
+    Support("LIF", "", "exact"),
+    Support("LIF", "state given", "exact"),
+    Support("LIF", "record_states", "exact"),
+    Support("LIFRecurrentCell", "", "exact", "an input reaches the membrane in the same step, a spike a step later"),
+    Support("LIFRecurrentCell", "input_weights, recurrent_weights, autapses", "exact"),
+    Support("LIFRecurrent", "", "exact"),
+    Support("LIFRecurrent", "record_states", "exact"),
+    Support("LIFBoxCell", "", "exact"),
+    Support("LIFBoxCell", "p: numbers, tensors, one per neuron", "exact"),
+    Support("IAFCell", "", "exact"),
+    Support("LICell", "", "exact"),
+    Support("LI", "", "exact"),
+    Support("LI", "record_states", "exact"),
+    Support("LILinearCell", "", "exact", _NEEDED),
+    Support("LSNNCell, LSNN", "", "exact", _NEEDED),
+    Support("LSNNRecurrentCell, LSNNRecurrent", "", "exact", _NEEDED),
+    Support("LIFRefracCell", "", "exact", _NEEDED),
+    Support("LIFRefracRecurrentCell, LIFRefracRecurrent", "", "exact", _NEEDED),
+    Support("LIFMCRecurrentCell, LIFMCRefracRecurrentCell", "", "exact", _NEEDED),
+    Support("IzhikevichCell, Izhikevich", "", "exact", _NEEDED),
+    Support("IzhikevichRecurrentCell, IzhikevichRecurrent", "", "exact", _NEEDED),
+    Support("LIFEx, LIFAdEx, LIFAdExRefrac", "all their cells and layers", "refused", "programs have no exponential of a state"),
+    Support("CobaLIFCell", "", "refused", "its output does not depend on its input: the input's conductance is overwritten"),
+    Support("LIFCorrelation", "", "refused", "it keeps a state for each connection"),
+    Support("PoissonEncoder, SignedPoissonEncoder", "", "refused", "they draw random numbers: encode before the model"),
+    Support("SequentialState", "", "exact", "nested, with states given and returned"),
+    Support("Lift", "", "exact"),
+    Support("RegularizationCell", "", "exact", "the term over the batch is refused where the model returns it"),
+    Support("functional.lif_feed_forward_step, lif_step", "called by hand", "exact", _NEEDED),
+)
+
 _V, _I, _X, _R, _Z = (Var(name) for name in ("v", "i", "x", "r", "z"))
 _A_MEM, _A_SYN, _V_LEAK = (Var(name) for name in ("a_mem", "a_syn", "v_leak"))
 _FIRE: Final = (Assign("z", call(">", _V, Var("v_th"))), Assign("v", call("select", _Z, Var("v_reset"), _V)))
@@ -128,6 +168,8 @@ _REFUSED: Final[dict[str, tuple[str, str]]] = {
     **dict.fromkeys(("LIFAdEx", "LIFAdExCell", "LIFAdExRecurrent", "LIFAdExRecurrentCell"), _EXP),
     **dict.fromkeys(("LIFAdExRefracCell", "LIFAdExRefracRecurrentCell", "LIFAdExRefracRecurrent"), _EXP),
     **dict.fromkeys(("PoissonEncoder", "SignedPoissonEncoder"), _NOISE),
+    "CobaLIFCell": (f"in Norse {VERSION} its output does not depend on its input", "use LIF or LSNN neurons"),
+    "LIFCorrelation": ("it keeps a state for each connection", "use LIF or LSNN neurons"),
 }
 
 

@@ -40,7 +40,7 @@ class StepCall(Protocol):
     ) -> Any:
         """Record one step of the leaf's program, tensors by the program's names.
 
-        run: does the framework's own step, and gives its result and the tensors in it (or in the states) by the program's variables.
+        run: does the framework's own step, and gives its result and the tensors in it (or in the states) by the variable.
         """
 
 

@@ -158,6 +158,8 @@ def _tensor(item: Any) -> torch.Tensor:
         tensor = item if isinstance(item, torch.Tensor) else torch.as_tensor(item)
     except (TypeError, ValueError, RuntimeError):
         raise CompileError("SPK007", f"the example input must be a tensor or an array, not {type(item).__name__}") from None
+    if tensor.layout is not torch.strided:
+        raise CompileError("SPK007", "the example input is a sparse tensor", fix="pass example.to_dense()")
     if tensor.is_complex() or tensor.dtype in (torch.float16, torch.bfloat16):
         raise CompileError("SPK007", f"the example input has the type {tensor.dtype}", fix="use float32 or float64")
     if tensor.numel() == 0:
