@@ -1,14 +1,15 @@
 """Norse's neuron modules as programs. Tested with Norse 1.0.0.
 
 Derived from `norse.torch.functional` and compared with it bit for bit; every constant product (a_mem = dt · tau_mem_inv, a_syn =
-dt · tau_syn_inv) is made by torch, as Norse makes it. z is a spike, x the input, r the recurrent current of the same step:
+dt · tau_syn_inv) is made by torch, as Norse makes it. z is a spike, x the input, r the recurrent current of the same step; "z and
+reset" is z = v > v_th; v = select(z, v_reset, v):
 
 | function of one step | modules | program |
 |---|---|---|
-| lif_feed_forward_step | LIFCell, LIF | v = v + a_mem ((v_leak - v) + i); z = v > v_th; v = select(z, v_reset, v); i = (i - a_syn i) + x |
-| lif_step | LIFRecurrentCell, LIFRecurrent | i = (i + x) + r; v = v + a_mem ((v_leak - v) + i); i = i - a_syn i; z and reset as above |
-| lif_box_feed_forward_step | LIFBoxCell | v = v + a_mem ((x + v_leak) - v); z and reset as above |
-| iaf_feed_forward_step | IAFCell | v = v + x; z and reset as above |
+| lif_feed_forward_step | LIFCell, LIF | v = v + a_mem ((v_leak - v) + i); z and reset; i = (i - a_syn i) + x |
+| lif_step | LIFRecurrentCell, LIFRecurrent | i = (i + x) + r; v = v + a_mem ((v_leak - v) + i); i = i - a_syn i; z and reset |
+| lif_box_feed_forward_step | LIFBoxCell | v = v + a_mem ((x + v_leak) - v); z and reset |
+| iaf_feed_forward_step | IAFCell | v = v + x; z and reset |
 | li_feed_forward_step | LICell, LI | i = i + x; v = v + a_mem ((v_leak - v) + i); i = i - a_syn i; the output is v |
 
 A feed-forward LIF's input reaches the membrane a step later, a recurrent one's in the same step. These modules keep one step in the
@@ -144,7 +145,7 @@ def _refuse(item: Any) -> None:
     reason = _REFUSED.get(name)
     if reason is not None and type(item).__module__.startswith("norse."):
         raise CompileError("SPK101", f"Norse's {name} is not supported: {reason[0]}", fix=reason[1])
-    p = getattr(item, "p", None)
+    p: Any = getattr(item, "p", None)
     if not isinstance(item, _BASES) or not hasattr(p, "method"):
         return
     if p.method == "adjoint":
@@ -222,4 +223,3 @@ def _recurrent(item: Any, call_step: StepCall) -> AbstractContextManager[None]:
         return call_step(inputs, state._asdict(), run)
 
     return _around(item, one_step)
-

@@ -344,7 +344,7 @@ def _time_axis(layout: Layout, op: Op, coords: dict[Atom, int]) -> Axis | None:
         # Entry k stands at step k; earlier entries may be constants, or stand a step or more behind (a delay).
         found = [None if value is None else layout.coords[value].get(atom) for value in values]
         late = count - 1 - (found[-1] if found[-1] is not None else -count)
-        if 2 * late < count and all(
+        if late < count // 2 and all(
             k == i - late or (k is None and i <= late) or (late == 0 and i == 0 and k is None) for i, k in enumerate(found)
         ):
             coords.pop(atom, None)

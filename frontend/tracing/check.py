@@ -72,6 +72,7 @@ class _Replay(Interpreter):
             dtype = array.dtype
             if result is None:
                 result = np.zeros((self.samples, self.length, *shape), dtype)
+            result = result.astype(np.result_type(result, dtype), copy=False)  # a state may begin in a narrower type
             if step < 0:
                 result[:] = array if layout.timed(value) else array[:, None]
                 known[:] = True

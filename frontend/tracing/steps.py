@@ -272,9 +272,7 @@ def assign_steps(record: Record, layout: Layout) -> dict[Op, int | None]:
         steps[op] = None if early is None or layout.timed(op.outputs[0]) else early
         if early is None or steps[op] is None or (op.kind == "pick" and _enters(layout, op)):
             continue
-        # A state that the loop left at a later step says that it is still the same loop, whatever the state depends on.
-        carried = any(v.op is not None and (steps.get(v.op) or 0) > 0 for v in op.values)
-        if early == 0 and len(loop.marks) == last + 1 and op.event != loop.marks[-1] and not carried:
+        if early == 0 and len(loop.marks) == last + 1 and op.event != loop.marks[-1]:
             begins = loop.marks[-1]
             loop = _Loop([], [], set())
         current = len(loop.marks) - 1
