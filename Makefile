@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 JOBS   ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lava demo test test-long test-lava-all check format bench bench-real clean distclean
+.PHONY: help venv lava demo test test-long test-lava-all check format bench bench-counts bench-real clean distclean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -55,6 +55,9 @@ format: $(READY) ## rewrite the Python files in the house style
 
 bench: $(READY) ## measure speed and size
 	$(BIN)/python benchmarks/run.py
+
+bench-counts: $(READY) ## instructions an inference, against the stored baseline
+	$(BIN)/python benchmarks/counts.py
 
 bench-real: $(READY) ## every real case of ../shared/data, its figure and what is measured
 	$(BIN)/python benchmarks/realworld.py

@@ -8,8 +8,8 @@ from typing import Final
 import numpy as np
 
 from spikec.backends.c.exprs import C_TYPES, literal
-from spikec.backends.c.parts import API, KIND, Network, Port
-from spikec.backends.c.plan import Layout
+from spikec.backends.c.parts import API, KIND, WIDTH, Network, Port, event_room
+from spikec.backends.c.plan import Halo, Layout, Stored
 from spikec.backends.c.storage import Storage
 from spikec.ir.ops import Ref
 from spikec.ir.text import duration_text
@@ -68,14 +68,28 @@ class Assembly(Storage):
         linked = _WEIGHTS.replace("@prefix@", self.p).replace("@bytes@", str(len(blob)))
         return "\n\n".join(["\n".join([note, *struct]), *texts]), bytes(blob), linked
 
-    def view(self, stored_member: str, size: int, kind: str, api: str, layout: Layout | None, shift: int, ring: int) -> str:
+    def view(
+        self, member: str, size: int, kind: str, api: str, layout: Layout | None, shift: int, ring: int, halo: Halo | None = None
+    ) -> str:
         """A row of the tables of views."""
         channels, space = layout or (0, 0)
         source = "SPK_FROM_U8" if kind == "u8" else API[kind]
         position = f"offsetof(struct {self.p}state, pos_{ring})" if ring > 1 else "0"
+        base = f" + {halo.base * WIDTH[kind]}u" if halo else ""
+        width, pitch = (halo.width, halo.pitch) if halo else (0, 0)
         return (
-            f"{{offsetof(struct {self.p}state, {stored_member}), {position}, {ring}u, {size}u, {channels}u, {space}u, "
-            f"{source}, {API[api]}, {shift}}}"
+            f"{{offsetof(struct {self.p}state, {member}){base}, {position}, 0, {ring}u, {size}u, {channels}u, {space}u, "
+            f"{width}u, {pitch}u, {source}, {API[api]}, {shift}}}"
+        )
+
+    def list_view(self, stored: Stored, api: str) -> str:
+        """The same for a wire that is kept as a list of events; the ring's steps are as far apart as a list has room."""
+        channels, space = stored.layout or (0, 0)
+        position = f"offsetof(struct {self.p}state, pos_{stored.ring})" if stored.ring > 1 else "0"
+        source = "SPK_FROM_LIST16" if stored.index == "uint16_t" else "SPK_FROM_LIST32"
+        return (
+            f"{{offsetof(struct {self.p}state, e_{stored.member}), {position}, offsetof(struct {self.p}state, n_{stored.member}), "
+            f"{stored.ring}u, {stored.size}u, {channels}u, {space}u, 0u, {event_room(stored)}u, {source}, {API[api]}, 0}}"
         )
 
     def source(self, network: Network, data: str) -> str:
@@ -86,6 +100,7 @@ class Assembly(Storage):
             "",
             '#include "spk_core.h"',
             '#include "spk_int.h"' if self.integer else '#include "spk_float.h"\n#include "spk_int.h"',
+            '#include "spk_vector.h"',
             "",
             f"typedef char {p}check_abi[SPK_ABI == 2 ? 1 : -1];",
             "",
@@ -166,11 +181,14 @@ class Assembly(Storage):
         views = []
         for port in network.ports:
             stored = self.plan.read(Ref(*port.wire)).stored
-            views.append(self.view(stored.member, stored.size, stored.kind, port.api, stored.layout, stored.shift, stored.ring))
+            if stored.listed:
+                views.append(self.list_view(stored, port.api))
+            else:
+                views.append(self.view(stored.member, stored.size, stored.kind, port.api, stored.layout, stored.shift, stored.ring))
         states = []
-        for (node, _, member, kind), port in zip(self.states, network.states, strict=True):
-            layout = self.plan.stored[node.name, ""].layout
-            states.append(self.view(member, port.size, kind, port.api, layout, 0, 1))
+        for row, port in zip(self.states, network.states, strict=True):
+            layout = self.plan.stored[row.node.name, ""].layout
+            states.append(self.view(row.member, port.size, row.kind, port.api, layout, 0, 1, row.halo))
         out = []
 
         def table(c_type: str, name: str, rows: Sequence[str]) -> None:

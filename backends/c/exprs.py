@@ -74,12 +74,16 @@ def literal(value: Any, kind: str) -> str:
 class Operand:
     """How the loop reads an input or a parameter: C text of its value as stored, and the stored type's short name.
 
-    `value` instead of text: known when the network is compiled (a scalar, or an array that does not vary).
+    `value` instead of text: known when the network is compiled (a scalar, or an array that does not vary). Where `text` is an
+    element of an array, `pointer` is the array, and the value is the element times 2^`shift`.
     """
 
     text: str = ""
     kind: str = "i32"
     value: Any = None
+    pointer: str = ""
+    shift: int = 0
+    stored: str = ""  # the type of the array, where it is not `kind`
 
 
 @dataclass
@@ -157,9 +161,11 @@ class _Writer:
 
 
 class _IntLoop(_Writer):
-    def __init__(self, program: Program, ranges: ProgramRanges, operands: Mapping[str, Operand]) -> None:
+    def __init__(
+        self, program: Program, ranges: ProgramRanges, operands: Mapping[str, Operand], merged: tuple[Expr, str] | None = None
+    ) -> None:
         super().__init__()
-        self.program, self.ranges, self.operands = program, ranges, operands
+        self.program, self.ranges, self.operands, self.merged = program, ranges, operands, merged
         self.env: dict[str, _Int] = {}
         self.sources: dict[str, str] = {}  # local -> the input, parameter or state that it loads
 
@@ -188,6 +194,10 @@ class _IntLoop(_Writer):
             found = self.load(expr.name)
             return _Int(found.text, found.kind, interval or found.interval, found.number)
         assert isinstance(expr, Call) and interval is not None
+        if self.merged is not None and expr == self.merged[0]:
+            # The sum has been added to the state already.
+            found = self.load(self.merged[1])
+            return _Int(found.text, found.kind, interval)
         result = self.call(expr, index, interval)
         if interval[0] == interval[1] and result.number is None:
             return _constant(interval[0], result.kind if result.kind == "b" else "i32")
@@ -241,8 +251,11 @@ class _IntLoop(_Writer):
         if low <= a.interval[0] and a.interval[1] < half:
             return a
         kind = "i16" if expr.op == "clip" and a.kind == "i16" else "i32" if n < 32 and fits32(a.interval) else "i64"
-        second = str(n) if expr.op == "wrap" else literal(half - 1, kind)
-        return _Int(f"spk_{expr.op}{kind[1:]}({a.as_(kind)}, {second})", kind, interval)
+        op, second = expr.op, str(n)
+        if op == "clip":  # one comparison where only one end can be passed
+            op = "min" if low <= a.interval[0] else "max" if a.interval[1] < half else "clip"
+            second = literal(low if op == "max" else half - 1, kind)
+        return _Int(f"spk_{op}{kind[1:]}({a.as_(kind)}, {second})", kind, interval)
 
     def scaled(self, expr: Call, index: int, interval: Interval) -> _Int | None:
         """A product shifted right whose product alone needs 64 bits, in 32."""
@@ -257,10 +270,12 @@ class _IntLoop(_Writer):
         for x, k in (pair, pair[::-1]):
             low, high = k.interval
             if low >= 0 and ((1 << n) - 1) * high < 1 << 32 and fits32(x.interval) and fits32(k.interval):
-                return _Int(
-                    f"spk_mul_{'rtz' if expr.op == 'rtz' else 'sar'}32({x.as_('i32')}, {k.as_('i32')}, {n})", "i32", interval
-                )
+                return _Int(self.product("rtz" if expr.op == "rtz" else "sar", x, k, n), "i32", interval)
         return None
+
+    def product(self, op: str, x: _Int, k: _Int, n: int) -> str:
+        """The text of a product shifted right, in 32 bits."""
+        return f"spk_mul_{op}32({x.as_('i32')}, {k.as_('i32')}, {n})"
 
     def select(self, expr: Call, index: int, interval: Interval) -> _Int:
         condition = self.expr(expr.args[0], index)
@@ -290,9 +305,13 @@ def integer_loop(
     ranges: ProgramRanges,
     operands: Mapping[str, Operand],
     store: Callable[[str, str], str],
+    merged: tuple[Expr, str] | None = None,
 ) -> Loop:
-    """The body of a population's loop. `operands` holds inputs, parameters, states and `t`; `store(state, text)` writes one."""
-    writer = _IntLoop(program, ranges, operands)
+    """The body of a population's loop. `operands` holds inputs, parameters, states and `t`; `store(state, text)` writes one.
+
+    `merged` is a sum of a state and an input that stands in the state's array when the loop begins.
+    """
+    writer = _IntLoop(program, ranges, operands, merged)
     states = set(program.state_names)
     changed: dict[str, _Int] = {}
     for index, statement in enumerate(program.body):
@@ -313,6 +332,207 @@ def integer_loop(
     lines += [store(name, value.text) for name, value in changed.items()]
     uses = {writer.sources[local] for local in roots if local in writer.sources} | set(changed)
     return Loop(lines, uses, [value.text for value in emits])
+
+
+def added_to(program: Program, name: str) -> tuple[Expr, str] | None:
+    """Where an input does nothing but get added to a state: the sum, and the state, whose value before is read nowhere else."""
+    found: list[tuple[Call, str]] = []
+    reads: dict[str, int] = dict.fromkeys((name, *program.state_names), 0)
+    old = set(program.state_names)
+
+    def walk(expr: Expr) -> None:
+        if isinstance(expr, Var) and (expr.name == name or expr.name in old):
+            reads[expr.name] += 1
+        if isinstance(expr, Call):
+            if expr.op == "+" and all(isinstance(arg, Var) for arg in expr.args):
+                names = [arg.name for arg in expr.args if isinstance(arg, Var)]
+                other = names[1 - names.index(name)] if name in names else ""
+                if other in old:
+                    found.append((expr, other))
+            for arg in expr.args:
+                walk(arg)
+
+    for statement in program.body:
+        walk(statement.expr)
+        old.discard(statement.name)
+    if len(found) != 1 or reads[name] != 1 or reads[found[0][1]] != 1 or found[0][1] in old:
+        return None
+    return found[0]
+
+
+# -------------------------------------------------------------------------------------------------------------- vectors
+
+
+class _VectorLoop(_IntLoop):
+    """The same statements with the functions of spk_vector.h, for lanes of 16 or of 32 bits. Everything fits the lanes, or
+    Unsupported is raised."""
+
+    def __init__(
+        self, program: Program, ranges: ProgramRanges, operands: Mapping[str, Operand], merged: tuple[Expr, str] | None, bits: int
+    ) -> None:
+        super().__init__(program, ranges, operands, merged)
+        self.bits, self.kind = bits, f"i{bits}"
+        self.span = _INT16 if bits == 16 else _INT32
+
+    def local(self, name: str, kind: str, text: str) -> str:
+        """Declare the next version of a variable."""
+        version = self.versions.get(name, 0)
+        self.versions[name] = version + 1
+        local = f"{name}_{version}"
+        c_type = f"spk_m{self.bits}" if kind == "b" else f"spk_x{self.bits}"
+        self.lines.append(_Line(local, f"const {c_type} {local} = {text};", frozenset(_WORDS.findall(text))))
+        return local
+
+    def fitting(self, text: str, interval: Interval) -> _Int:
+        """A result in a lane."""
+        if not (self.span[0] <= interval[0] and interval[1] <= self.span[1]):
+            raise Unsupported(f"a value beyond {self.bits} bits")
+        return _Int(text, self.kind, interval)
+
+    def lanes(self, value: _Int) -> str:
+        """The text as a vector of numbers."""
+        if value.number is not None:
+            self.fitting("", value.interval)
+            return f"spk_set{self.bits}({literal(value.number, 'i32')})"
+        return f"spk_number{self.bits}({value.text})" if value.kind == "b" else value.text
+
+    def truth(self, value: _Int) -> str:
+        """The text as a truth value of each lane."""
+        return f"spk_truth{self.bits}({int(value.number != 0)})" if value.number is not None else value.text
+
+    def load(self, name: str) -> _Int:
+        if name in self.env:
+            return self.env[name]
+        operand = self.operands[name]
+        if operand.value is not None:
+            return _constant(int(operand.value))
+        kind = operand.stored or operand.kind
+        if not operand.pointer or int(kind[1:]) > self.bits:
+            raise Unsupported("an operand wider than the lanes")
+        text = f"spk_load{self.bits}_{kind}({operand.pointer} + i)"
+        if operand.shift:
+            text = f"spk_vshl{self.bits}({text}, {operand.shift})"
+        local = self.local(name, self.kind, text)
+        self.sources[local] = name
+        found = self.env[name] = _Int(local, self.kind, self.span)
+        return found
+
+    def call(self, expr: Call, index: int, interval: Interval) -> _Int:
+        op, w = expr.op, self.bits
+        if op == "select":
+            return self.select(expr, index, interval)
+        if op in ("rtz", ">>") and (trick := self.scaled(expr, index, interval)):
+            return trick
+        args = [self.expr(arg, index) for arg in expr.args]
+        a, b = args[0], args[-1]
+        if op in LOGIC:
+            texts = ", ".join(self.truth(arg) for arg in args)
+            return _Int(f"spk_{op}{w}({texts})", "b", interval)
+        if op in COMPARISONS:
+            left, right = self.lanes(a), self.lanes(b)
+            if left == right:
+                return _constant(int(op in ("<=", ">=", "==")), "b")
+            name = {"<": "lt", "<=": "le", ">": "gt", ">=": "ge", "==": "eq", "!=": "ne"}[op]
+            return _Int(f"spk_{name}{w}({left}, {right})", "b", interval)
+        if op in ("wrap", "clip"):
+            return self.narrowing(expr, a, interval)
+        if op in ("<<", ">>", "rtz"):
+            if b.number is None or not 0 <= b.number < w:
+                raise Unsupported("a shift that varies")
+            if b.number == 0:
+                return self.fitting(self.lanes(a), interval)
+            name = {"<<": "vshl", ">>": "vsar", "rtz": "vrtz"}[op]
+            return self.fitting(f"spk_{name}{w}({self.lanes(a)}, {b.number})", interval)
+        if op in ("neg", "abs"):
+            return self.fitting(f"spk_{'neg' if op == 'neg' else 'vabs'}{w}({self.lanes(a)})", interval)
+        names = {"+": "add", "-": "sub", "*": "mul", "min": "vmin", "max": "vmax"}
+        if op not in names:
+            raise Unsupported(op)
+        return self.fitting(f"spk_{names[op]}{w}({self.lanes(a)}, {self.lanes(b)})", interval)
+
+    def narrowing(self, expr: Call, a: _Int, interval: Interval) -> _Int:
+        bits = expr.args[1]
+        assert isinstance(bits, Num)
+        n, w, text = int(bits.value), self.bits, self.lanes(a)
+        half = 1 << (n - 1)
+        low = -half if expr.op == "wrap" else 1 - half
+        if low <= a.interval[0] and a.interval[1] < half:
+            return a
+        if expr.op == "wrap":
+            return self.fitting(f"spk_vwrap{w}({text}, {n})" if n < w else text, interval)
+        if a.interval[1] >= half:
+            text = f"spk_vmin{w}({text}, spk_set{w}({literal(half - 1, 'i32')}))"
+        if a.interval[0] < low:
+            text = f"spk_vmax{w}({text}, spk_set{w}({literal(low, 'i32')}))"
+        return self.fitting(text, interval)
+
+    def scaled(self, expr: Call, index: int, interval: Interval) -> _Int | None:
+        return super().scaled(expr, index, interval) if self.bits == 32 else None
+
+    def product(self, op: str, x: _Int, k: _Int, n: int) -> str:
+        return f"spk_vmul_{op}32({self.lanes(x)}, {self.lanes(k)}, {n})"
+
+    def select(self, expr: Call, index: int, interval: Interval) -> _Int:
+        condition = self.expr(expr.args[0], index)
+        if condition.number is not None:
+            chosen = self.expr(expr.args[1 if condition.number else 2], index)
+            return _Int(chosen.text, chosen.kind, interval, chosen.number)
+        yes, no = self.expr(expr.args[1], index), self.expr(expr.args[2], index)
+        if yes.kind == no.kind == "b":
+            raise Unsupported("a selection between truth values")
+        return self.fitting(f"spk_select{self.bits}({self.truth(condition)}, {self.lanes(yes)}, {self.lanes(no)})", interval)
+
+
+@dataclass
+class Lanes:
+    """A loop's body for vectors: lines, the truth values emitted, and the width of a lane in bits."""
+
+    lines: list[str]
+    emits: list[str]
+    bits: int
+
+
+def vector_loop(
+    program: Program,
+    ranges: ProgramRanges,
+    operands: Mapping[str, Operand],
+    kinds: Mapping[str, str],
+    merged: tuple[Expr, str] | None = None,
+) -> Lanes | None:
+    """The body in vectors, of the narrowest lanes that hold everything; None where that is not possible. `kinds` are the types
+    that states are kept in; every emission is a truth value."""
+    for bits in (16, 32):
+        try:
+            return _vector_body(_VectorLoop(program, ranges, operands, merged, bits), kinds)
+        except Unsupported:
+            continue
+    return None
+
+
+def _vector_body(writer: _VectorLoop, kinds: Mapping[str, str]) -> Lanes:
+    program, bits = writer.program, writer.bits
+    changed: dict[str, _Int] = {}
+    for index, statement in enumerate(program.body):
+        found = writer.expr(statement.expr, index)
+        truth = found.kind == "b" and statement.name not in kinds
+        if found.number is None:
+            text = found.text if truth else writer.lanes(found)
+            local = writer.local(statement.name, "b" if truth else writer.kind, text)
+            found = _Int(local, "b" if truth else writer.kind, found.interval)
+        elif found.kind == "b" and not truth:
+            found = _constant(found.number)
+        writer.env[statement.name] = found
+        if statement.name in kinds:
+            changed[statement.name] = found
+    emits = [writer.load(emit.name) for emit in program.emits]
+    if any(emit.kind != "b" for emit in emits):
+        raise Unsupported("an emission that is no truth value")
+    if any(int(kinds[name][1:]) > bits for name in changed):
+        raise Unsupported("a state wider than the lanes")
+    stores = [f"spk_store{bits}_{kinds[name]}(s_{name} + i, {writer.lanes(value)});" for name, value in changed.items()]
+    texts = [writer.truth(emit) for emit in emits]
+    roots = {value.text for value in (*emits, *changed.values()) if value.number is None}
+    return Lanes([*writer.needed(roots), *stores], texts, bits)
 
 
 # --------------------------------------------------------------------------------------------------------------- floats

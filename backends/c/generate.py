@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from spikec.backends.c.assembly import Assembly
 from spikec.backends.c.elements import Elements
 from spikec.backends.c.exprs import Unsupported
-from spikec.backends.c.neurons import Neurons
 from spikec.backends.c.parts import Network, Port
 from spikec.diagnostics import Diagnostic
 from spikec.ir.graph import Graph
@@ -63,7 +62,7 @@ def generate(graph: Graph, *, prefix: str = "spk_", observe: Sequence[str] = (),
     return _Generator(graph, prefix, observed).network(wires, embed)
 
 
-class _Generator(Elements, Neurons, Assembly):
+class _Generator(Elements, Assembly):
     """The parts put together."""
 
     def network(self, probes: Mapping[str, Wire], embed: bool) -> Network:
@@ -94,9 +93,10 @@ class _Generator(Elements, Neurons, Assembly):
         ports = [self.port(name, (ref.node, ref.port)) for name, ref in graph.outputs]
         ports += [self.port(name, wire) for name, wire in probes.items()]
         states = []
-        for node, state, _, kind in self.states:
+        for row in self.states:
+            node, state = row.node, row.state
             declared = next(s.dtype for s in node.program.states if s.name == state)
-            api = declared if self.integer else kind
+            api = declared if self.integer else row.kind
             states.append(
                 Port(f"{node.name}.{state}", (node.name, state), self.plan.stored[node.name, ""].size, "value", api, node.lag)
             )

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from spikec.backends.c.exprs import C_TYPES, Loop, Operand, float_loop, integer_loop
-from spikec.backends.c.plan import arranged, state_kinds
+from spikec.backends.c.exprs import C_TYPES, Lanes, Loop, Operand, float_loop, integer_loop, vector_loop
+from spikec.backends.c.parts import StateRow
+from spikec.backends.c.plan import Halo, arranged, state_kinds
 from spikec.backends.c.writer import Writer
 from spikec.ir.interpret import record_name
-from spikec.ir.neuron import STEP
+from spikec.ir.neuron import STEP, Expr
 from spikec.ir.ops import Neuron, spread
 from spikec.ir.ranges import of_array
 from spikec.ir.types import Array, narrowest
@@ -35,10 +37,11 @@ class Neurons(Writer):
                 result[name] = Operand(value=int(array.flat[0]) if array.size else 0)
             else:
                 kind = narrowest(*of_array(array)) or "i64"
-                result[name] = Operand(f"{self.parameter(node, name, array, kind)}[i]", kind)
-        for owner, state, _, kind in self.states:
-            if owner is node:
-                result[state] = Operand(f"s_{state}[i]", kind)
+                data = self.parameter(node, name, array, kind)
+                result[name] = Operand(f"{data}[i]", kind, pointer=data)
+        for row in self.states:
+            if row.node is node:
+                result[row.state] = Operand(f"s_{row.state}[i]", row.kind, pointer=f"s_{row.state}")
         result[STEP] = Operand("t", "i32")
         return result
 
@@ -51,80 +54,90 @@ class Neurons(Writer):
 
     def loop(self, node: Neuron) -> Loop:
         """The program as the body of a loop."""
+        kinds = {row.state: row.kind for row in self.states if row.node is node}
 
         def store(state: str, text: str) -> str:
-            kind = next(kind for owner, name, _, kind in self.states if owner is node and name == state)
-            return f"s_{state}[i] = ({C_TYPES[kind]}){text};"
+            return f"s_{state}[i] = ({C_TYPES[kinds[state]]}){text};"
 
         operands = self.operands(node)
         if self.plan.ranges is not None:
-            return integer_loop(node.program, self.plan.ranges.neurons[node.name], operands, store)
-        kinds = {name: kind for owner, name, _, kind in self.states if owner is node}
+            return integer_loop(node.program, self.plan.ranges.neurons[node.name], operands, store, self.in_state(node))
         emitted = [self.plan.stored[node.name, port].kind for port, _ in self.graph.types[node.name]]
         return float_loop(node.program, operands, kinds, store, emitted)
+
+    def in_state(self, node: Neuron) -> tuple[Expr, str] | None:
+        """The sum that is added to a state by the weights already, and that state."""
+        return self.merged[node.name][1:] if node.name in self.merged else None
+
+    def choose_lanes(self, node: Neuron) -> None:
+        """Note the loop in vectors, where every emission is a spike and everything fits lanes of 32 bits."""
+        if self.plan.ranges is None or any(emit.kind != "spike" for emit in node.program.emits):
+            return
+        kinds = {row.state: row.kind for row in self.states if row.node is node}
+        ranges = self.plan.ranges.neurons[node.name]
+        found = vector_loop(node.program, ranges, self.operands(node), kinds, self.in_state(node))
+        if found is not None:
+            self.lanes[node.name] = found
 
     def check_neuron(self, node: Neuron) -> None:
         """Raise Unsupported if the program cannot be compiled."""
         kinds = state_kinds(self.plan, node)
-        self.states = [(node, name, "", kind) for name, kind in kinds.items()]
+        self.states = [StateRow(node, name, "", kind) for name, kind in kinds.items()]
         self.loop(node)
 
     def neuron(self, node: Neuron) -> None:
         """The function, its call, the list of events and the counter."""
-        ports = self.graph.types[node.name]
+        ports = [(port, self.plan.stored[node.name, port], type_.kind) for port, type_ in self.graph.types[node.name]]
         first = self.plan.stored[node.name, ""]
-        loop = self.loop(node)
-        lines = list(loop.lines)
-        shape = self.graph.shape_of(node.name)
-        for name, table in loop.tables.items():
-            kind = {4: "f32", 8: "f64"}[table.dtype.itemsize] if table.dtype.kind == "f" else "i64"
-            full = np.broadcast_to(table, shape).reshape(-1)
-            data = self.constant(f"{node.name}_{name}", kind, arranged(full, first.layout))
-            lines = [line.replace(f"@{name}@", f"{data}[i]") for line in lines]
-        function = self.name(f"{self.p}{node.name}_update")
-        parameters: list[str] = []
-        arguments: list[str] = []
-        before: list[str] = []
-        for number, (name, ref) in enumerate(zip(node.program.inputs, node.inputs, strict=True)):
-            if name in loop.uses:
-                read = self.plan.read(ref)
-                before.append(self.pointer(f"x{number}", read))
-                parameters.append(f"const {C_TYPES[read.stored.kind]} *SPK_RESTRICT x{number}")
-                arguments.append(f"x{number}")
-        for owner, state, member, kind in self.states:
-            if owner is node and state in loop.uses:
-                parameters.append(f"{C_TYPES[kind]} *SPK_RESTRICT s_{state}")
-                arguments.append(f"net->{member}")
-        for number, (emit, (port, _)) in enumerate(zip(loop.emits, ports, strict=True)):
-            stored = self.plan.stored[node.name, port]
-            parameters.append(f"{C_TYPES[stored.kind]} *SPK_RESTRICT y{number}")
-            arguments.append(self.array(stored))
-            lines.append(f"y{number}[i] = ({C_TYPES[stored.kind]}){emit};")
-        if any(re.search(r"\bt\b", line) for line in lines):
-            parameters.append("int32_t t")
-            arguments.append("net->t")
-            self.uses_time = True
-        body = "\n".join(f"    {line}" for line in lines)
-        head = f"static void {function}({', '.join(parameters)}) {{"
-        unused = "  (void)t;\n" if parameters[-1] == "int32_t t" else ""
-        self.functions.append(f"{head}\n  uint32_t i;\n{unused}  for (i = 0; i < {first.size}u; i++) {{\n{body}\n  }}\n}}")
+        loop, lanes = self.loop(node), self.lanes.get(node.name)
+        halo = self.plan.stored[self.merged[node.name][0], ""].halo if node.name in self.merged else None
         self.title(node)
         self.line("{")
-        for text in before:
-            self.line(text)
+        function = _Function(self.name(f"{self.p}{node.name}_update"), self.with_tables(node, loop))
+        for number, (name, ref) in enumerate(zip(node.program.inputs, node.inputs, strict=True)):
+            if name in loop.uses and (
+                node.name not in self.merged or self.plan.read(ref).stored.wire[0] != self.merged[node.name][0]
+            ):
+                read = self.plan.read(ref)
+                halo = halo or read.stored.halo
+                self.line(self.pointer(f"x{number}", read))
+                function.add(f"const {C_TYPES[read.stored.kind]} *SPK_RESTRICT x{number}", f"x{number}", read.stored.halo)
+        for row in self.states:
+            if row.node is node and row.state in loop.uses:
+                function.add(f"{C_TYPES[row.kind]} *SPK_RESTRICT s_{row.state}", f"net->{row.member}", row.halo)
+        lists = []
+        for number, (emit, (_, stored, _)) in enumerate(zip(loop.emits, ports, strict=True)):
+            if stored.dense_depth >= 0:
+                function.add(f"{C_TYPES[stored.kind]} *SPK_RESTRICT y{number}", self.array(stored))
+                function.lines.append(f"y{number}[i] = ({C_TYPES[stored.kind]}){emit};")
+            if lanes is not None and stored.list_depth >= 0:
+                lists.append((number, emit, stored.index, *self.events(stored)))
+        if any(re.search(r"\bt\b", line) for line in (*function.lines, *(emit for _, emit, *_ in lists))):
+            function.add("int32_t t", "net->t")
+            self.uses_time = True
+        flags = [number for number, (_, stored, _) in enumerate(ports) if stored.dense_depth >= 0]
+        self.functions.append(function.text(first.size, halo, lanes, flags, [row[:3] for row in lists]))
         if node.start:
             self.line(f"if (net->t >= {node.start}) {{")
-        self.line(f"{function}({', '.join(arguments)});")
+        for *_, count in lists:
+            self.line(f"{count} = 0;")
+        last = [argument for *_, events, count in lists for argument in (events, f"&{count}")]
+        if halo is None:
+            self.line(f"{function.call(last, ranged=lanes is not None)};")
+        else:
+            self.line(f"for (i = 0; i < {halo.rows}u; i++) {{ {function.call(last, halo)}; }}")
         if node.start:
             self.line("} else {")
-            for port, _ in ports:
-                stored = self.plan.stored[node.name, port]
-                self.line(self.cleared(stored))
+            for _, stored, _ in ports:
+                if stored.dense_depth >= 0:
+                    self.line(self.cleared(stored))
+            for *_, count in lists:
+                self.line(f"{count} = 0;")
             self.line("}")
-        for port, type_ in ports:
-            stored = self.plan.stored[node.name, port]
-            self.listing(stored)
-            if type_.kind == "spike":
+        for number, (port, stored, kind) in enumerate(ports):
+            if number not in [row[0] for row in lists]:
+                self.listing(stored)
+            if kind == "spike":
                 counter = self.count(f"{record_name((node.name, port))} spikes")
                 if stored.list_depth >= 0:
                     self.line(f"net->count[{counter}] += {self.events(stored)[1]};")
@@ -133,3 +146,88 @@ class Neurons(Writer):
                     self.line(f"  for (i = 0; i < {stored.size}u; i++) {{ fired += y[i]; }}")
                     self.line(f"  net->count[{counter}] += fired; }}")
         self.line("}")
+
+    def with_tables(self, node: Neuron, loop: Loop) -> list[str]:
+        """The loop's lines, parameter arrays that were computed while compiling put in."""
+        lines = list(loop.lines)
+        stored = self.plan.stored[node.name, ""]
+        for name, table in loop.tables.items():
+            kind = {4: "f32", 8: "f64"}[table.dtype.itemsize] if table.dtype.kind == "f" else "i64"
+            full = np.broadcast_to(table, self.graph.shape_of(node.name)).reshape(-1)
+            data = self.constant(f"{node.name}_{name}", kind, arranged(full, stored.layout))
+            lines = [line.replace(f"@{name}@", f"{data}[i]") for line in lines]
+        return lines
+
+
+@dataclass
+class _Function:
+    """The function of a population: the loop's lines and what it is called with. A map with room around is a call for each
+    row; its pointers are then such that the numbers of the elements still fit."""
+
+    name: str
+    lines: list[str]
+    parameters: list[str] = field(default_factory=list)
+    arguments: list[tuple[str, Halo | None]] = field(default_factory=list)
+
+    def add(self, parameter: str, argument: str, halo: Halo | None = None) -> None:
+        """One more parameter."""
+        self.parameters.append(parameter)
+        self.arguments.append((argument, halo))
+
+    def call(self, last: list[str], row: Halo | None = None, *, ranged: bool = True) -> str:
+        """The call for the whole population, or, in a loop over i, for a row of a map."""
+        bounds = [] if not ranged else ["0"] if row is None else [f"(size_t)i * {row.width}u"]
+        given = [
+            text if halo is None else f"{text} + {halo.base}u + i * {halo.pitch - halo.width}u" for text, halo in self.arguments
+        ]
+        return f"{self.name}({', '.join([*bounds, *given, *last])})"
+
+    def text(self, size: int, halo: Halo | None, lanes: Lanes | None, flags: list[int], lists: list[tuple[int, str, str]]) -> str:
+        """The definition. `flags` are the ports whose values are stored; `lists` those whose events are listed here: number,
+        what is emitted, and the type of an event."""
+        unused = ["  (void)t;"] if "int32_t t" in self.parameters else []
+        body = [f"    {line}" for line in self.lines]
+        if lanes is None and halo is None:
+            head = f"static void {self.name}({', '.join(self.parameters)}) {{"
+            return "\n".join([head, "  uint32_t i;", *unused, f"  for (i = 0; i < {size}u; i++) {{", *body, "  }", "}"])
+        own = [f"{index} *SPK_RESTRICT e{k}, uint32_t *SPK_RESTRICT n{k}" for k, _, index in lists]
+        parameters = ", ".join(["size_t i", *self.parameters, *own])
+        begin = [f"SPK_INLINE_ANY void {self.name}({parameters}) {{", *unused, *(f"  uint32_t c{k} = *n{k};" for k, *_ in lists)]
+        body += [f"    e{k}[c{k}] = ({index})i; c{k} += (uint32_t){emit};" for k, emit, index in lists]
+        width = size if halo is None else halo.width
+        end = [*(f"  *n{k} = c{k};" for k, *_ in lists), "}"]
+
+        def one_by_one(count: int) -> list[str]:
+            return [f"  for (k = 0; k < {count}u; k++, i++) {{", *body, "  }"] if count else []
+
+        begin.insert(1, "  uint32_t k;")
+        if lanes is None:
+            return "\n".join([*begin, *one_by_one(width), *end])
+        w = lanes.bits
+        names = [parameter.split()[-1].lstrip("*") for parameter in self.parameters]
+        masks = [f"m{k}" for k, *_ in lists]
+        results = [f"spk_m{w} *{mask}" for mask in masks]
+        inner = [
+            "#if SPK_VECTOR",
+            f"SPK_INLINE_ANY void {self.name}_lanes({', '.join(['size_t i', *self.parameters, *results])}) {{",
+            "  (void)i;",
+            *unused,
+            *(f"  {line}" for line in lanes.lines),
+            *(f"  spk_flags{w}(y{k} + i, {lanes.emits[k]});" for k in flags),
+            *(f"  *m{k} = {lanes.emits[k]};" for k, *_ in lists),
+            "}",
+            "#endif",
+        ]
+        given = ", ".join([f"i + j * SPK_N{w}", *names, *(f"{m} + j" for m in masks)])
+        whole = [
+            f"  for (k = 0; k < {width // 64}u; k++, i += 64u) {{",
+            *(f"    spk_m{w} {m}[64u / SPK_N{w}];" for m in masks),
+            "    uint32_t j;",
+            f"    SPK_UNROLL for (j = 0; j < 64u / SPK_N{w}; j++) {{ {self.name}_lanes({given}); }}",
+            *(f"    c{k} = spk_list{w}_u{index[4:6]}(m{k}, (uint32_t)i, e{k}, c{k});" for k, _, index in lists),
+            "  }",
+        ]
+        if width < 64:
+            return "\n".join([*begin, *one_by_one(width), *end])
+        loops = ["#if SPK_VECTOR", *whole, *one_by_one(width % 64), "#else", *one_by_one(width), "#endif"]
+        return "\n".join([*inner, *begin, *loops, *end])

@@ -9,8 +9,9 @@ from typing import Final
 import numpy as np
 
 from spikec.backends.c.memory import ALIGN
-from spikec.backends.c.plan import Stored
+from spikec.backends.c.plan import Halo, Stored
 from spikec.ir.interpret import Wire
+from spikec.ir.ops import Neuron
 from spikec.memory import LayerMemory
 
 API: Final = {"i8": "SPK_I8", "i16": "SPK_I16", "i32": "SPK_I32", "i64": "SPK_I64", "f32": "SPK_F32", "f64": "SPK_F64"}
@@ -78,6 +79,17 @@ class Network:
     shared: int = 0  # bytes of the area that buffers of a step share
     memory: list[LayerMemory] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class StateRow:
+    """A state of a population, the member that holds it, its type, and the room around if it is a map that has some."""
+
+    node: Neuron
+    state: str
+    member: str
+    kind: str
+    halo: Halo | None = None
 
 
 @dataclass

@@ -23,6 +23,23 @@ Weighted = Dense | Sparse | Conv
 Layout = tuple[int, int]
 
 
+@dataclass(frozen=True)
+class Halo:
+    """Room around the rows of a map, channels last, so that a convolution need not look where the map ends: element (y, x) is
+    at base + y * pitch + x. What stands between the end of a row and the beginning of the next serves both."""
+
+    width: int
+    rows: int
+    pitch: int
+    base: int
+    length: int
+
+    def place(self, index: Array) -> Array:
+        """Where the elements of the map lie."""
+        place: Array = self.base + index // self.width * self.pitch + index % self.width
+        return place
+
+
 @dataclass
 class Stored:
     """A buffer: which wire it holds and how."""
@@ -39,6 +56,9 @@ class Stored:
     dense_depth: int = -1  # how far back the array is read; -1: never
     list_depth: int = -1  # the same for the list of events
     plain: bool = False  # somebody needs the values as they are, without shift
+    observed: bool = False  # readable after a step
+    listed: bool = False  # kept as a list of events only
+    halo: Halo | None = None
 
     @property
     def ring(self) -> int:
@@ -313,7 +333,7 @@ class Plan:
     def _needs(self) -> None:
         for wire in self.observed:
             stored = self.stored[self._through(Ref(*wire))]
-            stored.dense_depth = max(stored.dense_depth, 0)
+            stored.observed = True
         for node in self.graph.nodes:
             if node.name in self.alias or node.name in self.folded:
                 continue

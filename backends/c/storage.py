@@ -10,15 +10,16 @@ import numpy as np
 
 from spikec.backends.c.exprs import C_TYPES, literal
 from spikec.backends.c.memory import ALIGN, Life, place
-from spikec.backends.c.parts import DTYPE, WIDTH, Member, event_room, rest
-from spikec.backends.c.plan import arranged, state_kinds
+from spikec.backends.c.neurons import Neurons
+from spikec.backends.c.parts import DTYPE, WIDTH, Member, StateRow, event_room, rest
+from spikec.backends.c.plan import Halo, Stored, arranged, state_kinds
 from spikec.backends.c.sums import Sums
 from spikec.ir.interpret import record_name
-from spikec.ir.ops import Constant, Input, Neuron, Ref, spread
+from spikec.ir.ops import Constant, Input, Neuron, Node, spread
 from spikec.memory import LayerMemory
 
 
-class Storage(Sums):
+class Storage(Sums, Neurons):
     """Buffers and states."""
 
     def __init__(self, *args: Any) -> None:
@@ -31,34 +32,51 @@ class Storage(Sums):
             if node.name in self.plan.sums:
                 self.owner = node.name
                 self.prepare(self.plan.sums[node.name])
-        seen = {self.plan.read(Ref(*wire)).stored.wire for wire in self.plan.observed}
-        for wire, stored in self.plan.stored.items():
-            node = self.graph[wire[0]]
-            if wire[0] in self.plan.folded:
-                continue
-            if stored.ring > 1:
-                self.rings.add(stored.ring)
-            stored.member = self.name("x_" + record_name(wire).replace(".", "_"))
-            if stored.dense_depth >= 0 or not isinstance(node, Input):
-                stored.dense_depth = max(stored.dense_depth, 0)
-                room = stored.size * stored.ring + rest(stored.size)
-                step = stored.ring == 1 and wire not in seen and not isinstance(node, (Neuron, Constant))
-                self.members.append(Member(stored.member, C_TYPES[stored.kind], room, WIDTH[stored.kind], wire[0], step))
-            if stored.list_depth >= 0:
-                width = 2 if stored.index == "uint16_t" else 4
-                room = event_room(stored) * stored.ring
-                self.members.append(Member(f"e_{stored.member}", stored.index, room, width, wire[0], stored.ring == 1))
-                self.members.append(Member(f"n_{stored.member}", "uint32_t", stored.ring, 4, wire[0]))
         for node in self.graph.neurons:
             self.owner = node.name
             kinds = state_kinds(self.plan, node)
-            size = self.plan.stored[node.name, ""].size
+            stored = self.plan.stored[node.name, ""]
             for state in node.program.states:
-                name = self.member(f"s_{node.name}_{state.name}", C_TYPES[kinds[state.name]], size, WIDTH[kinds[state.name]])
-                self.states.append((node, state.name, name, kinds[state.name]))
-                self.initialise(node, state.name, state.init, name, kinds[state.name])
+                kind, length, halo = kinds[state.name], stored.size, None
+                if self.merged.get(node.name, ("", None, ""))[2] == state.name:
+                    total = self.plan.stored[self.merged[node.name][0], ""]
+                    kind, halo = total.kind, total.halo
+                    length = (halo.length if halo else length) + rest(stored.size)
+                name = self.member(f"s_{node.name}_{state.name}", C_TYPES[kind], length, WIDTH[kind])
+                if self.merged.get(node.name, ("", None, ""))[2] == state.name:
+                    total.member = name
+                self.states.append(StateRow(node, state.name, name, kind, halo))
+                self.initialise(node, state.name, state.init, name, kind, halo)
+            self.choose_lanes(node)
+        merged = {total for total, _, _ in self.merged.values()}
+        for wire, stored in self.plan.stored.items():
+            if wire[0] in self.plan.folded or wire[0] in merged:
+                continue
+            self.buffer(self.graph[wire[0]], stored)
 
-    def initialise(self, node: Neuron, state: str, value: int | float, name: str, kind: str) -> None:
+    def buffer(self, node: Node, stored: Stored) -> None:
+        """The members of one wire: its values, its events, or both."""
+        if stored.ring > 1:
+            self.rings.add(stored.ring)
+        stored.member = self.name("x_" + record_name(stored.wire).replace(".", "_"))
+        lists = isinstance(node, Neuron) and node.name in self.lanes and self.integer
+        if stored.observed and stored.dense_depth < 0 and lists:
+            stored.list_depth = max(stored.list_depth, 0)
+            stored.listed = True
+        elif stored.observed or not isinstance(node, Input):
+            stored.dense_depth = max(stored.dense_depth, 0)
+        owner = stored.wire[0]
+        if stored.dense_depth >= 0:
+            length = (stored.halo.length if stored.halo else stored.size * stored.ring) + rest(stored.size)
+            step = stored.ring == 1 and not stored.observed and not isinstance(node, (Neuron, Constant))
+            self.members.append(Member(stored.member, C_TYPES[stored.kind], length, WIDTH[stored.kind], owner, step))
+        if stored.list_depth >= 0:
+            width, room = (2 if stored.index == "uint16_t" else 4), event_room(stored) * stored.ring
+            step = stored.ring == 1 and not stored.listed
+            self.members.append(Member(f"e_{stored.member}", stored.index, room, width, owner, step))
+            self.members.append(Member(f"n_{stored.member}", "uint32_t", stored.ring, 4, owner))
+
+    def initialise(self, node: Neuron, state: str, value: int | float, name: str, kind: str, halo: Halo | None) -> None:
         """The line that resets a state."""
         stored = self.plan.stored[node.name, ""]
         shape = self.graph.shape_of(node.name)
@@ -69,8 +87,12 @@ class Storage(Sums):
         full = full.astype(DTYPE[kind])
         if not full.size or not full.any():
             return
+        at = "i" if halo is None else f"{halo.base}u + i / {halo.width}u * {halo.pitch}u + i % {halo.width}u"
         if bool((full == full[0]).all()):
-            self.initial.append(f"for (i = 0; i < {stored.size}u; i++) {{ net->{name}[i] = {literal(full[0], kind)}; }}")
+            self.initial.append(f"for (i = 0; i < {stored.size}u; i++) {{ net->{name}[{at}] = {literal(full[0], kind)}; }}")
+        elif halo is not None:
+            data = self.constant(f"{node.name}_{state}_init", kind, arranged(full, stored.layout))
+            self.initial.append(f"for (i = 0; i < {stored.size}u; i++) {{ net->{name}[{at}] = {data}[i]; }}")
         else:
             data = self.constant(f"{node.name}_{state}_init", kind, arranged(full, stored.layout))
             self.initial.append(f"memcpy(net->{name}, {data}, sizeof net->{name});")

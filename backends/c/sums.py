@@ -8,11 +8,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from spikec.backends.c.exprs import C_TYPES, Operand, fits32, literal
+from spikec.backends.c.exprs import C_TYPES, Operand, added_to, fits32, literal
 from spikec.backends.c.parts import DTYPE, WIDTH, event_room, rest
-from spikec.backends.c.plan import Read, Stored, Sum, Weighted, arranged, common_shift, order_of, place_of, weighted_interval
+from spikec.backends.c.plan import Halo, Read, Stored, Sum, Weighted, arranged, common_shift, order_of, place_of, weighted_interval
 from spikec.backends.c.writer import Writer
-from spikec.ir.ops import Conv, Dense, Pool, Sparse
+from spikec.ir.ops import Conv, Dense, Neuron, Pool, Sparse
 from spikec.ir.ranges import Interval, hull, of_array
 from spikec.ir.types import Array, narrowest
 
@@ -33,6 +33,7 @@ class _SumState:
     depth: int = 1
     direct: bool = True  # the accumulators are the result
     member: str = ""
+    into: str = ""  # the population whose state the accumulators are
 
 
 class Sums(Writer):
@@ -46,6 +47,9 @@ class Sums(Writer):
         """Choose the accumulators of a sum: their type, the power of two that is taken out, and where they lie."""
         stored = self.plan.stored[total.node.name, ""]
         state = self.sum_state[total.node.name] = _SumState()
+        stored.halo = self.halo(total)
+        if self.merge(total, state):
+            return
         bias: Any = None
         for part in total.parts:
             if part.bias is not None:
@@ -61,11 +65,7 @@ class Sums(Writer):
             if all(_weight_kind(part.weight >> shift) == _weight_kind(part.weight) for part in total.parts):
                 shift = 0
             state.shift = shift
-            span: Interval = (0, 0)
-            for part in total.parts:
-                one = weighted_interval(part, self.plan.read(part.inputs[0]).stored.interval)
-                span = (span[0] + one[0], span[1] + one[1])
-            state.span = span
+            span = state.span = self.span(total)
             low, high = span[0] >> shift, -(-span[1] >> shift)
             state.early = state.bias is not None and not state.delayed and not (state.bias & ((1 << shift) - 1)).any()
             if state.early:
@@ -89,7 +89,10 @@ class Sums(Writer):
                 state.kind = narrowest(*hull((low, high), stored.interval)) or "i64"
                 state.kind = "i16" if state.kind == "i8" else state.kind
             stored.kind, stored.shift = state.kind, state.shift
+            if stored.kind != "i16":
+                stored.halo = None
             return
+        stored.halo = None
         length = stored.size
         if state.delayed:
             state.depth = max(int(part.delay.max()) for part in total.parts if part.delay is not None) + 1
@@ -99,6 +102,79 @@ class Sums(Writer):
         room = length + rest(stored.size)
         state.member = self.member(f"a_{total.node.name}", C_TYPES[state.kind], room, WIDTH[state.kind])
         self.members[-1].step = not state.delayed
+
+    def span(self, total: Sum) -> Interval:
+        """Worst case of the sum and of every partial sum, without bias."""
+        ends = [weighted_interval(part, self.plan.read(part.inputs[0]).stored.interval) for part in total.parts]
+        return (sum(low for low, _ in ends), sum(high for _, high in ends))
+
+    def reader(self, total: Sum) -> Neuron | None:
+        """The population that alone reads the sum, in the same step."""
+        wire = (total.node.name, "")
+        users = list(self.plan.users(wire))
+        if len(users) != 1 or self.plan.stored[wire].observed:
+            return None
+        ((user, ref),) = users
+        return user if isinstance(user, Neuron) and ref.delay == 0 and ref.init is None else None
+
+    def merge(self, total: Sum, state: _SumState) -> bool:
+        """Integrate and fire: a population that adds the sum to a state, and uses neither for anything else before, needs no
+        sum: the rows of the events are added to the state. Only where 16 bits hold that."""
+        stored = self.plan.stored[total.node.name, ""]
+        node = self.reader(total)
+        plain = all(part.bias is None and part.delay is None for part in total.parts) and not total.rest
+        if self.plan.ranges is None or node is None or node.start or not plain:
+            return False
+        name = next(n for n, ref in zip(node.program.inputs, node.inputs, strict=True) if self.plan.read(ref).stored is stored)
+        found = added_to(node.program, name)
+        if found is None:
+            return False
+        span, held = self.span(total), self.plan.ranges.neurons[node.name].states[found[1]]
+        whole = hull(held, (held[0] + span[0], held[1] + span[1]))
+        if narrowest(*whole) not in ("i8", "i16"):
+            return False
+        state.kind, state.span, state.into = "i16", span, node.name
+        stored.kind = "i16"
+        self.merged[node.name] = (total.node.name, *found)
+        return True
+
+    def halo(self, total: Sum) -> Halo | None:
+        """The room around a map that convolutions alone write to and a population alone reads."""
+        stored = self.plan.stored[total.node.name, ""]
+        if not self.integer or total.rest or self.reader(total) is None or stored.layout is None:
+            return None
+        low, high = [0, 0], [0, 0]
+        for part in total.parts:
+            if not isinstance(part, Conv) or not self.in_rows(part, stored) or part.bias is not None:
+                return None
+            if _phase_taps(part)[2] * 2 > part.weight[0, 0].size * 3:  # too many zeros would be added
+                return None
+            if not self.plan.weighted_read(part.inputs[0])[0].stored.binary and self.plan.weighted_read(part.inputs[0])[1] is None:
+                return None
+            for axis, (before, after) in enumerate(self.margins(part)):
+                low[axis], high[axis] = max(low[axis], before), max(high[axis], after)
+        channels, _ = stored.layout
+        rows, columns = _two(self.graph.shape_of(total.node.name)[1:])
+        pitch = (columns + max(low[1], high[1])) * channels
+        base = low[0] * pitch + low[1] * channels
+        length = base + (rows - 1 + high[0]) * pitch + (columns + high[1]) * channels
+        return Halo(columns * channels, rows, pitch, base, length)
+
+    def in_rows(self, part: Conv, stored: Stored) -> bool:
+        """Whether the outputs that an event reaches along a row lie side by side."""
+        plain = self.integer and part.delay is None and part.groups == 1 and set(part.dilation) == {1}
+        return plain and stored.layout is not None
+
+    def margins(self, part: Conv) -> list[tuple[int, int]]:
+        """How far events reach beyond the map, before and behind, for each of two axes, phases filled up to equal length."""
+        into = _two(self.graph.type_of(part.inputs[0]).shape[1:])
+        out = _two(self.graph.shape_of(part.name)[1:])
+        taps = _phase_taps(part)[:2]
+        padding = (0, *part.padding) if len(part.padding) == 1 else part.padding
+        return [
+            (max(n - 1 - p // s, 0), max((i - 1 + p) // s - o + 1, 0))
+            for n, i, o, s, p in zip(taps, into, out, _two(part.stride), padding, strict=True)
+        ]
 
     def sum(self, total: Sum) -> None:
         """Start from the bias, add the rows of the events, and finish where the accumulators are not yet the result."""
@@ -113,10 +189,14 @@ class Sums(Writer):
             else f"net->{state.member}" + (f" + net->pos_{state.depth} * {stored.size}u" if ring else "")
         )
         self.line(f"{C_TYPES[state.kind]} *acc = {here};")
-        if state.early:
+        if state.into:
+            pass
+        elif state.early:
             start = state.bias >> state.shift if self.integer else state.bias
             data = self.constant(f"{total.node.name}_bias", state.kind, start)
             self.line(f"memcpy(acc, {data}, {stored.size}u * sizeof *acc);")
+        elif stored.halo is not None:
+            self.line(f"memset(acc, 0, {stored.halo.length}u * sizeof *acc);")
         elif not state.delayed:
             self.line(f"memset(acc, 0, {stored.size}u * sizeof *acc);")
         if state.delayed:
@@ -241,8 +321,18 @@ class Sums(Writer):
             if delayed:
                 arguments.append(self.delays(part.name, _tap_rows(delay, part.groups), macros["SPK_DELAY"]))
             rows = _tap_rows(weight, part.groups)
-            plain = self.integer and not delayed and part.groups == 1 and set(part.dilation) == {1} and stored.layout is not None
-            if plain and (x.binary or not x.kind.startswith("f")):
+            if stored.halo is not None:
+                header = "spk_convhalo.h"
+                taps = _phase_taps(part)
+                rows = _phase_rows(weight, part.stride, whole=True)
+                first = stored.halo.base - (taps[0] - 1) * stored.halo.pitch - (taps[1] - 1) * len(weight)
+                macros |= {"SPK_NY": f"{taps[0]}u", "SPK_NX": f"{taps[1]}u"}
+                macros |= {"SPK_PITCH": f"{stored.halo.pitch}u", "SPK_FIRST": first}
+                w_kind, macros["SPK_WEIGHT"] = "i16", "int16_t"
+                arguments += [
+                    self.constant(f"{part.name}_{n}", "u8", reach) for n, reach in zip("yx", self.reach(part), strict=True)
+                ]
+            elif self.in_rows(part, stored):
                 header = "spk_convrow.h"
                 rows = _phase_rows(weight, part.stride)
                 if w_kind == "i8" and weight.size <= _WIDEN:
@@ -293,6 +383,17 @@ class Sums(Writer):
         cast = "" if c_type == window.index else f"({window.index})"
         self.line(f"for (i = 0; i < count; i++) {{ event[i] = {cast}{table}[from[i]]; }}")
 
+    def reach(self, part: Conv) -> tuple[Array, Array]:
+        """For every row and every column of the input the outputs that it reaches along that axis."""
+        into = _two(self.graph.type_of(part.inputs[0]).shape[1:])
+        out = _two(self.graph.shape_of(part.name)[1:])
+        padding = (0, *part.padding) if len(part.padding) == 1 else part.padding
+        found = []
+        for i, o, k, s, p in zip(into, out, _two(part.weight.shape[2:]), _two(part.stride), padding, strict=True):
+            place = np.arange(i)[:, None] + p - np.arange(k)
+            found.append(((place % s == 0) & (place >= 0) & (place // s < o)).sum(axis=1))
+        return found[0], found[1]
+
     def delays(self, name: str, array: Array, c_type: str) -> str:
         """Delays in the order of the weights."""
         kind = {"uint8_t": "u8", "uint16_t": "i32", "uint32_t": "i64"}[c_type]
@@ -328,11 +429,28 @@ def _tap_rows(weight: Array, groups: int) -> Array:
     return np.concatenate([np.moveaxis(weight[g * out : (g + 1) * out], 0, -1) for g in range(groups)])
 
 
-def _phase_rows(weight: Array, stride: Sequence[int]) -> Array:
-    """(out, in, *kernel) -> (in, ...): the taps of each phase of the stride together, backwards, out last (spk_convrow.h)."""
+def _two(axes: Sequence[int]) -> tuple[int, int]:
+    """Height and width; one axis of space is height 1."""
+    return (1, axes[0]) if len(axes) == 1 else (axes[0], axes[1])
+
+
+def _phase_taps(part: Conv) -> tuple[int, int, int]:
+    """Taps of the longest phase of the stride in height and width, and the taps of all phases if all were as long."""
+    kernel, stride = _two(part.weight.shape[2:]), _two(part.stride)
+    height, width = (-(-k // s) for k, s in zip(kernel, stride, strict=True))
+    return height, width, height * width * stride[0] * stride[1]
+
+
+def _phase_rows(weight: Array, stride: Sequence[int], whole: bool = False) -> Array:
+    """(out, in, *kernel) -> (in, ...): the taps of each phase of the stride together, backwards, out last (spk_convrow.h).
+
+    `whole`: every phase is filled up with zeros in front to the length of the longest (spk_convhalo.h).
+    """
     two = weight.reshape(*weight.shape[:2], 1, -1) if weight.ndim == 3 else weight
     sh, sw = (1, *stride) if weight.ndim == 3 else tuple(stride)
     taps = np.moveaxis(two, 0, -1)  # (in, kernel height, kernel width, out)
+    if whole:
+        taps = np.pad(taps, ((0, 0), (0, -taps.shape[1] % sh), (0, -taps.shape[2] % sw), (0, 0)))
     parts = [
         taps[:, py::sh, px::sw][:, ::-1, ::-1].reshape(len(taps), -1)
         for py in range(min(sh, taps.shape[1]))

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from spikec.backends.c.exprs import C_TYPES, Operand, fits32, literal
-from spikec.backends.c.parts import DTYPE, WIDTH, Member, event_room
+from spikec.backends.c.exprs import C_TYPES, Lanes, Operand, fits32, literal
+from spikec.backends.c.parts import DTYPE, WIDTH, Member, StateRow, event_room
 from spikec.backends.c.plan import Plan, Read, Stored, arranged
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import Wire
+from spikec.ir.neuron import Expr
 from spikec.ir.ops import Neuron, Node
 from spikec.ir.types import Array
 
@@ -34,7 +35,9 @@ class Writer:
         self.scratch: dict[str, int] = {}
         self.counters: list[str] = []
         self.initial: list[str] = []
-        self.states: list[tuple[Neuron, str, str, str]] = []  # node, state, member, kind
+        self.states: list[StateRow] = []
+        self.merged: dict[str, tuple[str, Expr, str]] = {}  # population -> its sum, the expression that it is, and the state
+        self.lanes: dict[str, Lanes] = {}  # populations that are computed in vectors
         self.uses_time = False
         self.checks: list[str] = []
         self.owner = ""  # the layer that is being written
@@ -137,9 +140,10 @@ class Writer:
         """An element as an operand of a loop."""
         text = f"{pointer}[{index}]"
         if stored.shift == 0:
-            return Operand(text, stored.kind)
+            return Operand(text, stored.kind, pointer=pointer)
         kind = "i32" if fits32(stored.interval) and stored.kind != "i64" else "i64"
-        return Operand(f"({C_TYPES[kind]}){text} * {literal(1 << stored.shift, kind)}", kind)
+        text = f"({C_TYPES[kind]}){text} * {literal(1 << stored.shift, kind)}"
+        return Operand(text, kind, pointer=pointer, shift=stored.shift, stored=stored.kind)
 
     def pointer(self, name: str, read: Read) -> str:
         """A local pointer to an operand's values, its first values included."""
@@ -153,7 +157,7 @@ class Writer:
 
     def listing(self, stored: Stored) -> None:
         """The events of a buffer that was just written."""
-        if stored.list_depth < 0:
+        if stored.list_depth < 0 or stored.listed:
             return
         events, count = self.events(stored)
         self.line(f"{count} = {self.compact(stored.kind, stored.index, stored.size)}({self.array(stored)}, {events});")

@@ -43,6 +43,8 @@ SPK_DEFINE_INT(64, int64_t, uint64_t)
 #undef SPK_DEFINE_INT
 
 /* To -limit ... limit, in 16 bits. */
+static inline int16_t spk_min16(int16_t a, int16_t b) { return a < b ? a : b; }
+static inline int16_t spk_max16(int16_t a, int16_t b) { return a > b ? a : b; }
 static inline int16_t spk_clip16(int16_t x, int16_t limit) {
   return x < -limit ? (int16_t)-limit : x > limit ? limit : x;
 }

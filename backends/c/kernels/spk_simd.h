@@ -63,13 +63,15 @@ typedef int16x8_t spk_v16;
 #define SPK_SIMD 0
 #endif
 
-#if SPK_SIMD
 #if defined(__clang__)
 #define SPK_UNROLL _Pragma("clang loop unroll(full)")
-#else
+#elif defined(__GNUC__)
 #define SPK_UNROLL _Pragma("GCC unroll 16")
+#else
+#define SPK_UNROLL
 #endif
 
+#if SPK_SIMD
 /* acc[0 .. n * SPK_LANES) += the rows of all events, n a constant: the accumulators are read and written once. */
 SPK_INLINE_ANY void spk_rows_v16(int16_t *SPK_RESTRICT acc, const int8_t *SPK_RESTRICT weight, size_t stride,
                                  const uint16_t *SPK_RESTRICT event, uint32_t count, const uint32_t n) {
