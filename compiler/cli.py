@@ -25,6 +25,7 @@ from spikec.spelling import did_you_mean
 from spikec.version import __version__
 
 if TYPE_CHECKING:
+    from spikec.build import Build
     from spikec.ir.graph import Graph
     from spikec.ir.types import Array
     from spikec.pipeline import Stage
@@ -125,6 +126,7 @@ def _parser() -> _Parser:
     add("build", metavar="BUILD", help="a build folder")
     add("--input", metavar="DATA", help="the data; default: the golden samples in the build")
     add("--backends", metavar="NAMES", help="separated by commas; default: all that are there")
+    add("--bisect", action="store_true", help="instead, score the labelled data (key y) after every pass: where did it fall?")
     add("--timeout", type=float, metavar="S", help="seconds that a backend's process may take")
 
     add = command("show", _show, "print the IR of a build or of a .sir file").add_argument
@@ -286,6 +288,8 @@ def _verify(options: argparse.Namespace) -> int:
     from spikec.progress import Bar
 
     build = load(options.build)
+    if options.bisect:
+        return _bisect(build, options)
     x = _data(options.input, build.graph()) if options.input else None
     backends = _names(options.backends) if options.backends else None
     with Bar("verifying") as bar:
@@ -295,6 +299,22 @@ def _verify(options: argparse.Namespace) -> int:
     else:
         print(found.text())
     return 0 if found.ok else 1
+
+
+def _bisect(build: Build, options: argparse.Namespace) -> int:
+    from spikec.bisect import bisect
+
+    if not options.input:
+        raise CompileError("SPK001", "--bisect needs labelled data: --input x.npz with the labels in the key y")
+    data, labels = _calibration(options.input)
+    if labels is None:
+        raise CompileError("SPK001", f"{options.input} has no labels", fix="put them into the file under the key y")
+    found = bisect(build, data, labels)
+    if options.json:
+        _print_json(found.as_json())
+    else:
+        print(found.text())
+    return 0
 
 
 def _show(options: argparse.Namespace) -> int:

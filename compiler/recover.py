@@ -17,7 +17,7 @@ import numpy as np
 
 from spikec.build import Build, golden_inputs
 from spikec.diagnostics import CompileError
-from spikec.inputs import check_inputs
+from spikec.inputs import check_inputs, recode
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Constant, Conv, Dense, Sparse
 from spikec.ir.rules import verify
@@ -91,9 +91,9 @@ def recover(
     kept = max(1, round(held_out * samples)) if held_out else 0
 
     module = _module(torch, source, fixed, scales, grid)
-    tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in inputs.items()}
-    teacher = _answers_of(torch, stages[0].graph, tensors, batch_size) if distill else None
-    task = _Task(tensors, torch.from_numpy(labels.astype(np.int64)), teacher, order)
+    floats, whole = ({n: torch.from_numpy(v) for n, v in part.items()} for part in (inputs, recode(source, fixed, inputs)))
+    teacher = _answers_of(torch, stages[0].graph, floats, batch_size) if distill else None
+    task = _Task(whole, torch.from_numpy(labels.astype(np.int64)), teacher, order)
     train, check = order[kept:], order[:kept] if kept else order
     history = _fit(
         torch, module, task, train, check, epochs, batch_size, learning_rate, temperature, soft if distill else 0.0, generator

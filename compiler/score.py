@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from spikec.diagnostics import CompileError
+from spikec.ir.graph import Graph
 from spikec.ir.types import Array
 
 
@@ -17,6 +18,13 @@ def answers(output: Array, per_step: bool = False) -> Array:
     """
     flat = output.reshape(*output.shape[:2], -1)
     return np.asarray(flat.argmax(axis=2) if per_step else flat.sum(axis=1).argmax(axis=1))
+
+
+def scored_output(graph: Graph) -> str:
+    """The output that answers: the first of spikes, else the first. SPK010 if there is none."""
+    if not graph.outputs:
+        raise CompileError("SPK010", "the graph has no output to score")
+    return next((name for name, ref in graph.outputs if graph.type_of(ref).kind == "spike"), graph.outputs[0][0])
 
 
 def score(output: Array, labels: Array) -> float:

@@ -14,7 +14,7 @@ from spikec.ir.neuron import Assign, Expr, Program, Var, substitute
 from spikec.ir.ops import Add, Concat, Conv, Dense, Gather, Neuron, Node, Ref, Reshape, Sparse
 from spikec.ir.types import Array
 from spikec.ledger import Ledger
-from spikec.score import score
+from spikec.score import score, scored_output
 
 WEIGHTED = (Dense, Sparse, Conv)
 
@@ -119,7 +119,7 @@ def measure(before: Graph, after: Graph, calibrate: Mapping[str, Array] | None, 
     if labels is not None:
         if not before.outputs:
             return
-        output, ref = next(((n, r) for n, r in before.outputs if before.type_of(r).kind == "spike"), before.outputs[0])
+        output = scored_output(before)
         scores = [score(run.outputs[output], labels) for run in (one, two)]
         figures = {"accuracy before": scores[0], "accuracy after": scores[1]}
-        ledger.record(after[ref.node], "convention", "accuracy on the calibration data", measured=figures)
+        ledger.record(after[after.output(output).node], "convention", "accuracy on the calibration data", measured=figures)
