@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from spikec.version import __version__
 
 if TYPE_CHECKING:
+    from spikec import nn as nn
     from spikec.backend import BACKENDS as BACKENDS
     from spikec.build import Build as Build
     from spikec.build import load as load
@@ -69,11 +70,13 @@ _HOME = {
     "write_graph": "spikec.ir.text",
 }
 
-__all__ = ["__version__", *_HOME]
+__all__ = ["__version__", "nn", *_HOME]
 
 
 def __getattr__(name: str) -> Any:
     """Load a public name when it is first used (PEP 562)."""
+    if name == "nn":
+        return import_module("spikec.nn")
     if name not in _HOME:
         raise AttributeError(f"module 'spikec' has no attribute '{name}'")
     value = getattr(import_module(_HOME[name]), name)
@@ -82,4 +85,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+    return sorted({*globals(), "nn", *_HOME})

@@ -98,6 +98,7 @@ class Support:
 FRAMEWORKS: Final[dict[str, str]] = {
     "snntorch": "spikec.frontend.snntorch:leaf_of",
     "norse": "spikec.frontend.norse:leaf_of",
+    "spikec": "spikec.frontend.nn.table:leaf_of",
 }
 
 LeafMaker = Callable[[Any], Leaf]

@@ -390,7 +390,8 @@ def _file_of(model: torch.nn.Module) -> str | None:
         file = inspect.getfile(type(model))
     except (TypeError, OSError):
         return None
-    return None if Path(file).resolve().is_relative_to(Path(torch.__file__).parent) else file
+    libraries = Path(torch.__file__).parent, Path(__file__).resolve().parent
+    return None if any(Path(file).resolve().is_relative_to(folder) for folder in libraries) else file
 
 
 def _line_of(model: torch.nn.Module) -> int:

@@ -175,8 +175,26 @@ def _leaf(layout: Layout, op: Op, coords: dict[Atom, int]) -> Axes:
     return _broadcast(layout, op, (*op.operands, *params), op.outputs[0].shape)
 
 
+def _walk(layout: Layout, op: Op) -> None:
+    """An operation that goes through all steps of an axis by itself."""
+    (x,) = op.values
+    if op.attrs.get("time_axis") is not None:
+        for atom in layout.axes[x][op.attrs["time_axis"]]:
+            layout.picked.setdefault(atom, set()).update(range(atom.size))
+
+
+def _same(layout: Layout, op: Op, coords: dict[Atom, int]) -> Axes:
+    (x,) = op.values
+    _walk(layout, op)
+    delays = op.attrs["delay"].array
+    for axis in layout.axes[x][len(x.shape) - delays.ndim :]:
+        _mark(layout, axis, op)
+    return layout.axes[x]
+
+
 def _linear(layout: Layout, op: Op, coords: dict[Atom, int]) -> Axes:
     (x,) = op.values
+    _walk(layout, op)
     _mark(layout, layout.axes[x][-1], op)
     return (*layout.axes[x][:-1], (Atom(op.outputs[0].shape[-1]),))
 
@@ -373,6 +391,7 @@ _RULES = {
     "leaf": _leaf,
     "carry": _elementwise,
     "linear": _linear,
+    "delay": _same,
     "conv": _spatial,
     "pool": _spatial,
     "affine": _affine,

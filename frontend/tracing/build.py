@@ -17,7 +17,7 @@ from spikec.frontend.tracing.regions import clean_leaf, find_regions
 from spikec.frontend.tracing.values import Const, Number, Value, product
 from spikec.ir.graph import Graph
 from spikec.ir.neuron import Assign, Emit, Program, State, Var, call
-from spikec.ir.ops import Add, Concat, Constant, Conv, Dense, Gather, Input, Neuron, Node, Pool, Ref, Reshape, Scale
+from spikec.ir.ops import Add, Concat, Constant, Conv, Dense, Gather, Input, Neuron, Node, Pool, Ref, Reshape, Scale, Sparse
 from spikec.ir.types import Array, Kind, TensorType
 
 
@@ -62,6 +62,12 @@ REDUCTIONS: dict[str, Program] = {
         (Emit("v", "value"),),
     ),
 }
+
+
+#: Layers whose node has the name of the module.
+_PLAIN = (
+    "Linear", "SparseLinear", "DelayLinear", "Conv", "AvgPool", "MaxPool", "BatchNorm", "Adaptive", "LazyLinear", "Identity",
+)  # fmt: skip
 
 
 def snake(name: str) -> str:
@@ -113,14 +119,7 @@ class _Builder:
         path = cell.op.path.replace(".", "_")
         layer = cell.op.kind in ("linear", "conv", "pool", "affine", "leaf")
         own = self.folded.record.module_types.get(cell.op.path, "")
-        plain = (
-            layer
-            and cell.op.path
-            and (
-                cell.op.kind == "leaf"
-                or own.startswith(("Linear", "Conv", "AvgPool", "MaxPool", "BatchNorm", "Adaptive", "LazyLinear", "Identity"))
-            )
-        )
+        plain = layer and cell.op.path and (cell.op.kind == "leaf" or own.startswith(_PLAIN))
         if plain:
             return self.name(path)
         return self.name(f"{path}_{label}" if path else label)
@@ -366,16 +365,64 @@ class _Builder:
         self._features(cell, self._operand_value(cell), 1, "a linear layer")
         attrs = cell.op.attrs
         bias = attrs["bias"].array if attrs["bias"] is not None else None
-        self.add(
-            Dense(
-                name=self.cell_name(cell, "linear"),
-                inputs=(self.ref(read),),
-                weight=attrs["weight"].array,
-                bias=bias,
-                loc=cell.op.loc,
-            ),
-            cell,
+        name, weight, loc = self.cell_name(cell, "linear"), attrs["weight"].array, cell.op.loc
+        if "indptr" in attrs:
+            own, rows = self.shape(read.cell, read.port), (attrs["indices"].array, attrs["indptr"].array)
+            if len(own) != 1:
+                self.fail(cell, f"a sparse layer takes one axis of features, not {len(own)}", "flatten its input")
+            self.add(
+                Sparse(
+                    name=name,
+                    inputs=(self.ref(read),),
+                    weight=weight,
+                    indices=rows[0],
+                    indptr=rows[1],
+                    fan_in=own[0],
+                    bias=bias,
+                    loc=loc,
+                ),
+                cell,
+            )
+            return
+        delay = None
+        if "delay" in attrs:
+            self._along_time(cell)
+            delay = np.rint(attrs["delay"].array).astype(np.int64)
+        self.add(Dense(name=name, inputs=(self.ref(read),), weight=weight, bias=bias, delay=delay, loc=loc), cell)
+
+    def _along_time(self, cell: Cell) -> None:
+        """The axis along which a layer delays must be time."""
+        layout, value, axis = self.folded.layout, self._operand_value(cell), cell.op.attrs["time_axis"]
+        if axis is None and layout.timed(value):
+            self.fail(cell, "a layer with delays gets all steps at once, and does one step a call", "make it with time_axis")
+        if axis is not None and not any(atom in layout.time for atom in layout.axes[value][axis]):
+            self.fail(cell, f"a layer with delays has time_axis={axis}, which is not the time axis here")
+
+    def _delay(self, cell: Cell) -> None:
+        """One delay is a reference further back; many are connections of weight 1, each with its own."""
+        (read,) = cell.cells
+        self._along_time(cell)
+        delays, shape, loc = cell.op.attrs["delay"].array, self.shape(cell), cell.op.loc
+        name = self.name(cell.op.path.replace(".", "_") or "delay")
+        if not delays.ndim:
+            self.add(Reshape(name=name, inputs=(self.ref(read).later(int(delays)),), shape=shape, loc=loc), cell)
+            return
+        size = product(shape)
+        ref = self.reshaped(self.ref(read), (size,), shape, f"{name}_in", loc)
+        axons = Sparse(
+            name=name if len(shape) == 1 else self.name(f"{name}_axons"),
+            inputs=(ref,),
+            weight=np.ones(size, np.float64 if self.dtype == "f64" else np.float32),
+            indices=np.arange(size),
+            indptr=np.arange(size + 1),
+            fan_in=size,
+            delay=np.array(np.broadcast_to(delays, shape)).reshape(-1),
+            loc=loc,
         )
+        if len(shape) == 1:
+            self.add(axons, cell)
+        else:
+            self.add(Reshape(name=name, inputs=(self.add(axons, None),), shape=shape, loc=loc), cell)
 
     def reshaped(self, ref: Ref, shape: tuple[int, ...], own: tuple[int, ...], name: str, loc: Loc | None) -> Ref:
         if shape == own:

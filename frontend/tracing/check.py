@@ -21,7 +21,7 @@ from spikec.frontend.tracing.record import Files
 from spikec.frontend.tracing.values import product
 from spikec.ir.interpret import Interpreter, run_program
 from spikec.ir.neuron import STEP
-from spikec.ir.ops import Conv, Dense, Input, Neuron, Node, Pool, Ref, Scale, spread
+from spikec.ir.ops import Conv, Dense, Input, Neuron, Node, Pool, Ref, Scale, Sparse, spread
 from spikec.ir.types import DTYPES, Array
 
 
@@ -227,7 +227,7 @@ class _Replay(Interpreter):
 
     def bound(self, node: Node) -> Array | None:
         """How far two orders of the same sum can lie apart; None where there is no sum."""
-        if not isinstance(node, (Dense, Conv, Pool, Scale)):
+        if not isinstance(node, (Dense, Sparse, Conv, Pool, Scale)):
             return self.accumulated(node)
         (ref,) = node.inputs
         x = self.read(ref)
@@ -247,6 +247,8 @@ class _Replay(Interpreter):
             self.values[ref.node, ref.port] = values
         if isinstance(node, Pool):
             terms = product(node.kernel)
+        elif isinstance(node, Sparse):
+            terms = int(np.diff(node.indptr).max(initial=0)) + 1
         else:
             terms = product(node.weight.shape[1:]) + 1
         return np.asarray(2 * terms * unit * total.astype(np.float64)) + float(np.finfo(np.float32).tiny)
@@ -261,7 +263,7 @@ class _Replay(Interpreter):
         return self.flat(np.broadcast_to(2 * self.length * unit * total, (self.samples, self.length, *x.shape[1:])))
 
 
-def _absolute(node: Dense | Conv | Pool) -> Node:
+def _absolute(node: Dense | Sparse | Conv | Pool) -> Node:
     from dataclasses import replace
 
     if isinstance(node, Pool):

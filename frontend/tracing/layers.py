@@ -32,6 +32,37 @@ def _linear(rec: Recorder, run: Run, input: Any, weight: Any, bias: Any = None) 
     return result
 
 
+def _sparse_linear(rec: Recorder, run: Run, input: Any, weight: Any, indices: Any, indptr: Any, bias: Any = None) -> Any:
+    weight, bias = weight_of(rec, weight, "a weight"), weight_of(rec, bias, "a bias")
+    x = rec.operand(input)
+    result = run()
+    rows = {"indices": rec.constant(indices), "indptr": rec.constant(indptr)}
+    attrs: dict[str, Any] = {"weight": weight, "bias": bias, **rows}
+    rec.emit("linear", (x,), result.shape, tensor=result, label="linear", **attrs)
+    return result
+
+
+def _delay_linear(
+    rec: Recorder, run: Run, input: Any, weight: Any, delay: Any, bias: Any = None, *,
+    longest: int, time_axis: int | None = None, history: Any = None,
+) -> Any:  # fmt: skip
+    weight, bias, delays = weight_of(rec, weight, "a weight"), weight_of(rec, bias, "a bias"), weight_of(rec, delay, "a delay")
+    x = rec.operand(input)
+    result = run()
+    attrs: dict[str, Any] = {"weight": weight, "bias": bias, "delay": delays, "time_axis": time_axis}
+    rec.emit("linear", (x,), result.shape, tensor=result, label="linear", **attrs)
+    return result
+
+
+def _delay_axons(
+    rec: Recorder, run: Run, input: Any, delay: Any, *, longest: int, time_axis: int | None = None, history: Any = None
+) -> Any:
+    x, delays = rec.operand(input), weight_of(rec, delay, "a delay")
+    result = run()
+    rec.emit("delay", (x,), result.shape, tensor=result, label="delay", delay=delays, time_axis=time_axis)
+    return result
+
+
 def _matmul(rec: Recorder, run: Run, input: Any, other: Any, *, bias: Any = None, out: None = None) -> Any:
     if rec.dynamic(input) and rec.dynamic(other):
         unsupported(rec, "matmul", "between two values that depend on the input")
@@ -204,6 +235,9 @@ def _reduce(fn: str) -> Handler:
 
 LAYERS: Final[dict[str, Handler]] = {
     "linear": _linear,
+    "sparse_linear": _sparse_linear,
+    "delay_linear": _delay_linear,
+    "delay_axons": _delay_axons,
     "matmul": _matmul,
     "__matmul__": _matmul,
     "__rmatmul__": _matmul,

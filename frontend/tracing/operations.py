@@ -10,6 +10,7 @@ Each handler reads its operands, lets torch compute, and emits operations:
 | pick, gather | one index of an axis; several indices of an axis |
 | stack, cat | several tensors side by side |
 | reduce | sum, mean, max or min over axes |
+| delay | the operand some steps ago, one number of steps or one for each entry |
 | leaf | a neuron module of the table |
 | carry | the first operand, which the step before left, at the step of the second |
 """

@@ -34,6 +34,8 @@ TAG = "_spikec_tag"
 #: Keep the model's own values for the comparison afterwards only up to so many numbers.
 CAPTURE_LIMIT = 1 << 28
 _HERE = str(Path(__file__).resolve().parent.parent)
+#: Layers are the user's code as far as a loop's rounds are concerned, though no place in it is printed.
+_LAYERS = str(Path(_HERE, "nn"))
 _LIBRARIES = tuple({*(str(Path(p)) for p in sysconfig.get_paths().values()), str(Path(torch.__file__).parent), _HERE})
 
 
@@ -245,7 +247,7 @@ class Recorder(TorchFunctionMode):
         loc = None
         while frame is not None and frame.f_code is not run_model.__code__:
             code = frame.f_code
-            if not code.co_filename.startswith(_HERE):
+            if not code.co_filename.startswith(_HERE) or code.co_filename.startswith(_LAYERS):
                 positions += (id(code), frame.f_lasti)
                 self.codes.append(code)
                 if loc is None and (name := self.files.name(code.co_filename)):
