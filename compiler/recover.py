@@ -36,12 +36,20 @@ _SPREAD: Final = 3.0
 
 @dataclass(frozen=True)
 class _Task:
-    """What is trained on what, as tensors."""
+    """Inputs by name, labels, and what the float network answers, as tensors over all samples."""
 
     inputs: Mapping[str, Any]
     labels: Any
     teacher: Any
-    order: Array
+
+
+@dataclass(frozen=True)
+class _Settings:
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    temperature: float
+    soft: float
 
 
 def recover(
@@ -50,6 +58,7 @@ def recover(
     labels: Any,
     *,
     epochs: int = 10,
+    rounds: int = 1,
     batch_size: int = 64,
     learning_rate: float = 0.02,
     distill: bool = True,
@@ -64,45 +73,91 @@ def recover(
     (below 0: not counted). The answer is the first output's largest sum over the steps. learning_rate: of Adam, in units of each
     layer's mean absolute weight, falling to zero as a cosine. distill: learn from the float network too, with `soft` of the loss
     at `temperature`, the rest from the labels. held_out: the share of the samples on which the epochs are compared; the best is
-    kept, the state before training included. Needs PyTorch. Raises CompileError SPK404 where the build has no quantizer.
+    kept, the state before training included. rounds: prune gradually, to a growing share (1 - (1 - i/rounds)^3 of it, Zhu and Gupta
+    2017) with `epochs` of training after each; for a build that was pruned. Needs PyTorch. Raises CompileError SPK404 where the
+    build has no quantizer.
     """
     try:
         import torch
     except ModuleNotFoundError as error:
         raise CompileError("SPK009", "recovery needs PyTorch, which is not installed", fix="pip install 'spikec[torch]'") from error
-    _check_options(epochs, batch_size, learning_rate, held_out, soft, temperature)
+    _check_options(epochs, rounds, batch_size, learning_rate, held_out, soft, temperature)
     names = build.stage_names
     quantizer = next((name for name in names if name in QUANTIZERS), None)
     if quantizer is None or names.index(quantizer) == 0:
         raise CompileError(
             "SPK404", "the build has no quantizer to recover from", fix="compile for a target of integers, or with --bits"
         )
-    place = names.index(quantizer)
     stages = build.stages
-    source, fixed = stages[place - 1].graph, stages[place].graph
-    inputs = check_inputs(source, data)
+    inputs = check_inputs(stages[0].graph, data)
     samples, steps = next(iter(inputs.values())).shape[:2]
     labels = check_labels(labels, samples, steps)
     options = {**build.options, "target": build.target, "calibrate": {k: v[:256] for k, v in inputs.items()}}
     grid: tuple[int, int, int] = make_pass(quantizer, options).weight_grid  # type: ignore[attr-defined]  # both quantizers have it
-    scales = _scales(build.ledger, quantizer, source)
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(samples, generator=generator).numpy()
     kept = max(1, round(held_out * samples)) if held_out else 0
-
-    module = _module(torch, source, fixed, scales, grid)
-    floats, whole = ({n: torch.from_numpy(v) for n, v in part.items()} for part in (inputs, recode(source, fixed, inputs)))
-    teacher = _answers_of(torch, stages[0].graph, floats, batch_size) if distill else None
-    task = _Task(whole, torch.from_numpy(labels.astype(np.int64)), teacher, order)
     train, check = order[kept:], order[:kept] if kept else order
-    history = _fit(
-        torch, module, task, train, check, epochs, batch_size, learning_rate, temperature, soft if distill else 0.0, generator
-    )
+    floats = {name: torch.from_numpy(value) for name, value in inputs.items()}
+    teacher = _answers_of(torch, stages[0].graph, floats, batch_size) if distill else None
+    settings = _Settings(epochs, batch_size, learning_rate, temperature, soft if distill else 0.0)
 
-    trained = _with_weights(source, module, scales)
-    ledger = Ledger()
-    ledger.entries = [entry for entry in build.ledger if entry.pass_name not in names[place:]]
-    ledger.pass_name = "recover"
+    first = names.index("prune") if rounds > 1 and "prune" in names else names.index(quantizer)
+    place = names.index(quantizer)
+    ledger, now = build.ledger, stages
+    history: list[float] = []
+    trained = stages[0].graph
+    with Bar("recovering") as bar:
+        budgets = _budgets(stages, first, rounds) if first < place else [None]
+        for number, budget in enumerate(budgets):
+            if budget is not None:
+                given = _with_budget(options, budget, number)
+                ledger = Ledger()
+                ledger.entries = [entry for entry in build.ledger if entry.pass_name not in names[first:]]
+                start = trained if number else stages[first - 1].graph
+                now = [*stages[:first], *run_passes(start, names[first : place + 1], given, ledger)[1:]]
+            source, fixed = now[place - 1].graph, now[place].graph
+            scales = _scales(ledger, quantizer, source)
+            module = _module(torch, source, fixed, scales, grid)
+            whole = {name: torch.from_numpy(value) for name, value in recode(stages[0].graph, fixed, inputs).items()}
+            task = _Task(whole, torch.from_numpy(labels.astype(np.int64)), teacher)
+
+            def progress(done: int, number: int = number) -> None:
+                bar(number * 1000 + done, len(budgets) * 1000)
+
+            history = _fit(torch, module, task, train, check, settings, generator, progress)
+            trained = _with_weights(source, module, scales)
+
+    told = Ledger()
+    told.entries = [entry for entry in ledger if entry.pass_name not in names[place:]]
+    told.pass_name = "recover"
+    _record(told, source, trained, scales)
+    figures = {"score before": history[0], "score after": max(history), "epochs": float(epochs), "rounds": float(len(budgets))}
+    told.record("", "convention", f"recovery on {len(train)} samples, compared on {len(check)}", measured=figures)
+    rest = run_passes(trained, names[place:], {**options, "scales": scales, "labels": labels[:256]}, told)
+    found = [*now[:place], Stage("recover", trained, 0.0), *rest[1:]]
+    return Build(found, told, build.target, build.target_text, golden_inputs(rest[-1].graph, inputs), build.options)
+
+
+def _synapses(graph: Graph) -> int:
+    return sum(int(np.count_nonzero(node.weight)) for node in graph.nodes if isinstance(node, WEIGHTED))
+
+
+def _budgets(stages: list[Stage], first: int, rounds: int) -> list[int | None]:
+    """Synapses that stay after every round, from all to those that the build has left."""
+    whole, left = _synapses(stages[first - 1].graph), _synapses(stages[first].graph)
+    return [round(left + (whole - left) * (1 - (number + 1) / rounds) ** 3) for number in range(rounds)]
+
+
+def _with_budget(options: Mapping[str, Any], budget: int, number: int) -> dict[str, Any]:
+    """The build's options with a budget of synapses in place of its share; neurons are pruned in the first round only."""
+    given = {key: value for key, value in options.items() if key not in ("prune", "max_bytes")}
+    if number:
+        given.pop("prune_structured", None)
+    return {**given, "max_synapses": budget}
+
+
+def _record(ledger: Ledger, source: Graph, trained: Graph, scales: Mapping[str, float]) -> None:
     for node in trained.nodes:
         if node.name in scales:
             before = source[node.name].weight  # type: ignore[attr-defined]  # a layer of weights
@@ -116,17 +171,14 @@ def recover(
                 largest=float(change.max(initial=0)),
                 asked="recover",
             )
-    figures = {"score before": history[0], "score after": max(history), "epochs": float(epochs)}
-    ledger.record("", "convention", f"recovery on {len(train)} samples, compared on {len(check)} others", measured=figures)
-    given = {**options, "scales": scales, "labels": labels[:256]}
-    rest = run_passes(trained, names[place:], given, ledger)
-    found = [*stages[:place], Stage("recover", trained, 0.0), *rest[1:]]
-    return Build(found, ledger, build.target, build.target_text, golden_inputs(rest[-1].graph, inputs), build.options)
 
 
-def _check_options(epochs: int, batch_size: int, learning_rate: float, held_out: float, soft: float, temperature: float) -> None:
+def _check_options(
+    epochs: int, rounds: int, batch_size: int, learning_rate: float, held_out: float, soft: float, temperature: float
+) -> None:
     wrong = [
         (epochs < 0, f"epochs must be 0 or more, not {epochs}"),
+        (rounds < 1, f"rounds must be at least 1, not {rounds}"),
         (batch_size < 1, f"batch_size must be at least 1, not {batch_size}"),
         (learning_rate <= 0, f"learning_rate must be above 0, not {learning_rate}"),
         (not 0 <= held_out < 1, f"held_out is a share from 0 up to but without 1, not {held_out}"),
@@ -210,22 +262,20 @@ def _fit(
     task: _Task,
     train: Array,
     check: Array,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    temperature: float,
-    soft: float,
+    settings: _Settings,
     generator: Any,
+    progress: Callable[[int], None],
 ) -> list[float]:
     """Train; the module ends with the weights of its best epoch. The score before training and after every epoch."""
     graph = module.graph
     per_step = task.labels.ndim == 2
     parameters = [p for p in module.parameters() if p.requires_grad]
-    groups = [{"params": [p], "lr": learning_rate * float(p.detach().abs().mean().clamp_min(1e-9))} for p in parameters]
+    groups = [{"params": [p], "lr": settings.learning_rate * float(p.detach().abs().mean().clamp_min(1e-9))} for p in parameters]
     if not groups:
         return [0.0]
     optimizer = torch.optim.Adam(groups)
-    batches = -(-len(train) // batch_size)
+    epochs, size, soft = settings.epochs, settings.batch_size, settings.soft
+    batches = -(-len(train) // size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, epochs * batches))
 
     def scored() -> tuple[float, float]:
@@ -240,25 +290,24 @@ def _fit(
         return {name: value.detach().clone() for name, value in module.state_dict().items()}
 
     best, history = copy(), [scored()]
-    with Bar("recovering") as bar:
-        for epoch in range(epochs):
-            shuffled = train[torch.randperm(len(train), generator=generator).numpy()]
-            for number in range(batches):
-                chosen = shuffled[number * batch_size : (number + 1) * batch_size]
-                index = torch.from_numpy(chosen)
-                logits = _logits(graph, _first_output(graph, module(_batch(task, chosen))), per_step)
-                loss = _loss(torch, logits, task.labels[index], 1.0 - soft)
-                if soft:
-                    taught = _logits(graph, task.teacher[index], per_step)
-                    loss = loss + soft * _distance(torch, logits, taught, temperature)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                bar(epoch * batches + number + 1, epochs * batches)
-            history.append(scored())
-            if history[-1] > max(history[:-1]):
-                best = copy()
+    for epoch in range(epochs):
+        shuffled = train[torch.randperm(len(train), generator=generator).numpy()]
+        for number in range(batches):
+            chosen = shuffled[number * size : (number + 1) * size]
+            index = torch.from_numpy(chosen)
+            logits = _logits(graph, _first_output(graph, module(_batch(task, chosen))), per_step)
+            loss = _loss(torch, logits, task.labels[index], 1.0 - soft)
+            if soft:
+                taught = _logits(graph, task.teacher[index], per_step)
+                loss = loss + soft * _distance(torch, logits, taught, settings.temperature)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            progress(1000 * (epoch * batches + number + 1) // (epochs * batches))
+        history.append(scored())
+        if history[-1] > max(history[:-1]):
+            best = copy()
     module.load_state_dict(best)
     return [one for one, _ in history]
 

@@ -97,6 +97,19 @@ def test_the_score_rises_and_what_was_trained_is_what_runs(net: Graph, target: s
     assert all(e.largest < 1e-6 for e in notes)
 
 
+def test_gradual_pruning_reaches_the_same_budget_and_does_better(net: Graph) -> None:
+    x, y = task(300, 2)
+    build = spikec.compile(net, target="host", bits=8, calibrate=x[:64], prune=0.93)
+    once, slowly = spikec.recover(build, x, y, epochs=4), spikec.recover(build, x, y, epochs=4, rounds=4)
+
+    def count(found: spikec.Build) -> int:
+        return sum(int(np.count_nonzero(node.weight)) for node in found.graph(level="fixed").nodes if isinstance(node, Dense))
+
+    assert count(slowly) <= count(build) * 1.02
+    assert right(slowly) > right(once)
+    assert "recover" in slowly.stage_names and slowly.stage_names.count("prune") == 1
+
+
 def test_a_network_that_is_as_good_as_before_stays(net: Graph) -> None:
     x, y = task(100, 2)
     build = spikec.compile(net, target="host", bits=8, calibrate=x)
@@ -125,6 +138,7 @@ def test_labels_at_every_step_and_no_teacher(net: Graph) -> None:
     ("options", "code", "text"),
     [
         ({"epochs": -1}, "SPK001", "epochs must be 0 or more, not -1"),
+        ({"rounds": 0}, "SPK001", "rounds must be at least 1, not 0"),
         ({"held_out": 1.0}, "SPK001", "held_out is a share from 0 up to but without 1"),
         ({"labels": [1, 2]}, "SPK006", "the labels have shape (2,), not (8,), one a sample, or (8, 12), one a step"),
         ({"labels": [0.5] * 8}, "SPK007", "the labels are float64, not whole numbers"),
