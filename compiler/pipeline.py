@@ -25,6 +25,7 @@ PASSES: Final[dict[str, str]] = {
     "quantize": "spikec.passes.quantize:Quantize",
     "to-fixed": "spikec.passes.to_fixed:ToFixed",
     "retime": "spikec.passes.retime:Retime",
+    "lower-neurons": "spikec.passes.lower_neurons:LowerNeurons",
     "lower-conv": "spikec.passes.lower_conv:LowerConv",
     "choose-formats": "spikec.passes.choose_formats:ChooseFormats",
 }

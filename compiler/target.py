@@ -109,7 +109,8 @@ class Target:
                 program.states,
                 program.body,
             )
-            if same and own.emits == program.emits[: len(own.emits)]:
+            # Emitted as what is for the graph to say: the process sends the same numbers.
+            if same and [e.name for e in own.emits] == [e.name for e in program.emits[: len(own.emits)]]:
                 return item
         return None
 

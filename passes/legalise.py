@@ -18,7 +18,7 @@ from spikec.ir.graph import Graph
 from spikec.ir.ops import Add, Concat, Constant, Conv, Dense, Gather, Input, Neuron, Node, Ref, Reshape, Scale, Sparse
 from spikec.ir.types import Array
 from spikec.ledger import Ledger
-from spikec.passes.neurons import CHOICES, Neurons
+from spikec.passes.neurons import Neurons, check_choice
 from spikec.passes.rewrite import fresh_name, reachable, redirect, redirect_outputs
 from spikec.target import Target
 
@@ -42,8 +42,7 @@ class Legalise:
 
     def run(self, graph: Graph, ledger: Ledger) -> Graph:
         """A float graph of native patterns. Raises CompileError with every SPK201, SPK202 and SPK208 at once."""
-        if self.custom_neurons not in CHOICES:
-            raise CompileError("SPK001", f"custom_neurons is one of {', '.join(CHOICES)}, not {self.custom_neurons!r}")
+        check_choice(self.custom_neurons)
         graph = _messages(graph)
         matched = Neurons(self.target, graph, self.custom_neurons == "allow", self.calibrate, ledger)
         problems = matched.problems

@@ -15,7 +15,7 @@ from spikec.ir.interpret import interpret
 from spikec.ir.neuron import Assign, Emit, Num, Program, Var, call, variables
 from spikec.ir.ops import Neuron, Node, Ref, Scale, spread
 from spikec.ir.text import parse_program
-from spikec.ir.types import Array
+from spikec.ir.types import Array, Kind
 from spikec.ledger import Ledger
 from spikec.passes.rewrite import fresh_name
 from spikec.target import Target
@@ -23,6 +23,12 @@ from spikec.target import Target
 CHOICES: Final = ("allow", "refuse")
 #: At most so many calibration samples are used to measure an alternative.
 MEASURED_SAMPLES: Final = 96
+
+
+def check_choice(custom_neurons: str) -> None:
+    """Raise CompileError SPK001 if an option's value is none of the choices."""
+    if custom_neurons not in CHOICES:
+        raise CompileError("SPK001", f"custom_neurons is one of {', '.join(CHOICES)}, not {custom_neurons!r}")
 
 
 class Neurons:
@@ -49,9 +55,10 @@ class Neurons:
         return self.graph.with_nodes(nodes, outputs)
 
     def _neuron(self, node: Neuron) -> list[Node]:
-        if self._sends(node):
-            return [node]
         found = self._match(node)
+        first = found[0].emits[0].kind if isinstance(found, tuple) else node.program.emits[0].kind
+        if self._sends(node, first):
+            return [node]
         if isinstance(found, tuple):
             pattern, matched = found
             extra, hidden = self._probes(node, matched)
@@ -60,23 +67,17 @@ class Neurons:
             reasons = hidden
         else:
             reasons = found
-        if self.allow:
-            self.ledger.record(
-                node,
-                "convention",
-                f"@{node.program.name} runs as a program of its own: exact in simulation, needs microcode on silicon",
-            )
-        else:
+        if not self.allow:
             self.problems.append(self._refusal(node, reasons))
         return [node]
 
-    def _sends(self, node: Neuron) -> bool:
-        """What is no spike can be shown, but not sent to another node; whether that was tried."""
+    def _sends(self, node: Neuron, first: Kind) -> bool:
+        """Whether a number that is no message is sent to another node; it can only be shown."""
         before = len(self.problems)
         for index, emit in enumerate(node.program.emits):
             port = emit.name if index else ""
             readers = [user for user, at in self.graph.users[node.name] if user.inputs[at].port == port]
-            if readers and (index or emit.kind != "spike"):
+            if readers and (index or first == "value"):
                 message = f"%{node.name}: {self.target.name} cannot send {emit.name} to %{readers[0].name}, only spikes"
                 self.problems.append(Diagnostic("SPK201", message, loc=node.loc, fix="use its spikes, or the target host"))
         return len(self.problems) > before

@@ -25,6 +25,7 @@ from spikec.ir.rules import verify
 from spikec.ir.text import parse_program
 from spikec.ir.types import Array, TensorType
 from spikec.ledger import Ledger
+from spikec.native import begun
 from spikec.passes.groups import WEIGHTED, Group, groups_of, measure, silent_value, spread_bias, with_bias
 from spikec.passes.payloads import Payload, as_integers, carrying, choose, payload, real_inputs, worst_sum
 from spikec.passes.rewrite import fresh_name
@@ -197,7 +198,7 @@ class Quantize:
             delayed = any(ref.delay and graph.type_of(ref).kind == "value" for node in group.nodes for ref in node.inputs)
             own = [node for node in group.neurons if self._native(node) is None]
             others = [node for node in group.neurons if self._native(node) is not None]
-            memory = any(np.any(node.params.get("alpha", np.zeros(()))) for node in others)
+            memory = any(np.any(alpha) for node in others for alpha in self._by_rule(node, "decay_minus_one"))
             native = bool(group.neurons) and all("bias" in node.params for node in others)
             # Whoever reads the sum or the current itself must find the bias in it.
             read = any(node.name in shown for node in group.nodes if not isinstance(node, Neuron))
@@ -244,8 +245,7 @@ class Quantize:
     def _legal(self, node: Neuron) -> Iterable[Diagnostic]:
         if self._native(node) is None:
             return
-        for name in ("alpha", "beta"):
-            value = node.params.get(name, np.zeros(()))
+        for value in self._by_rule(node, "decay", "decay_minus_one"):
             if np.any(value < 0) or np.any(value > 1):
                 worst = float(value.ravel()[np.argmax(np.abs(value - 0.5))])
                 yield Diagnostic(
@@ -263,14 +263,20 @@ class Quantize:
                     f"%{node.name}: the reset interval must be a whole number of steps, and its offset less than it",
                     loc=node.loc,
                 )
-        theta = node.params.get("theta", np.ones(()))
-        if np.any(theta < 0):
-            yield Diagnostic(
-                "SPK203",
-                f"%{node.name}: the threshold {float(theta.min()):.6g} is negative; the target's is 0 or more",
-                loc=node.loc,
-                fix="shift membrane and threshold by a bias",
-            )
+        for theta in self._by_rule(node, "threshold"):
+            if np.any(theta < 0):
+                yield Diagnostic(
+                    "SPK203",
+                    f"%{node.name}: the threshold {float(theta.min()):.6g} is negative; the target's is 0 or more",
+                    loc=node.loc,
+                    fix="shift membrane and threshold by a bias",
+                )
+
+    def _by_rule(self, node: Neuron, *rules: str) -> list[Array]:
+        """The parameters of a native pattern from which some of the rules make the target's."""
+        native = self._native(node)
+        pairs = [text.split() for text in native.rules.values()] if native else []
+        return [np.atleast_1d(node.params[param]) for rule, param in pairs if rule in rules]
 
     @property
     def weight_grid(self) -> tuple[int, int, int]:
@@ -305,11 +311,11 @@ class Quantize:
                 if largest > 0:  # what `fraction_bits` would leave no bit for
                     limits.append((1 << (self.target.integer("membrane_bits") - 1)) / (4 * largest))
                 continue
-            theta = np.atleast_1d(node.params["theta"])
-            largest = float(np.max(theta[np.isfinite(theta)], initial=0))
+            amounts = self._by_rule(node, "threshold", "lower_threshold", "amount")
+            largest = max((float(np.max(np.abs(a[np.isfinite(a)]), initial=0)) for a in amounts), default=0.0)
             if largest > 0:
                 limits.append(self.target.integer("threshold_max") / largest)
-            bias = float(np.max(np.abs(node.params["bias"])))
+            bias = max((float(np.max(np.abs(a))) for a in self._by_rule(node, "bias")), default=0.0)
             if bias > 0:
                 limits.append(bias_top / (shift * bias))
         return min(limits)
@@ -344,9 +350,10 @@ class Quantize:
             for node in group.neurons:
                 if self._native(node) is None:
                     continue
-                theta, bias = np.atleast_1d(node.params["theta"]), node.params["bias"] * shift
-                exponent = self._bias_exponent(bias * scale)
-                multiples += [(theta[np.isfinite(theta)], 1), (bias, 1 << exponent)]
+                amounts = self._by_rule(node, "threshold", "lower_threshold", "amount")
+                multiples += [(amount[np.isfinite(amount)], 1) for amount in amounts]
+                for bias in self._by_rule(node, "bias"):
+                    multiples.append((bias * shift, 1 << self._bias_exponent(bias * shift * scale)))
             if all(_whole(array.astype(np.float64) * scale / unit) for array, unit in multiples):
                 return scale
         return None
@@ -492,9 +499,11 @@ class Quantize:
             params[name] = self._rule(rule, value, scale, node, ledger)
         membrane = scale * (1 << self.target.integer("membrane_shift"))
         init = {k: self._initial(k, v.astype(np.float64), membrane, node, ledger) for k, v in node.init.items()}
+        result = replace(node, program=program, params=params, init=init, dtype="")
+        result = replace(result, init={**init, **begun(native, result, init)})
         for emit in extra:
             ledger.record(node, "convention", f"the output {emit.name} is in units of {1 / membrane:.6g}")
-        return replace(node, program=program, params=params, init=init, dtype="")
+        return result
 
     def _initial(self, state: str, value: Array, membrane: float, node: Neuron, ledger: Ledger) -> Array:
         whole = np.rint(value * membrane)
@@ -527,14 +536,16 @@ class Quantize:
                 what = f"decay to multiples of 1/{one}" + (f", {lost} of them to no decay at all" if lost else "")
                 self._approximate(ledger, node, what, error)
             return (whole - (rule == "decay_minus_one")).astype(np.int32)
-        if rule == "threshold":
+        if rule in ("threshold", "lower_threshold", "amount"):
             limit = self.target.integer("threshold_max")
-            whole = np.where(np.isfinite(value), np.rint(np.where(np.isfinite(value), value, 0) * scale), limit)
+            whole = np.where(np.isfinite(value), np.rint(np.where(np.isfinite(value), value, 0) * scale), np.sign(value) * limit)
             error = np.where(np.isfinite(value), np.abs(whole / scale - np.where(np.isfinite(value), value, 0)), 0)
             if not np.all(np.isfinite(value)):
                 ledger.record(node, "approximation", "an infinite threshold becomes the largest", asked=self._asked)
             if np.any(error):
-                self._approximate(ledger, node, f"threshold to multiples of {1 / scale:.6g}", error)
+                self._approximate(
+                    ledger, node, f"{'amount' if rule == 'amount' else 'threshold'} to multiples of {1 / scale:.6g}", error
+                )
             return whole.astype(np.int32)
         if rule in ("bias", "bias_exponent"):
             wanted = value * scale * shift
@@ -577,7 +588,7 @@ class Quantize:
 
 
 def _spiking(group: Group) -> list[Neuron]:
-    return [node for node in group.neurons if node.program.emits[0].kind == "spike"]
+    return [node for node in group.neurons if node.program.emits[0].kind != "value"]
 
 
 def _whole(array: Array) -> bool:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).with_name("templates")
 COPIED = ("run.py", "parts.py", "host/__init__.py", "host/recorders.py")
 WIDTH = 120
+#: Functions of parts.py that network.py calls.
+HELPERS = ("always_on", "conv", "dense", "flat", "grid", "messages", "resonator", "rf_zero", "sparse", "tile")
 #: Names that network.py uses itself.
 RESERVED = {"w", "data", "steps", "copies", "np", "build", "INPUTS", "MAX_LAG", "CONNECTIONS", "Network", "Population"}
 RESERVED |= {"Source", "Value", "View", "always_on", "conv", "dense", "flat", "grid", "messages", "sparse", "tile"}
@@ -100,9 +102,7 @@ class _Network:
             imports.setdefault(item.process.module, set()).add(item.process.name)
         lines = [f"from {module} import {', '.join(sorted(names))}" for module, names in sorted(imports.items())]
         joined = "\n".join(body)
-        helpers = [
-            name for name in ("always_on", "conv", "dense", "flat", "grid", "messages", "sparse", "tile") if f"{name}(" in joined
-        ]
+        helpers = [name for name in HELPERS if f"{name}(" in joined]
         classes = ["Network"] + [name for name in ("Population", "Source", "Value", "View") if f"{name}(" in joined]
         lines.append(f"from parts import {', '.join([*classes, *helpers])}")
         inputs = {name: node.type.shape for name, node in plan.sources.items() if isinstance(node, Input)}
@@ -178,9 +178,14 @@ class _Network:
             if item.late:
                 yield f"# Silent, without its bias, until step {item.node.start}: then the host writes what `late` says below."
             arguments = {argument: self._number(name, argument, v) for argument, v in item.arguments.items()}
+            arguments |= {argument: f"{arguments[argument]} / {by}" for argument, by in item.process.divided.items()}
             arguments |= {state: self._number(name, state, v) for state, v in item.states.items() if np.any(v)}
             size = f"({item.size} * copies,)"
-            yield from _call(f"{self.variable[name]} = {process}", {"shape": size, **arguments, "name": _quoted(name)})
+            if item.process.named:
+                arguments["name"] = _quoted(name)
+            head = [process] if item.process.builder else []
+            made = item.process.builder or process
+            yield from _call(f"{self.variable[name]} = {made}", {"shape": size, **arguments}, head)
             yield ""
 
     def _number(self, name: str, what: str, value: int | Array) -> str:

@@ -24,6 +24,7 @@ from spikec.ir.neuron import Program
 from spikec.ir.ops import Add, Concat, Constant, Conv, Dense, Gather, Input, Neuron, Node, Ref, Reshape, Sparse, spread
 from spikec.ir.ranges import Ranges, graph_ranges, input_range
 from spikec.ir.types import Array
+from spikec.native import native_process
 from spikec.target import NativeNeuron, Target
 
 SOURCES = (Input, Constant)
@@ -98,7 +99,9 @@ class Synapse:
 class Process:
     """The class of a population and its names for the program's inputs, emissions and states.
 
-    program: the generated class where the neuron is none of Lava's own.
+    program: the generated class where the neuron is none of Lava's own. begins: states that the process sets itself. builder: a
+    function of parts.py that makes it, else its constructor does. divided: by what arguments are divided that Lava takes as
+    fractions. named: whether it takes a name. exact: the program says itself where int32 wraps.
     """
 
     module: str
@@ -107,6 +110,11 @@ class Process:
     outputs: Mapping[str, str]
     states: Mapping[str, str]
     program: Custom | None = None
+    begins: tuple[str, ...] = ()
+    builder: str = ""
+    divided: Mapping[str, int] = field(default_factory=dict)
+    named: bool = True
+    exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -324,10 +332,10 @@ class _Planner:
 
     def _population(self, node: Neuron) -> None:
         shape = self.graph.shape_of(node.name)
-        native = self.target.native(node.program)
-        own = native is not None and bool(native.implementation) and self._fits(node, native)
-        process = _native_process(node, native) if own and native is not None else self._custom(node.program)
-        if own and native is not None:
+        found = native_process(self.target, node, shape)
+        native = found if isinstance(found, NativeNeuron) else None
+        process = _native_process(node, native) if native is not None else self._custom(node.program)
+        if native is not None:
             table = native.implementation["arguments"]
             arguments = {argument: self._argument(node, argument, node.params[name], shape) for argument, name in table.items()}
         else:
@@ -337,7 +345,7 @@ class _Planner:
         states = {
             process.states[state.name]: _short(_per_neuron(node.init.get(state.name, np.asarray(state.init)), shape))
             for state in node.program.states
-            if state.name in process.states
+            if state.name in process.states and state.name not in process.begins
         }
         late: dict[str, int | Array] = {}
         if node.start and process.program:
@@ -356,10 +364,6 @@ class _Planner:
             for name, ref in zip(node.program.inputs, node.inputs, strict=True)
         }
         self.plan.populations[node.name] = Population(node, process, shape, inputs, arguments, states, late)
-
-    def _fits(self, node: Neuron, native: NativeNeuron) -> bool:
-        """Whether Lava's own process takes this population's numbers and shows what is read of it."""
-        return all(emit.name in native.implementation["states"] for emit in node.program.emits[1:])
 
     def _custom(self, program: Program) -> Process:
         """The generated class of a program; equal programs share one."""
@@ -608,18 +612,19 @@ class _Planner:
 
         def small(node: Neuron, what: str, interval: tuple[int, int], limit: int) -> None:
             low, high = interval
-            if max(-low, high) >= limit:
+            if max(-low - 1, high) >= limit:
                 message = f"{what} can reach {low} to {high}, which Lava's arithmetic does not hold"
                 self.problem(node, message, "smaller weights or fewer connections")
 
         for node in self.graph.neurons:
-            made = self.plan.populations[node.name].process.program
+            process = self.plan.populations[node.name].process
+            made = process.program or process.exact
             for ref in node.inputs:
                 small(node, "its input", found.wires[ref.node, ref.port], MOST_STATE if made else MOST_INPUT)
             for state, interval in found.neurons[node.name].states.items():
                 small(node, f"its state {state}", interval, 1 << 31 if made else MOST_STATE)
             for index, emit in enumerate(node.program.emits):
-                if made:
+                if process.program:
                     small(node, emit.name, found.wires[node.name, emit.name if index else ""], 1 << 31)
 
     def _starts(self) -> None:
@@ -641,9 +646,18 @@ class _Planner:
 def _native_process(node: Neuron, native: NativeNeuron) -> Process:
     """One of Lava's own."""
     implementation = native.implementation
-    inputs = implementation.get("inputs", dict.fromkeys(node.program.inputs, "a_in"))
-    outputs = {node.program.emits[0].name: "s_out", **implementation.get("outputs", {})}
-    return Process(implementation["module"], implementation["process"], inputs, outputs, implementation["states"])
+    return Process(
+        implementation["module"],
+        implementation["process"],
+        implementation.get("inputs", dict.fromkeys(node.program.inputs, "a_in")),
+        {node.program.emits[0].name: "s_out", **implementation.get("outputs", {})},
+        implementation["states"],
+        begins=tuple(implementation.get("begins", ())),
+        builder=implementation.get("builder", ""),
+        divided=implementation.get("divided", {}),
+        named=not implementation.get("unnamed", False),
+        exact="wrap" in node.program.operations(),
+    )
 
 
 def _per_neuron(value: Array, shape: tuple[int, ...]) -> Array:

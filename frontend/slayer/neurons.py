@@ -10,7 +10,7 @@ import numpy as np
 
 from spikec.frontend.slayer.file import Group
 from spikec.frontend.slayer.network import Network, Wire
-from spikec.frontend.slayer.programs import ALIF, DELTA, RF_IZ, RF_PHASE, SIGMA, SIGMA_DELTA, lif, sigma_delta, with_states
+from spikec.frontend.slayer.programs import ALIF, DELTA, SIGMA, SIGMA_DELTA, lif, native, sigma_delta, with_states
 from spikec.frontend.slayer.synapses import small
 from spikec.ir.neuron import Program
 from spikec.ir.ops import Add, Dense, Neuron, Ref
@@ -19,7 +19,7 @@ from spikec.ir.types import Array
 
 #: Whether an activation of sigma-delta neurons is a relu.
 _ACTIVATIONS: Final = {"relu": True, "identity": False, "linear": False}
-_RF: Final = {"RF": RF_IZ, "RF_IZ": RF_IZ, "RF_IZHIKEVICH": RF_IZ, "RF_PHASE": RF_PHASE}
+_RF: Final = {"RF": "RF_IZ", "RF_IZ": "RF_IZ", "RF_IZHIKEVICH": "RF_IZ", "RF_PHASE": "RF"}
 _CUBA: Final = ("CUBA", "LOIHI")
 
 
@@ -206,7 +206,7 @@ def _rf(block: _Block) -> _Made:
     block.note("both parts saturate at 24 bits, as on Loihi; spikes are >= threshold")
     if block.kind == "RF":
         block.note("RF is read as the Izhikevich form, as Lava's reader does")
-    return _Made(parse_program(_RF[block.kind]), params)
+    return _Made(native(_RF[block.kind]), params)
 
 
 def _sdnn(block: _Block) -> _Made:

@@ -1,7 +1,7 @@
 """The neurons of SLAYER as integer programs.
 
 Scales: weights, biases and thresholds of a file are integers in units of 1/64; states carry six bits more (sigma-delta: twelve).
-The LIF programs are those that the target `loihi2` has in its library, so that a network read from a file is native there.
+The LIF and resonator programs are those that the target `loihi2` has in its library, so that a network read from a file is native there.
 """
 
 from __future__ import annotations
@@ -56,33 +56,18 @@ neuron @slayer_alif(a) params(idecay, vdecay, thdecay, refdecay, theta0, step, b
   emit s
 }}"""
 
-_RESONATE: Final = """(a, b) params(cosd, sind, vth) state(re: i32 = 0, im: i32 = 0) {
-  x = clip(rtz(cosd * re, 12) - rtz(sind * im, 12) + (a << 6), 24)
-  y = clip(rtz(sind * re, 12) + rtz(cosd * im, 12) + (b << 6), 24)
-"""
-
-RF_PHASE: Final = f"""
-neuron @slayer_rf_phase{_RESONATE}
-  s = x >= vth << 6 and y >= 0 and im < 0
-  re = x
-  im = y
-  emit s
-}}"""
-
-RF_IZ: Final = f"""
-neuron @slayer_rf_iz{_RESONATE}
-  s = y >= vth << 6
-  re = select(s, 0, x)
-  im = select(s, (vth << 6) - 1, y)
-  emit s
-}}"""
-
 #: Hands on what arrives: a place for a delay per neuron where the reader has none.
 RELAY: Final = {
     "spike": "neuron @relay_spike(a) { s = a > 0 emit s }",
     "graded": "neuron @relay_graded(a) { y = a emit y: graded }",
     "value": "neuron @relay_value(a) { y = a emit y }",
 }
+
+
+def native(name: str) -> Program:
+    """A program that the target `loihi2` has in its library."""
+    (found,) = (item for item in load_target("loihi2").neurons if item.name == name)
+    return parse_program(found.fixed)
 
 
 def lif(*, reset: bool, volts: bool, graded: bool) -> Program:
@@ -92,9 +77,7 @@ def lif(*, reset: bool, volts: bool, graded: bool) -> Program:
     spikes.
     """
     if not volts and not graded:
-        name = "LIFReset" if reset else "LIF"
-        (native,) = (item for item in load_target("loihi2").neurons if item.name == name)
-        return parse_program(native.fixed)
+        return native("LIFReset" if reset else "LIF")
     name = "slayer_lif" + "_reset" * reset + "_volts" * volts + "_graded" * graded
     lines = [f"neuron @{name}(a) params(du, dv, vth, bias_mant, bias_exp{', interval, offset' if reset else ''})"]
     lines.append("state(u: i32 = 0, v: i32 = 0) {")

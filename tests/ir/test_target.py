@@ -23,17 +23,27 @@ def test_every_target_is_consistent(name: str) -> None:
     for number in target.numbers.values():
         assert number.source and number.status in ("measured", "published", "estimated", "chosen")
     for neuron in target.neurons:
-        fixed, pattern = parse_program(neuron.fixed), parse_program(neuron.pattern)
+        fixed = parse_program(neuron.fixed)
+        assert all(state.dtype for state in fixed.states)
+        assert set(neuron.late) | set(neuron.late.values()) <= set(fixed.params)
+        if neuron.bias_synapse:
+            assert {neuron.bias_synapse[k] for k in ("mantissa", "exponent", "memory")} <= set(fixed.params)
+            assert neuron.bias_synapse["state"] in fixed.state_names
+        implementation = neuron.implementation
+        assert set(implementation["arguments"].values()) | set(implementation.get("one", ())) <= set(fixed.params)
+        assert set(implementation["states"]) | set(implementation.get("begins", ())) <= set(fixed.state_names)
+        assert set(implementation.get("inputs", fixed.inputs)) == set(fixed.inputs)
+        assert set(implementation.get("divided", ())) <= set(implementation["arguments"])
+        assert target.native(fixed) is neuron
+        if not neuron.pattern:
+            continue
+        pattern = parse_program(neuron.pattern)
         assert set(neuron.rules) == set(fixed.params), "every fixed parameter has its rule"
         assert {rule.split()[1] for rule in neuron.rules.values()} == set(pattern.params), (
             "and every parameter of the pattern is used"
         )
         assert fixed.inputs == pattern.inputs and fixed.state_names == pattern.state_names
         assert [e.name for e in fixed.emits] == [e.name for e in pattern.emits]
-        assert set(neuron.late) | set(neuron.late.values()) <= set(fixed.params)
-        assert {neuron.bias_synapse[k] for k in ("mantissa", "exponent", "memory")} <= set(fixed.params)
-        assert neuron.bias_synapse["state"] in fixed.state_names
-        assert all(state.dtype for state in fixed.states)
 
 
 def test_targets_by_name() -> None:

@@ -250,9 +250,7 @@ def test_a_membrane_before_the_reset_cannot_be_shown() -> None:
         legal(shown, custom_neurons="refuse")
     (problem,) = caught.value.diagnostics
     assert problem.notes[0] == "the output m is not a state at the end of the step"
-    after, ledger = legal(shown)
-    assert after["l"].program == early  # type: ignore[attr-defined]
-    assert [e.what for e in ledger] == ["@early runs as a program of its own: exact in simulation, needs microcode on silicon"]
+    assert legal(shown)[0]["l"].program == early  # type: ignore[attr-defined]
     assert LEAKY.emits[1].name == "v"
 
 

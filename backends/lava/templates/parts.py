@@ -90,6 +90,35 @@ def always_on(value, start, steps, copies):
     return messages(data)
 
 
+def resonator(process, shape, cosd, sind, vth, name):
+    """RF or RF_IZ with these decays in units of 1/4096, which its constructor takes as a period and a damping and truncates."""
+    along, across = _truncated(cosd, 12), _truncated(sind, 12)
+    period, alpha = 2 * np.pi / np.arctan2(across, along), 1 - np.hypot(along, across)
+    made = process(shape=shape, period=period, alpha=alpha, vth=vth, state_exp=6, decay_bits=12, name=name)
+    return _exactly(made, cos_decay=cosd, sin_decay=sind)
+
+
+def rf_zero(process, shape, lct, lst, uth):
+    """RFZero with these decays in units of 1/32768, which its constructor takes as a frequency and a time constant."""
+    along, across = _truncated(np.broadcast_to(lct, shape), 15), _truncated(np.broadcast_to(lst, shape), 15)
+    frequency = np.arctan2(across, along) / (2 * np.pi)
+    tau = -1 / np.log(np.hypot(along, across))
+    return _exactly(process(shape=shape, freqs=frequency, decay_tau=tau, dt=1.0, uth=uth), lct=lct, lst=lst)
+
+
+def _truncated(whole, bits):
+    """A fraction that gives `whole` again when multiplied and cut off, with room for rounding."""
+    return (np.asarray(whole) + np.where(np.asarray(whole) < 0, -0.5, 0.5)) / (1 << bits)
+
+
+def _exactly(process, **wanted):
+    """The process, if its constructor came to these numbers."""
+    for name, value in wanted.items():
+        if np.any(np.asarray(getattr(process, name).init) != value):
+            raise ValueError(f"{type(process).__name__}: {name} is not what it should be")
+    return process
+
+
 def tile(array, copies):
     """One number per neuron, for every copy."""
     return np.tile(array, copies)
