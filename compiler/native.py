@@ -60,11 +60,10 @@ def _initial(node: Neuron, state: str, shape: tuple[int, ...]) -> Array:
 
 
 def _value(text: str, node: Neuron, shape: tuple[int, ...]) -> Array:
-    """An expression of the parameters."""
-    params = {
-        name: (np.broadcast_to(spread(array, shape), shape) if shape else array).astype(np.int64)
-        for name, array in node.params.items()
-    }
+    """An expression of the parameters; per neuron, or as they are where no shape is given."""
+    params = {}
+    for name, array in node.params.items():
+        params[name] = (np.broadcast_to(spread(array, shape), shape) if shape else array).astype(np.int64)
     declared = f"params({', '.join(params)})" if params else ""
     program = parse_program(f"neuron @x() {declared} {{ x_ = {text} emit x_ }}")
     return np.asarray(evaluate(program.body[0].expr, params, fixed_truth))

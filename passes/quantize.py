@@ -543,9 +543,8 @@ class Quantize:
             if not np.all(np.isfinite(value)):
                 ledger.record(node, "approximation", "an infinite threshold becomes the largest", asked=self._asked)
             if np.any(error):
-                self._approximate(
-                    ledger, node, f"{'amount' if rule == 'amount' else 'threshold'} to multiples of {1 / scale:.6g}", error
-                )
+                what = "amount" if rule == "amount" else "threshold"
+                self._approximate(ledger, node, f"{what} to multiples of {1 / scale:.6g}", error)
             return whole.astype(np.int32)
         if rule in ("bias", "bias_exponent"):
             wanted = value * scale * shift

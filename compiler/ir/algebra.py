@@ -338,9 +338,15 @@ class _Solver:
                 names = " * ".join(monomial) or "the constant term"
                 raise _Mismatch(f"{names} has another factor than in the native neuron")
             return True
-        if len(open_) > 1 or len(open_[0][0]) != 1:
+        # Linear in one unknown that is left, once what is known is put in.
+        left = [[name for name in unknowns if name not in self.bound] for unknowns, _ in open_]
+        if len(left[0]) != 1 or any(names != left[0] for names in left):
             return False
-        (unknown,), factor = open_[0]
+        (unknown,) = left[0]
+        others = [(np.prod([self.bound[name] for name in names if name != unknown], axis=0), c) for names, c in open_]
+        factor = sum(value * coefficient for value, coefficient in others)
+        if not np.all(factor):
+            return False
         self.bound[unknown] = np.asarray(rest / factor)
         return True
 

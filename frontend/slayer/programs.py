@@ -1,7 +1,8 @@
 """The neurons of SLAYER as integer programs.
 
 Scales: weights, biases and thresholds of a file are integers in units of 1/64; states carry six bits more (sigma-delta: twelve).
-The LIF and resonator programs are those that the target `loihi2` has in its library, so that a network read from a file is native there.
+The LIF and resonator programs are those that the target `loihi2` has in its library, so that a network read from a file is native
+there.
 """
 
 from __future__ import annotations

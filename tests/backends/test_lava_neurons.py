@@ -163,3 +163,41 @@ def test_the_program_is_lavas_process_bit_for_bit(name: str) -> None:
             np.testing.assert_array_equal(found.states[node][state], value, f"{node}.{state}")
     assert emitted > 0.005 * TRIALS * SIZE * STEPS, emitted
     assert emitted < 0.995 * TRIALS * SIZE * STEPS or name == "Sigma"  # which sends its sum at every step
+
+
+# What Lava gave on the day the facts were gathered (loihi2.md), without Lava.
+
+
+def run(name: str, params: dict[str, int], inputs: dict[str, list[int]], record: tuple[str, ...]) -> dict[str, list[int]]:
+    fixed = probed(parse_program(NATIVE[name].fixed))
+    nodes = [Input(name=f"in_{port}", type=TensorType("value", (1,), "i32"), bounds=(-(1 << 18), 1 << 18)) for port in inputs]
+    arrays = {key: np.asarray(value, np.int32) for key, value in params.items()}
+    neuron = Neuron(name="n", inputs=tuple(Ref(item.name) for item in nodes), program=fixed, params=arrays)
+    graph = verify(Graph("g", "fixed", (*nodes, neuron), (("n", Ref("n")),)))
+    data = {f"in_{port}": np.array(values).reshape(1, -1, 1) for port, values in inputs.items()}
+    found = interpret(graph, data, record=record).records
+    return {wire: [int(value) for value in found[wire].ravel()] for wire in record}
+
+
+def test_golden_vector_of_the_lif() -> None:
+    """1.1: du=1000, dv=77, vth=150, a bias of -9 >> 2."""
+    a = [0, 300, -7, 5, 0, 0, -1000, 40000, 131072, 0, 0, 3]
+    found = run("LIF", {"du": 1000, "dv": 77, "vth": 150, "bias_mant": -3, "bias_exp": 0}, {"a": a}, ("n", "n.u", "n.v"))
+    assert found["n.u"] == [0, 19200, 14059, 10943, 8268, 6247, -59280, 2515208, -6488079, -4902491, -3704396, -2798906]
+    assert found["n.v"] == [-3, 0, 0, 0, 8265, 0, -59283, 0, -6488082, -8388607, -8388607, -8388607]
+    assert found["n"] == [0, 1, 1, 1, 0, 1, 0, 1, 0, 0, 0, 0]
+
+
+def test_golden_facts_of_the_others() -> None:
+    """1.7 to 1.9: the first message is the bias, 1 and -1 are dropped by a threshold of 1, the delay is one step, floors."""
+    sdn = {"vth": 1, "bias": 5, "relu": 0, "cumulative": 0, "spike_exp": 0, "state_exp": 0}
+    assert run("SigmaDelta", sdn, {"a": [0, 0, 3]}, ("n",))["n"] == [5, 0, 3]
+    assert run("GradedVec", {"vth": 1}, {"a": [1, -1, 2, -2]}, ("n",))["n"] == [0, 0, 2, -2]
+    assert run("GradedReluVec", {"vth": 1}, {"a": [1, -1, 2, -2]}, ("n",))["n"] == [0, 0, 2, 0]
+    assert run("NormVecDelay", {"vth": 0}, {"a": [3, 4, 5], "b": [10, 10, 10]}, ("n",))["n"] == [0, 30, 40]
+    assert run("ProdNeuron", {"vth": 0, "exp_": 1}, {"a": [-3, 3], "b": [1, 1]}, ("n",))["n"] == [-2, 1]
+    # The drift: what six bits of a message held is lost, without bound.
+    rng = np.random.default_rng(0)
+    steps = rng.integers(-60, 61, 400)
+    sent = run("SigmaDelta", {**sdn, "bias": 0, "vth": 0, "state_exp": 6}, {"a": [int(x) for x in steps]}, ("n",))["n"]
+    assert abs((sum(sent) << 6) - int(steps.sum())) > 64 * 50

@@ -271,3 +271,38 @@ def test_any_float_neuron_compiles_for_loihi2() -> None:
         assert one.sum() > 50, kind
         changed = int(np.count_nonzero(one != two))
         assert changed <= 0.12 * one.sum(), f"{kind}: {changed} of {one.sum()}"
+
+
+TERNARY = "v = b * v + x\ns = select(v > 1, 1, select(v < -0.75, -1, 0))\nv = select(s != 0, 0, v)"
+ADAPTIVE = """v = b * v + x
+th = 0.9 * (th - 0.7) + 0.7
+r = 0.5 * r
+s = v - r >= th
+r = select(s, r + 2 * th, r)
+th = select(s, th + 0.3, th)"""
+
+
+@pytest.mark.usefixtures("lava_env")
+def test_ternary_and_adaptive_neurons_are_lavas_own() -> None:
+    ternary = parse_program(f"neuron @ternary(x) params(b) state(v = 0) {{\n{TERNARY}\nemit s: graded\n}}")
+    adaptive = parse_program(f"neuron @adaptive(x) params(b) state(v = 0, th = 0.7, r = 0) {{\n{ADAPTIVE}\nemit s\n}}")
+    rng = np.random.default_rng(0)
+    net = graph(
+        spikes((20,)),
+        dense("d", "in", rng.normal(0.05, 0.3, (30, 20)).astype(F)),
+        Neuron(name="l", inputs=(Ref("d"),), program=ternary, params={"b": F(0.9)}),
+        dense("e", "l", rng.normal(0.1, 0.4, (10, 30)).astype(F)),
+        Neuron(name="m", inputs=(Ref("e"),), program=adaptive, params={"b": F(0.8)}),
+        out=["l", "m"],
+    )
+    x = random_spikes((6, 30, 20), 1, 0.3)
+    build = spikec.compile(net, target="loihi2", calibrate=x, custom_neurons="refuse")
+    names = {node.name: node.program.name for node in build.graph().neurons}
+    assert names == {"l": "loihi_ternary_lif", "m": "loihi_atrlif"}
+    real, fixed = build.run(x, level="float"), build.run(x, record="all")
+    assert set(np.unique(fixed.outputs["l"])) == {-1, 0, 1} and fixed.outputs["m"].sum() > 300
+    assert np.count_nonzero(real.outputs["l"] != fixed.outputs["l"]) < 0.1 * np.count_nonzero(real.outputs["l"])
+    for backend in ("numpy", "c", "lava"):
+        found = build.run(x, backend=backend, record="all")
+        for name in fixed.outputs:
+            np.testing.assert_array_equal(found.outputs[name], fixed.outputs[name], f"{backend} {name}")

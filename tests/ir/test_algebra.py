@@ -15,7 +15,7 @@ from spikec.ir.neuron import STEP, Assign, Call, Expr, Num, Program, Var
 from spikec.ir.text import parse_program
 from spikec.target import load_target
 
-PATTERN, PERIODIC = (parse_program(item.pattern) for item in load_target("loihi2").neurons)
+PATTERN, PERIODIC = (parse_program(item.pattern) for item in load_target("loihi2").neurons[:2])
 
 
 def lif(body: str, params: str = "beta, theta", state: str = "v = 0", emit: str = "s") -> Program:
@@ -223,3 +223,23 @@ def test_random_spellings_match_and_simulate_identically(program: Program, seed:
         own, other = {k: a[k] for k in own}, {k: b[k] for k in other}
         for state, name in result.states.items():
             np.testing.assert_array_equal(own[name], other[state])
+
+
+def test_a_parameter_that_another_one_multiplies_is_found_through_it() -> None:
+    """theta_0 (1 - rho) stands for theta_0 once rho is known; where rho is 1 nothing determines it."""
+    (pattern,) = (parse_program(n.pattern) for n in load_target("loihi2").neurons if n.name == "ATRLIF")
+    text = """neuron @adapt(x) params(k) state(v = 0, th = 0.75, r = 0) {
+      v = 0.5 * v + x
+      th = k * th + 0.1875
+      r = 0.5 * r
+      s = v - r >= th
+      r = select(s, r + 2 * th, r)
+      th = select(s, th + 0.25, th)
+      emit s
+    }"""
+    found = match(parse_program(text), {"k": np.float64(0.75)}, pattern)
+    assert isinstance(found, Match)
+    numbers = {name: float(value) for name, value in found.params.items()}
+    assert (numbers["rho"], numbers["theta_0"], numbers["gamma"], numbers["step"]) == (0.75, 0.75, 0.5, 0.25)
+    lost = match(parse_program(text.replace("+ 0.1875", "+ 0")), {"k": np.float64(1.0)}, pattern)
+    assert isinstance(lost, str)
