@@ -43,10 +43,11 @@ test-long: lava ## the same suite with the longer sweeps and more random graphs
 test-lava-all: lava ## every held-out digit on the Lava simulator
 	SPIKEC_LAVA_ALL=1 $(BIN)/python -m pytest -n $(JOBS) -m lava
 
-check: $(READY) ## ruff, mypy --strict and the layout rules
+check: $(READY) ## ruff, mypy --strict, the layout rules and the support table
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python tools/layout.py
+	$(BIN)/python tools/support_page.py --check
 	$(BIN)/python tools/source_tree.py --mypy
 
 format: $(READY) ## rewrite the Python files in the house style

@@ -50,7 +50,7 @@ def test_the_target_of_the_page_is_valid() -> None:
     assert [target.integer("memory") for target in found] == [262144]
 
 
-@pytest.mark.parametrize("page", (*PAGES, "CHANGELOG.md", "docs/diagnostics.md"))
+@pytest.mark.parametrize("page", (*PAGES, "CHANGELOG.md", "docs/diagnostics.md", "docs/support.md"))
 def test_links_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     for link in re.findall(r"\]\(([^)#]+)\)", text):

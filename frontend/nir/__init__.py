@@ -32,14 +32,32 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from spikec.diagnostics import CompileError
 from spikec.frontend.nir.neurons import Scheme
 from spikec.frontend.nir.read import Reading, load, read
+from spikec.frontend.registry import Support
 from spikec.ir.graph import Graph
 from spikec.ledger import Ledger
 
+VERSION: Final = "1.0.8"
+SUPPORT: Final = (
+    *(Support(name, "", "exact") for name in ("Input, Output", "NIRGraph", "Affine, Linear", "Scale", "Flatten")),
+    Support("Conv1d, Conv2d", "stride, padding, dilation, groups", "exact"),
+    Support("Conv1d, Conv2d", "padding=same with a stride", "refused", "NIR does not define it: write numbers"),
+    Support("SumPool2d, AvgPool2d", "", "exact"),
+    *(Support(name, "scheme, compare, reset, initial", "exact", "to the chosen scheme") for name in ("LIF", "CubaLIF")),
+    Support("LI, CubaLI", "scheme, initial", "exact", "to the chosen scheme"),
+    Support("CubaLI, CubaLIF", "current", "exact"),
+    Support("I, IF", "integrator", "exact"),
+    Support("Threshold", "compare", "exact"),
+    Support("Delay", "whole steps", "exact"),
+    Support("Delay", "other delays", "refused", "round_delays=true rounds them"),
+    Support("Delay", "round_delays", "approximate", "rounded to whole steps"),
+    Support("edges", "cycles, several into a node, in any order", "exact", "recurrent= says where a loop is read a step later"),
+    Support("edges", "a loop that can be entered at two places", "refused", "put a Delay into it"),
+)
 #: Options of `read_nir` that the driver passes on, beside name, dt and ledger.
 OPTIONS = ("scheme", "compare", "reset", "current", "integrator", "initial", "recurrent", "input_kind", "round_delays")
 

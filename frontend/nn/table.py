@@ -100,6 +100,7 @@ def isolated(model: Any) -> Iterator[None]:
     yield
 
 
+VERSION: Final = "this release"
 SUPPORT: Final = (
     Support("LIF", "reset_by=zero, subtract", "exact"),
     Support("CUBALIF", "reset_by=zero, subtract; bias", "exact"),

@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from spikec.diagnostics import CompileError, Diagnostic, Loc
+from spikec.frontend.registry import Support
 from spikec.frontend.slayer.file import Group, open_file
 from spikec.frontend.slayer.network import NetOptions, Network, Wire
 from spikec.frontend.slayer.neurons import NEURON_FIELDS, NEURONS, arrays, population
@@ -34,6 +35,16 @@ LAYERS: Final[dict[str, str]] = {
     **dict.fromkeys(("input", "flatten", "concat", *SYNAPSES), ""),
     "average": "the mean of integers is not an integer, and SLAYER writes its time decimation under the same name",
 }
+VERSION: Final = "0.6.0"
+SUPPORT: Final = (
+    *(Support(f"layer {name}", "", "refused" if why else "exact", why) for name, why in LAYERS.items()),
+    *(Support(f"neuron {name}", "", "refused" if why else "exact", why) for name, why in NEURONS.items()),
+    Support("delays", "a synapse's, an axon's", "exact"),
+    Support("neurons", "reset_interval, states", "exact"),
+    Support("neurons", "gradedSpike", "refused", "graded_spikes=unary or voltage says how it is meant"),
+    Support("neurons", "refDelay over 1", "refused", "ref_delay=ignore does as SLAYER and Lava do"),
+    Support("layer concat", "with a loop", "refused", "no reader defines it"),
+)
 _FIELDS: Final = {
     *("type", "shape", "neuron", "weight", "weight_rec", "bias", "delay", "layers", "inFeatures", "outFeatures"),
     *("inChannels", "outChannels", "kernelSize", "stride", "padding", "dilation", "groups"),

@@ -79,6 +79,10 @@ _FIXES: Final = {
 }
 
 
+#: What to do instead of functions that cannot be had -> which those are, for the support table.
+REFUSED: Final = {text.format("it"): [name for name in _FIXES if _FIXES[name] == text] for text in dict.fromkeys(_FIXES.values())}
+
+
 def fix_for(name: str) -> str | None:
     """What to do instead of an operation that cannot be had."""
     text = _FIXES.get(name)

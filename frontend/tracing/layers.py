@@ -233,11 +233,10 @@ def _reduce(fn: str) -> Handler:
     return handler
 
 
+#: The functions of spikec.nn.
+SYNAPSES: Final[dict[str, Handler]] = {"sparse_linear": _sparse_linear, "delay_linear": _delay_linear, "delay_axons": _delay_axons}
 LAYERS: Final[dict[str, Handler]] = {
     "linear": _linear,
-    "sparse_linear": _sparse_linear,
-    "delay_linear": _delay_linear,
-    "delay_axons": _delay_axons,
     "matmul": _matmul,
     "__matmul__": _matmul,
     "__rmatmul__": _matmul,

@@ -18,12 +18,13 @@ Each handler reads its operands, lets torch compute, and emits operations:
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from spikec.frontend.registry import Support
 from spikec.frontend.tracing.elementwise import ELEMENTWISE
-from spikec.frontend.tracing.handling import Handler, alias, execute, fix_for, save, tensor_items, unsupported
-from spikec.frontend.tracing.layers import LAYERS
+from spikec.frontend.tracing.handling import REFUSED, Handler, alias, execute, fix_for, save, tensor_items, unsupported
+from spikec.frontend.tracing.layers import LAYERS, SYNAPSES
 from spikec.frontend.tracing.moves import MOVES
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ RANDOM: Final = frozenset(
 _DROPOUTS: Final = frozenset(name for name in RANDOM if "dropout" in name)
 
 
-HANDLERS: Final[dict[str, Handler]] = {**ELEMENTWISE, **LAYERS, **MOVES}
+HANDLERS: Final[dict[str, Handler]] = {**ELEMENTWISE, **LAYERS, **SYNAPSES, **MOVES}
 
 
 def name_of(func: Any) -> str:
@@ -153,4 +154,21 @@ def call(rec: Recorder, name: str, func: Any, args: tuple[Any, ...], kwargs: dic
     return handler(*bound.args, **bound.kwargs)
 
 
-__all__ = ["HANDLERS", "INVISIBLE", "call", "check_leak", "check_random", "fix_for", "name_of", "plain"]
+def _named(table: Mapping[str, Handler]) -> str:
+    return ", ".join(sorted({name for name in table if not name.startswith("_")}))
+
+
+SUPPORT: Final = (
+    Support("element by element", _named(ELEMENTWISE), "exact"),
+    Support("layers and reductions", _named(LAYERS), "exact", "a weight is a constant, batch norm is in eval mode"),
+    Support("views and indexing", _named(MOVES), "exact"),
+    Support("shape only", ", ".join(sorted(SHAPE_ONLY)), "exact"),
+    Support("autograd functions", "a Heaviside step forwards", "exact"),
+    Support("autograd functions", "anything else", "refused", "make forward return (x > 0).float()"),
+    Support(
+        "random numbers", ", ".join(sorted(n for n in RANDOM - _DROPOUTS if not n.endswith("_"))), "refused", "draw them first"
+    ),
+    *(Support("functions", ", ".join(names), "refused", instead) for instead, names in REFUSED.items()),
+)
+
+__all__ = ["HANDLERS", "INVISIBLE", "SUPPORT", "call", "check_leak", "check_random", "fix_for", "name_of", "plain"]
