@@ -93,11 +93,13 @@ class Support:
 
 
 #: Python package of a framework -> "module:function" that gives the Leaf of a module, or None where it has none. The module may
-#: also have `reset(module)`, which forgets the states of the copy that is traced, `isolated(model)`, a context for the run, and
-#: `copying()`, one for the copy.
+#: also have `reset(module)`, which forgets the states of the copy that is traced, `isolated(model)`, a context for the run,
+#: `copying()`, one for the copy, and `inside(operator)`: a function that does in torch's own operations what an operator does that
+#: the framework registers with torch.
 FRAMEWORKS: Final[dict[str, str]] = {
     "snntorch": "spikec.frontend.snntorch:leaf_of",
     "norse": "spikec.frontend.norse:leaf_of",
+    "spikingjelly": "spikec.frontend.spikingjelly:leaf_of",
     "spikec": "spikec.frontend.nn.table:leaf_of",
 }
 

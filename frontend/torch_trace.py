@@ -22,7 +22,7 @@ from spikec.frontend.tracing.axes import Layout
 from spikec.frontend.tracing.build import Built, build, snake
 from spikec.frontend.tracing.check import compare, second_example
 from spikec.frontend.tracing.fold import Folded, count_steps, fold
-from spikec.frontend.tracing.record import Files, Recorder, failure, recording, run_model
+from spikec.frontend.tracing.record import Files, Recorder, failure, recording, run_model, tensors_in
 from spikec.frontend.tracing.steps import AxisChoice, Choices, SingleStep, choose_axes
 from spikec.frontend.tracing.values import Record, Value, live_ops, values_in
 from spikec.ir.graph import Graph
@@ -268,9 +268,11 @@ class _Tracer:
         leaves = self.leaves(model)
         inputs = example.with_tensors([item.clone() for item in example.tensors])
         with ExitStack() as stack:
-            for package in _frameworks(model):
+            packages = _frameworks(model)
+            for package in packages:
                 stack.enter_context(getattr(package, "isolated", nullcontext)(model))
             recorder = stack.enter_context(recording(model, leaves, self.files, capture, self.shadowed))
+            recorder.insides = [package.inside for package in packages if hasattr(package, "inside")]
             record = recorder.result
             with recorder.pause():
                 for tensor, name in zip(inputs.tensors, example.names, strict=True):
@@ -353,10 +355,9 @@ def copy_model(model: torch.nn.Module) -> torch.nn.Module:
     """A deep copy in eval mode; states that still hang on a training graph are detached."""
     memo: dict[int, Any] = {}
     for module in model.modules():
-        for held in (*module._buffers.values(), *vars(module).values()):
-            for tensor in held if isinstance(held, (list, tuple)) else [held]:
-                if isinstance(tensor, torch.Tensor) and tensor.grad_fn is not None:
-                    memo[id(tensor)] = tensor.detach().clone()
+        for tensor in tensors_in(vars(module)):
+            if tensor.grad_fn is not None:
+                memo[id(tensor)] = tensor.detach().clone()
     try:
         with ExitStack() as stack:
             for package in _frameworks(model):
@@ -368,9 +369,8 @@ def copy_model(model: torch.nn.Module) -> torch.nn.Module:
         ) from None
     copied.eval()
     for package in _frameworks(copied):
-        for module in copied.modules():
-            if hasattr(package, "reset"):
-                package.reset(module)
+        for module in copied.modules() if hasattr(package, "reset") else ():
+            package.reset(module)
     return copied
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from spikec.diagnostics import CompileError
-from spikec.ir.ops import Input, Neuron, Node, Ports, Ref
+from spikec.ir.ops import Dense, Input, Neuron, Node, Ports, Ref
 from spikec.ir.types import Array, Level, TensorType
 
 
@@ -93,9 +93,21 @@ class Graph:
     def types(self) -> dict[str, Ports]:
         """Output ports and their types, of every node.
 
-        On a cycle types are found by repeated inference: an operation that can do without an unknown operand does.
+        On a cycle types are found by repeated inference: an operation that can do without an unknown operand does. Where none
+        can (`dense(concat(x, h[t-1]))`), a dense operation is taken to have one axis, which then either fits or is an error.
         """
         types: dict[str, Ports] = {}
+        self._infer(types)
+        for node in self.order:
+            if node.name not in types and isinstance(node, Dense):
+                types[node.name] = node.row(self.level)
+                self._infer(types)
+        for node in self.nodes:
+            if node.name not in types:
+                node.fail("SPK309", "its type cannot be inferred; a cycle has no member of known shape")
+        return types
+
+    def _infer(self, types: dict[str, Ports]) -> None:
         for _ in range(len(self.nodes) + 2):
             before = dict(types)
             for node in self.order:
@@ -105,10 +117,6 @@ class Graph:
                     types[node.name] = ports
             if types == before:
                 break
-        for node in self.nodes:
-            if node.name not in types:
-                node.fail("SPK309", "its type cannot be inferred; a cycle has no member of known shape")
-        return types
 
     def _lookup(self, node: Node, ref: Ref, types: dict[str, Ports]) -> TensorType | None:
         if ref.node not in types:

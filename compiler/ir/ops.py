@@ -180,6 +180,10 @@ class Dense(Node):
         dtype = _promote(level, "value", self.dtype, x.dtype, short_dtype(self.weight))
         return self._output("value", (*x.shape[:-1], out), dtype)
 
+    def row(self, level: Level) -> Ports:
+        """Its type if its input has one axis."""
+        return self._output("value", (self.weight.shape[0],), _promote(level, "value", self.dtype, short_dtype(self.weight)))
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sparse(Node):

@@ -335,7 +335,7 @@ class _Builder:
         array = self.constant(cell, other)
         if array.dtype.kind != "f" or not array.ndim:
             array = array.astype(np.float64 if self.dtype == "f64" else np.float32)
-        if fn == "*" and np.all(array == 1):
+        if fn == "*" and np.all(array == 1) and not refs[0].delay:
             self.refs[cell, 0] = refs[0]
             self.names.discard(name)
             return
@@ -556,6 +556,9 @@ class _Builder:
         axis = cell.op.attrs["axis"]
         if axis not in kept:
             self.fail(cell, "one entry of the batch is picked", "results must not depend on the batch")
+        if grid.shape[kept.index(axis)] == 1:
+            self._reshape(cell)
+            return
         self.gathered(cell, np.take(grid, cell.op.attrs["index"], axis=kept.index(axis)))
 
     def _gather(self, cell: Cell) -> None:
@@ -573,7 +576,8 @@ class _Builder:
         self.gathered(cell, np.take(grid, cell.op.attrs["indices"], axis=kept.index(axis)))
 
     def _cat(self, cell: Cell) -> None:
-        if len(cell.reads) != len(cell.op.operands):  # the joined steps of one value
+        one = len(cell.reads) == 1 and isinstance(cell.reads[0], Read)
+        if one or len(cell.reads) != len(cell.op.operands):  # a single part, or the joined steps of one value
             self._reshape(cell)
             return
         layout, output = self.folded.layout, cell.op.outputs[0]

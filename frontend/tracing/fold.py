@@ -312,7 +312,7 @@ class _Folder:
                 continue
             if step == 0 and cell.stand_ins:
                 continue
-            if step == self.last:
+            if step == self.last and not any(seen == step for _, seen in cell.observed):
                 continue  # it is for the next step, of which there is none: whatever reads it here would differ
             for read in cell.cells:
                 before = step - read.delay

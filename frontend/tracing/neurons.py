@@ -93,7 +93,7 @@ def call_leaf(
     except TypeError:
         return execute(forward, args, kwargs)  # the module's own message is the better one
     bound.apply_defaults()
-    given = dict(_named(leaf.arguments, tuple(bound.arguments.values())))
+    given = dict(_named(leaf.arguments, bound.args))
     sources = [synapse.source for synapse in leaf.synapses.values()]
     states = {name: given.get(name) for name in dict.fromkeys((*leaf.program.state_names, *sources))}
     for name, attribute in leaf.hidden.items():

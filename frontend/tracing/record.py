@@ -101,6 +101,8 @@ class Recorder(TorchFunctionMode):
         # With the tensors themselves, so that no other one gets the id of one that is gone.
         self.owned = {id(tensor): (tensor, name) for tensor, name in _owned_tensors(model)}
         self.current: tuple[Loc | None, int, int] = (None, 0, 0)
+        #: What operators that a framework registers with torch do, by name (see registry.FRAMEWORKS).
+        self.insides: list[Callable[[str], Callable[..., Any] | None]] = []
         #: What modules collect from call to call, by module and attribute: the entries so far.
         self.histories: dict[tuple[Any, str], list[Any]] = {}
 
@@ -201,7 +203,7 @@ class Recorder(TorchFunctionMode):
 
     def mark_static(self, result: Any) -> None:
         """Say that the tensors in a result are constants of known origin."""
-        for tensor in _tensors(result):
+        for tensor in tensors_in(result):
             setattr(tensor, TAG, _Tag(None, 0))
 
     def __torch_function__(
@@ -215,7 +217,7 @@ class Recorder(TorchFunctionMode):
         if name in operations.INVISIBLE:
             return func(*args, **kwargs)
         self.here()
-        values = [self.value_of(item) for item in _tensors((args, kwargs))]
+        values = [self.value_of(item) for item in tensors_in((args, kwargs))]
         dynamic = [value for value in values if value is not None]
         for value in dynamic:
             if value.refused:
@@ -229,6 +231,9 @@ class Recorder(TorchFunctionMode):
             self.mark_static(result)
             return result
         operations.check_leak(self, name)
+        inside = self.inside(func)
+        if inside is not None:
+            return self.opened(func, inside, args, kwargs)
         return operations.call(self, name, func, args, kwargs)
 
     def _shadow(self, name: str, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -239,6 +244,27 @@ class Recorder(TorchFunctionMode):
             return operations.call(self, name, func, args, kwargs)
         finally:
             record.ops, self.capture = ops, capture
+
+    def inside(self, func: Any) -> Callable[..., Any] | None:
+        """What a registered operator does in torch's own operations, if one of the frameworks says so."""
+        if not isinstance(func, torch._ops.OpOverload):
+            return None
+        found = (inside(func.name()) for inside in self.insides)
+        return next((function for function in found if function is not None), None)
+
+    def opened(self, func: Any, inside: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Record what an operator does instead of the operator; its result must be the same."""
+        with self.pause():
+            wanted = execute(func, args, kwargs)
+        with self:
+            result = inside(*args, **kwargs)
+        with self.pause():
+            same = all(torch.equal(mine, theirs) for mine, theirs in zip(tensors_in(result), tensors_in(wanted), strict=True))
+        if not same:
+            self.fail(
+                "SPK102", f"the operator {func.name()} does not do what its own definition in torch says, and is not supported"
+            )
+        return result
 
     def here(self, part: str = "") -> None:
         """Note the site and the place of the call that is being recorded; `part` tells apart what one call is recorded as."""
@@ -399,15 +425,16 @@ def failure(error: Exception, files: Files, loc: Loc | None = None) -> CompileEr
     )
 
 
-def _tensors(item: Any) -> Iterator[Any]:
+def tensors_in(item: Any) -> Iterator[Any]:
+    """The tensors in a structure of lists, tuples and dicts."""
     if isinstance(item, torch.Tensor):
         yield item
     elif isinstance(item, Mapping):
         for inner in item.values():
-            yield from _tensors(inner)
+            yield from tensors_in(inner)
     elif isinstance(item, (tuple, list)):
         for inner in item:
-            yield from _tensors(inner)
+            yield from tensors_in(inner)
 
 
 def _owned_tensors(model: torch.nn.Module) -> Iterable[tuple[Any, str]]:
@@ -415,9 +442,9 @@ def _owned_tensors(model: torch.nn.Module) -> Iterable[tuple[Any, str]]:
         prefix = f"{path}." if path else ""
         found: list[tuple[str, Any]] = [*module._parameters.items(), *module._buffers.items(), *vars(module).items()]
         for name, item in found:
-            if name.startswith("_") and isinstance(item, dict):
+            if name in ("_parameters", "_buffers", "_modules"):
                 continue
-            inner = list(_tensors(item))
+            inner = list(tensors_in(item))
             for index, tensor in enumerate(inner):
                 yield tensor, prefix + (name if len(inner) == 1 else f"{name}_{index}")
 

@@ -555,8 +555,7 @@ def test_a_wrong_graph_is_found(monkeypatch):
     """If the table said something wrong about a module, the comparison with the model would say so."""
     import spikec.frontend.snntorch as table
 
-    right = table._program
-    monkeypatch.setattr(table, "_program", lambda reset, *rest: right("none", *rest))
+    monkeypatch.setattr(table, "_reset_of", lambda module: "none")
     line = forward_line(Base) + 4
     model = Base()
     model.fc.weight.data.fill_(1.0)

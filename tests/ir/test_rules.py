@@ -162,6 +162,15 @@ def test_a_good_graph_is_returned_itself() -> None:
     assert verify(g) is g
 
 
+def test_a_dense_of_a_concat_on_a_cycle_has_one_axis() -> None:
+    weight = np.ones((2, 5), np.float32)
+    joined = Concat(name="both", inputs=(Ref("in"), Ref("fc", delay=1)), axis=0)
+    made = verify(
+        Graph("g", "float", (spikes((3,)), joined, Dense(name="fc", inputs=(Ref("both"),), weight=weight)), (("fc", Ref("fc")),))
+    )
+    assert (made.shape_of("both"), made.shape_of("fc")) == ((5,), (2,))
+
+
 def test_an_input_of_a_float_graph_holds_floats() -> None:
     """Integers would be multiplied with weights cut to integers."""
     text = "sir 1\ngraph @g level=float {\n%in = input : graded<2, i16>\noutput %in\n}"
