@@ -5,9 +5,11 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 JOBS   ?= 2
+FUZZ_SECONDS ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lava demo test test-long test-lava-all check format bench bench-counts bench-real clean distclean
+.PHONY: help venv lava demo test test-long test-lava-all check format bench bench-all bench-counts bench-real fuzz clean
+.PHONY: distclean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -62,6 +64,9 @@ bench-counts: $(READY) ## instructions an inference, against the stored baseline
 
 bench-real: $(READY) ## every real case of ../shared/data, its figure and what is measured
 	$(BIN)/python benchmarks/realworld.py
+
+fuzz: $(READY) ## ten minutes (FUZZ_SECONDS) of libFuzzer over the emitted C's events and weights; keeps what reaches new code
+	$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS)
 
 clean: ## remove build/ and caches
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -309,11 +309,12 @@ class _Trace:
 class _Engine:
     """A graph made ready to run on any number of samples."""
 
-    def __init__(self, graph: Graph, observed: set[Wire]) -> None:
+    def __init__(self, graph: Graph, observed: set[Wire], *, whole: bool = True) -> None:
+        """whole=False: everything runs step by step, and only what is read again is kept (`EventStepper`)."""
         self.graph = graph
         self.integer = graph.level != "float"
         self.ranges: Ranges | None = graph_ranges(graph) if self.integer else None
-        self.components = list(_components(graph))
+        self.components = list(_components(graph)) if whole else [(list(graph.order), True)]
         self.linear = {node.name: list(self._linear(node)) for node in graph.nodes if isinstance(node, (Dense, Sparse, Conv))}
         self.sources = {node.name: self._source(node) for node in graph.neurons} if self.integer else {}
         self.depth = self._depths(observed)
@@ -417,15 +418,20 @@ class _Engine:
             states = {node.name: self._initial(node, batch) for node in nodes if isinstance(node, Neuron)}
             for t in range(steps):
                 for node in nodes:
-                    if isinstance(node, Neuron):
-                        self._neuron(node, states[node.name], traces, batch, t, steps)
-                        if t - node.lag == length - 1:
-                            final[node.name] = {k: v.copy() for k, v in states[node.name].items()}
-                    else:
-                        reads = self._reads(node, traces, batch, t)
-                        value = self._apply(node, reads, batch, t)
-                        self._store((node.name, ""), traces, value, batch, t, steps)
+                    self._step(node, states, traces, batch, t, steps)
+                    if isinstance(node, Neuron) and t - node.lag == length - 1:
+                        final[node.name] = {k: v.copy() for k, v in states[node.name].items()}
         return traces, final
+
+    def _step(
+        self, node: Node, states: dict[str, dict[str, Array]], traces: dict[Wire, _Trace], batch: int, t: int, steps: int
+    ) -> None:
+        """One step of a node that is no input."""
+        if isinstance(node, Neuron):
+            self._neuron(node, states[node.name], traces, batch, t, steps)
+            return
+        value = self._apply(node, self._reads(node, traces, batch, t), batch, t)
+        self._store((node.name, ""), traces, value, batch, t, steps)
 
     def _whole(
         self, node: Node, inputs: Mapping[str, Array], traces: dict[Wire, _Trace], batch: int, length: int, steps: int
@@ -694,3 +700,47 @@ class NumpyBackend:
     ) -> Execution:
         """Run the graph; chunks of samples report progress."""
         return run_events(graph, inputs, record=record, progress=progress)
+
+    def stream(self, graph: Graph) -> EventStepper:
+        """One sample, step by step (`spikec.stream`)."""
+        return EventStepper(graph)
+
+
+class EventStepper:
+    """The engine, one step at a time."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self._engine = _Engine(graph, set(), whole=False)
+        self.reset()
+
+    def reset(self) -> None:
+        """Back to before the first step."""
+        self._t = 0
+        self._traces: dict[Wire, _Trace] = {}
+        self._states = {node.name: self._engine._initial(node, 1) for node in self.graph.neurons}
+
+    def step(self, inputs: Mapping[str, Array]) -> None:
+        """One step."""
+        engine, t = self._engine, self._t
+        for node in self.graph.order:
+            if isinstance(node, Input):
+                dtype = engine._dtype((node.name, "")) if engine.integer else DTYPES[node.type.dtype]
+                engine._store((node.name, ""), self._traces, inputs[node.name][None].astype(dtype), 1, t, 1)
+            else:
+                engine._step(node, self._states, self._traces, 1, t, 1)
+        self._t += 1
+
+    def read(self, wire: str) -> Array:
+        """A wire after the last step; zero before the first."""
+        node, _, port = wire.partition(".")
+        type_ = dict(self.graph.types[node])[port]
+        if not self._t:
+            return np.zeros(type_.shape, np.int64 if self._engine.integer else DTYPES[type_.dtype])
+        value = self._traces[node, port].at(self._t - 1)[0]
+        return np.array(value, np.int64 if self._engine.integer else value.dtype)
+
+    def state(self, node: str, name: str) -> Array:
+        """A state after the last step."""
+        value = self._states[node][name][0]
+        return np.array(value, np.int64 if self._engine.integer else value.dtype)

@@ -6,10 +6,12 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from spikec.diagnostics import Diagnostic
 from spikec.ir.graph import Graph
-from spikec.ir.interpret import Execution, interpret
-from spikec.ir.types import Array
+from spikec.ir.interpret import Execution, Interpreter, interpret
+from spikec.ir.types import DTYPES, Array
 
 if TYPE_CHECKING:
     from spikec.backend import Golden, Progress
@@ -45,3 +47,36 @@ class ReferenceBackend:
     ) -> Execution:
         """Interpret the graph."""
         return interpret(graph, inputs, record=record)
+
+    def stream(self, graph: Graph) -> ReferenceStepper:
+        """One sample, step by step (`spikec.stream`)."""
+        return ReferenceStepper(graph)
+
+
+class ReferenceStepper:
+    """The interpreter, one step at a time."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.reset()
+
+    def reset(self) -> None:
+        """Back to before the first step."""
+        self._machine = Interpreter(self.graph, 1)
+        self._now: dict[tuple[str, str], Array] = {}
+
+    def step(self, inputs: Mapping[str, Array]) -> None:
+        """One step."""
+        self._now = self._machine.step({name: array[None] for name, array in inputs.items()})
+
+    def read(self, wire: str) -> Array:
+        """A wire after the last step; zero before the first."""
+        node, _, port = wire.partition(".")
+        if (node, port) in self._now:
+            return np.asarray(self._now[node, port][0])
+        type_ = dict(self.graph.types[node])[port]
+        return np.zeros(type_.shape, np.int64 if self.graph.level != "float" else DTYPES[type_.dtype])
+
+    def state(self, node: str, name: str) -> Array:
+        """A state after the last step."""
+        return np.array(self._machine.states[node][name][0])

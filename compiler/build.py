@@ -27,6 +27,7 @@ from spikec.names import find_wire
 from spikec.pipeline import Stage
 from spikec.result import Result
 from spikec.spelling import did_you_mean
+from spikec.stream import Stream
 from spikec.target import Target, parse_target
 from spikec.verification import Divergence, Row, Verification, compare, locate
 from spikec.version import __version__
@@ -216,12 +217,34 @@ class Build:
         record: Collection[str],
         timeout: float | None = None,
         progress: Progress | None = None,
+        threads: int | None = None,
     ) -> Execution:
+        if threads is not None and (name != "c" or isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+            what = f"the backend '{name}' has no threads" if name != "c" else f"threads is a number above 0, not {threads!r}"
+            raise CompileError("SPK001", what)
         if timeout is not None and not 0 < timeout < math.inf:
             raise CompileError("SPK001", f"timeout is a number of seconds above 0, not {timeout:g}")
         backend = self._backend(name, graph)
         artefact = self._artefact(name, graph)
-        return backend.run(graph, inputs, record=record, artefact=artefact, progress=progress, timeout=timeout)
+        more: dict[str, Any] = {} if threads is None else {"threads": threads}
+        return backend.run(graph, inputs, record=record, artefact=artefact, progress=progress, timeout=timeout, **more)
+
+    def stream(self, backend: str | None = None, *, level: str | None = None) -> Stream:
+        """A network that is stepped while its input arrives, and keeps its state:
+
+            with build.stream("c") as stream:
+                for frame in camera:
+                    out = stream.step(frame)["out"]         # or stream.step(events=[3, 17])
+
+        backend: "c" (where there is a C compiler the default, else "numpy"), "numpy" or "reference". level: as for `run`. See
+        `spikec.stream.Stream`. Raises CompileError SPK503 for a backend that runs whole samples only, SPK011, SPK404, SPK5xx.
+        """
+        graph = self.graph(level=level)
+        name = backend or ("c" if load_backend("c", self.target).available() is None else "numpy")
+        found: Any = self._backend(name, graph)
+        if not hasattr(found, "stream"):
+            raise CompileError("SPK503", f"the backend '{name}' runs whole samples only", fix="stream on c, numpy or reference")
+        return Stream(graph, lambda: found.stream(graph))
 
     def run(
         self,
@@ -233,6 +256,7 @@ class Build:
         carry_state: bool = False,
         timeout: float | None = None,
         progress: Progress | None = None,
+        threads: int | None = None,
     ) -> Result:
         """Run samples: x is (batch, T, *shape), or a mapping by input name, or a list in the order of the inputs.
 
@@ -240,7 +264,8 @@ class Build:
         level: run the last graph of that level ("float", on the reference, is the network as trained) instead of the last of all.
         carry_state: go on from where the previous run of this level ended, instead of from the initial state. It is exact on every
         backend because the earlier input is run again in front, so its cost grows with the whole past; only the new steps are
-        returned. timeout: seconds, for backends that run a process. Raises CompileError: SPK006 and SPK007 for the data, SPK010,
+        returned. timeout: seconds, for backends that run a process. threads: for "c", how many samples run at once, by default as
+        many as there are processors. Raises CompileError: SPK006 and SPK007 for the data, SPK010,
         SPK011, SPK404, SPK5xx.
         """
         graph = self.graph(level=level)
@@ -251,7 +276,7 @@ class Build:
         if carry_state and graph.level in self._past:
             inputs, skip = _behind(self._past[graph.level], inputs)
         begin = time.perf_counter()
-        execution = self._execute(name, graph, inputs, wires, timeout, progress)
+        execution = self._execute(name, graph, inputs, wires, timeout, progress, threads)
         seconds = time.perf_counter() - begin
         self._past[graph.level] = inputs
         return Result.of(graph, inputs, execution, name, seconds, skip)

@@ -117,6 +117,7 @@ def _parser() -> _Parser:
     add("build", metavar="BUILD", help="a build folder")
     add("--input", metavar="DATA", required=True, help="the data; key x, the input's name, or the only array")
     add("--backend", help="reference (the default), numpy, c or lava")
+    add("--threads", type=int, metavar="N", help="samples that c runs at once; default: one a processor")
     add("--record", metavar="LAYERS", help="layers to keep, separated by commas, or all")
     add("--level", help="float runs the network as trained instead of the last stage")
     add("--output", metavar="FILE", help="write outputs, recorded layers and final states to this .npz")
@@ -258,7 +259,9 @@ def _run(options: argparse.Namespace) -> int:
         raise CompileError("SPK008", f"{output}: cannot be written: not a file in an existing folder")
     record: str | list[str] | None = options.record if options.record in (None, "all") else _names(options.record)
     with Bar("running") as bar:
-        result = build.run(x, options.backend, record, level=options.level, timeout=options.timeout, progress=bar)
+        result = build.run(
+            x, options.backend, record, level=options.level, timeout=options.timeout, progress=bar, threads=options.threads
+        )
     if output is not None:
         _save_arrays(output, _result_arrays(result))
     if options.json:

@@ -66,6 +66,7 @@ CODES: dict[str, str] = {
     # 5xx: backends and the tools they need
     "SPK501": "no C compiler, or the C compiler failed",
     "SPK502": "the backend cannot run this graph",
+    "SPK503": "the stream is closed, or the backend has none",
     "SPK510": "the Lava environment cannot be made",
     "SPK511": "Lava is not installed",
     "SPK512": "the Lava run exceeded its time limit",

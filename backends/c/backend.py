@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -15,6 +17,7 @@ from spikec.backends.c.golden import golden_text
 from spikec.backends.c.library import Compiled, build_library, find_compiler, missing_compiler
 from spikec.backends.c.limits import over_limits
 from spikec.backends.c.parts import Network, Port, kernel_files
+from spikec.backends.c.stepper import CStepper
 from spikec.diagnostics import CompileError, Diagnostic
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import Execution, default_record, record_name
@@ -150,10 +153,20 @@ def checked_inputs(graph: Graph, network: Network, inputs: Mapping[str, Array]) 
     return result
 
 
+def _processors() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def collect(
-    graph: Graph, compiled: Compiled, inputs: Mapping[str, Array], record: Collection[str], progress: Progress | None = None
+    graph: Graph,
+    compiled: Compiled,
+    inputs: Mapping[str, Array],
+    record: Collection[str],
+    progress: Progress | None = None,
+    threads: int | None = None,
 ) -> Execution:
-    """Run whole samples on a compiled network and return what `interpret` returns."""
+    """Run whole samples on a compiled network and return what `interpret` returns; `threads` samples at once."""
     network = compiled.network
     first = next(iter(inputs.values()), None)
     if first is None:
@@ -162,16 +175,27 @@ def collect(
     given = checked_inputs(graph, network, inputs)
     place = {port.name: network.outputs + k for k, port in enumerate(network.ports[network.outputs :])}
     ports = [*range(network.outputs), *(place[name] for name in record)]
+    threads = max(1, min(threads or _processors(), batch))
+    size = min(_CHUNK, max(1, -(-batch // threads)))
+    begins = list(range(0, batch, size)) if batch else [0]
+    done = 0
+
+    def run(begin: int) -> tuple[list[Array], list[Array], int]:
+        chunk = {name: array[begin : begin + size] for name, array in given.items()}
+        count = min(size, batch - begin)
+        # The call leaves Python's lock to the other threads, and the network keeps nothing outside the memory that it is given.
+        found, final, _ = compiled.run(chunk, count, steps, graph.max_lag, ports)
+        return found, final, count
+
     records: list[list[Array]] = []
     states: list[list[Array]] = []
-    for begin in range(0, batch, _CHUNK) if batch else [0]:
-        chunk = {name: array[begin : begin + _CHUNK] for name, array in given.items()}
-        count = min(_CHUNK, batch - begin)
-        found, final, _ = compiled.run(chunk, count, steps, graph.max_lag, ports)
-        records.append(found)
-        states.append(final)
-        if progress is not None:
-            progress(begin + count, batch)
+    with ThreadPoolExecutor(threads) as pool:
+        for found, final, count in pool.map(run, begins) if threads > 1 else map(run, begins):
+            records.append(found)
+            states.append(final)
+            done += count
+            if progress is not None:
+                progress(done, batch)
     integer = graph.level != "float"
 
     def whole(parts: list[Array], shape: tuple[int, ...], lead: int) -> Array:
@@ -235,8 +259,12 @@ class CBackend:
         artefact: Path | None = None,
         progress: Progress | None = None,
         timeout: float | None = None,
+        threads: int | None = None,
     ) -> Execution:
-        """Compile (or take the kept library) and run. Raises CompileError SPK501, SPK502, SPK006, SPK007, SPK010."""
+        """Compile (or take the kept library) and run, on all processors unless `threads` says how many.
+
+        Raises CompileError SPK501, SPK502, SPK006, SPK007, SPK010.
+        """
         self._require(graph)
         wires = {record_name((node, port)) for node, ports in graph.types.items() for port, _ in ports}
         for name in record:
@@ -244,7 +272,12 @@ class CBackend:
                 raise CompileError("SPK010", f"there is no wire '{name}' to record")
         usual = set(default_record(graph))
         observe = tuple(sorted(name for name in set(record) if name not in usual))
-        return collect(graph, _compiled(graph, observe), inputs, tuple(dict.fromkeys(record)), progress)
+        return collect(graph, _compiled(graph, observe), inputs, tuple(dict.fromkeys(record)), progress, threads)
+
+    def stream(self, graph: Graph) -> CStepper:
+        """One sample, step by step (`spikec.stream`). Raises CompileError SPK501, SPK502."""
+        self._require(graph)
+        return CStepper(graph, _compiled(graph, ()))
 
     def _require(self, graph: Graph) -> None:
         found = unsupported(graph)

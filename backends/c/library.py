@@ -123,6 +123,14 @@ def _open(path: str) -> ctypes.CDLL:
     return ctypes.CDLL(path)
 
 
+def refused(status: int) -> None:
+    """Raise CompileError SPK007 for what the data did wrong, RuntimeError for anything else but success."""
+    if status in _STATUS:
+        raise CompileError("SPK007", _STATUS[status])
+    if status != 0:
+        raise RuntimeError(f"the compiled network returned status {status}")
+
+
 class Compiled:
     """A network in a loaded library. `run` takes and gives arrays in the types of the interface."""
 
@@ -164,8 +172,5 @@ class Compiled:
             pointers(states),
             ctypes.c_void_p(counters.ctypes.data),
         )
-        if status in (3, 4, 5):
-            raise CompileError("SPK007", _STATUS[status])
-        if status != 0:
-            raise RuntimeError(f"the compiled network returned status {status}")
+        refused(status)
         return records, states, {name: int(counters[k]) for k, name in enumerate(network.counters)}
