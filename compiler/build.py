@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from spikec.backend import Backend, Golden, Progress, load_backend
 from spikec.counts import SYNAPTIC, synapses
+from spikec.cutoff import Cutoff, Decision
 from spikec.diagnostics import CompileError, Loc
 from spikec.folder import json_text, read_manifest, seal, sha256, write_folder
 from spikec.inputs import check_inputs
@@ -75,6 +76,8 @@ class Build:
         self.golden = dict(golden)
         self.options = dict(options or {})
         self.folder = folder
+        #: When an answer may be given before the last step; None where nothing was asked for.
+        self.cutoff: Cutoff | None = None
         #: By level: what the last fresh start and the runs that continued it were fed.
         self._past: dict[str, dict[str, Array]] = {}
 
@@ -164,6 +167,7 @@ class Build:
                     "options": self.options,
                     "dt": graph.dt,
                     "lag": graph.max_lag,
+                    "cutoff": None if self.cutoff is None else _cutoff_json(self.cutoff),
                     "inputs": {
                         node.name: {
                             "kind": node.type.kind,
@@ -281,6 +285,22 @@ class Build:
         self._past[graph.level] = inputs
         return Result.of(graph, inputs, execution, name, seconds, skip)
 
+    def decide(self, x: Any, backend: str | None = None) -> Decision:
+        """Answers of a classifier, each given as soon as the build's cutoff allows (`compile(..., cutoff=0.002)`).
+
+        x, backend: as for `run`. Every engine gives the same answers after the same steps; the C engine also computes no step more.
+        Raises CompileError SPK404 if the build has no cutoff.
+        """
+        if self.cutoff is None:
+            raise CompileError("SPK404", "the build has no cutoff", fix="compile with cutoff=0.002 (--cutoff) and calibration data")
+        graph = self.graph()
+        inputs = check_inputs(graph, x)
+        if backend == "c" and graph.level != "float":
+            engine: Any = self._backend("c", graph)
+            found: Decision = engine.decide(graph, inputs, self.cutoff)
+            return found
+        return self.cutoff.decide(self._execute(backend or "reference", graph, inputs, ()).outputs[self.cutoff.output])
+
     def verify(
         self,
         x: Any = None,
@@ -383,7 +403,14 @@ def load(folder: str | Path) -> Build:
         ledger.entries.append(Entry(pass_name=row.pop("pass"), loc=loc, **row))
     stages = [StageFile(item["pass"], item["level"], folder / item["file"]) for item in manifest["stages"]]
     golden = read_npz(folder / "golden.npz")
-    return Build(stages, ledger, parse_target(text, "target.toml"), text, golden, manifest["options"], folder)
+    build = Build(stages, ledger, parse_target(text, "target.toml"), text, golden, manifest["options"], folder)
+    if found := manifest.get("cutoff"):
+        build.cutoff = Cutoff(found["output"], math.inf if found["margin"] is None else found["margin"], found["budget"])
+    return build
+
+
+def _cutoff_json(cutoff: Cutoff) -> dict[str, Any]:
+    return {**asdict(cutoff), "margin": None if math.isinf(cutoff.margin) else cutoff.margin}
 
 
 def golden_inputs(graph: Graph, calibrate: Mapping[str, Array] | None) -> dict[str, Array]:

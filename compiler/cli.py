@@ -94,6 +94,7 @@ def _parser() -> _Parser:
     add("--prune-pattern", metavar="P", help="block16: whole blocks of neighbouring targets; 2:4: two of every four stay")
     add("--max-synapses", type=int, metavar="N", help="prune until no more than so many synapses are left")
     add("--max-bytes", type=int, metavar="N", help="prune until the weights take no more than so many bytes")
+    add("--cutoff", type=float, metavar="SHARE", help="answer early where at most this share of the answers is lost by it (0.002)")
     add("--strict", action="store_true", help="refuse every approximation that was not asked for")
     add("--weights", metavar="FILE", help="load this state dict (.pt) into the model first")
     add("--example", metavar="DATA", help="an input as the model itself takes it, to trace the model with")
@@ -212,6 +213,7 @@ def _compile(options: argparse.Namespace) -> int:
             labels=labels,
             bits=options.bits,
             strict=options.strict,
+            cutoff=options.cutoff,
             max_ram=_bytes("--max-ram", options.max_ram),
             max_flash=_bytes("--max-flash", options.max_flash),
             name=options.name,

@@ -21,6 +21,8 @@ import numpy as np
 from spikec.backend import load_backend
 from spikec.build import Build, golden_inputs
 from spikec.counts import SYNAPTIC, synapses
+from spikec.cutoff import Cutoff
+from spikec.cutoff import calibrate as calibrate_cutoff
 from spikec.diagnostics import CompileError, Loc
 from spikec.files import check_file, reading
 from spikec.inputs import check_inputs
@@ -30,7 +32,7 @@ from spikec.ir.types import KINDS, Kind
 from spikec.ledger import Ledger
 from spikec.options import fits
 from spikec.pipeline import OPTIONAL, Stage, load_pass, run_passes, with_optional
-from spikec.score import check_labels
+from spikec.score import answers, check_labels, scored_output
 from spikec.spelling import did_you_mean
 from spikec.target import FOLDER, Target, load_target, parse_target
 from spikec.version import __version__
@@ -68,6 +70,7 @@ def compile(
     labels: Any = None,
     bits: int | None = None,
     strict: bool = False,
+    cutoff: float | None = None,
     max_ram: int | None = None,
     max_flash: int | None = None,
     name: str | None = None,
@@ -168,12 +171,16 @@ def compile(
     last = stages[-1].graph
     if found := list(load_backend(chosen.backend, chosen).check(last)):
         raise CompileError.many(found)
+    if cutoff is not None:
+        early = _cutoff(last, given, cutoff, ledger, chosen)
     told = {
         key: value
         for key, value in {"bits": bits, "strict": strict, "max_ram": max_ram, "max_flash": max_flash, **options}.items()
         if _plain(value)
     }
-    return Build(stages, ledger, chosen, text, golden_inputs(last, calibrate), told)
+    build = Build(stages, ledger, chosen, text, golden_inputs(last, calibrate), told)
+    build.cutoff = early if cutoff is not None else None
+    return build
 
 
 def _limited(target: Target, max_ram: int | None, max_flash: int | None) -> Target:
@@ -242,6 +249,28 @@ def _plain_graph(graph: Graph, name: str | None, asked: list[str], what: str) ->
 
 def _plain(value: Any) -> bool:
     return value is not None and value is not False and isinstance(value, (bool, int, float, str))
+
+
+def _cutoff(graph: Graph, given: Mapping[str, Any], budget: float, ledger: Ledger, target: Target) -> Cutoff:
+    """The margin for an early answer, from the last graph on the calibration data."""
+    if given["calibrate"] is None:
+        raise CompileError("SPK001", "cutoff needs calibration data to choose its margin on", fix="give calibrate (--calibrate)")
+    labels = given["labels"] if given["labels"] is not None and given["labels"].ndim == 1 else None
+    name = scored_output(graph)
+    inputs = check_inputs(graph, given["calibrate"])
+    output = load_backend("numpy", target).run(graph, inputs, record=()).outputs[name]
+    found = calibrate_cutoff(output, labels, name, budget)
+    decided = found.decide(output)
+    lost = np.mean(decided.answers != answers(output))
+    ledger.pass_name = "cutoff"
+    ledger.record(
+        graph.output(name).node,
+        "approximation",
+        f"answers are given as soon as one class leads by {found.margin:.6g}",
+        asked=f"--cutoff {budget}",
+        measured={"mean steps": decided.mean_steps, "of steps": float(output.shape[1]), "answers changed": float(lost)},
+    )
+    return found
 
 
 def _labels(labels: Any, calibrate: Mapping[str, Any] | None) -> Any:

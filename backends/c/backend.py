@@ -18,6 +18,7 @@ from spikec.backends.c.library import Compiled, build_library, find_compiler, mi
 from spikec.backends.c.limits import over_limits
 from spikec.backends.c.parts import Network, Port, kernel_files
 from spikec.backends.c.stepper import CStepper
+from spikec.cutoff import Cutoff, Decision
 from spikec.diagnostics import CompileError, Diagnostic
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import Execution, default_record, record_name
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from spikec.target import Target
 
 _STATIC: Final = (
-    "spk.h", "spk_encode.h", "main.c", "stream.c", "stream.h", "clock.h", "host.c", "embed.c", "Makefile", "CMakeLists.txt",
+    "spk.h", "spk_encode.h", "main.c", "stream.c", "stream.h", "clock.h", "host.c", "decide.c", "embed.c", "Makefile",
+    "CMakeLists.txt",
 )  # fmt: skip
 #: Samples between two reports of progress.
 _CHUNK: Final = 64
@@ -113,10 +115,14 @@ def _readme(graph: Graph, network: Network, target: Target | None, text: str) ->
     return text.rstrip() + "\n"
 
 
+#: What the shared library is compiled from.
+_LIBRARY: Final = ("network.c", "weights.c", "host.c", "decide.c")
+
+
 def library_sources(files_: Mapping[str, str | bytes]) -> tuple[dict[str, str | bytes], list[str]]:
     """What the shared library is made of: all that the compiler reads, and the files it is given."""
-    chosen = {n: c for n, c in files_.items() if n.endswith((".h", ".bin")) or n in ("network.c", "weights.c", "host.c")}
-    return chosen, [name for name in ("network.c", "weights.c", "host.c") if name in chosen]
+    chosen = {n: c for n, c in files_.items() if n.endswith((".h", ".bin")) or n in _LIBRARY}
+    return chosen, [name for name in _LIBRARY if name in chosen]
 
 
 @lru_cache(maxsize=4)
@@ -278,6 +284,14 @@ class CBackend:
         """One sample, step by step (`spikec.stream`). Raises CompileError SPK501, SPK502."""
         self._require(graph)
         return CStepper(graph, _compiled(graph, ()))
+
+    def decide(self, graph: Graph, inputs: Mapping[str, Array], cutoff: Cutoff) -> Decision:
+        """Answers as soon as the cutoff allows, with not a step more computed. A graph of integers. Raises as `run` does."""
+        self._require(graph)
+        network = _generated(graph)
+        given = checked_inputs(graph, network, inputs)
+        port = next(k for k, item in enumerate(network.ports[: network.outputs]) if item.name == cutoff.output)
+        return _compiled(graph, ()).decide(given, graph.max_lag, port, cutoff.margin)
 
     def _require(self, graph: Graph) -> None:
         found = unsupported(graph)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import math
 import os
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from spikec.backends.c.parts import Network
+from spikec.cutoff import Decision
 from spikec.diagnostics import CompileError
 from spikec.ir.types import DTYPES, Array
 
@@ -23,6 +25,8 @@ from spikec.ir.types import DTYPES, Array
 FLAGS: Final = ("-std=c99", "-ffp-contract=off", "-O3", "-fPIC", "-shared")
 _TRY: Final = ("-fno-loop-unroll-and-jam", "-march=native")
 _FIX: Final = "install a C compiler (Debian, Ubuntu: apt-get install gcc; macOS: xcode-select --install), or name one in CC"
+#: A lead that no output has.
+_NEVER: Final = (1 << 63) - 1
 _STATUS: Final = {
     3: "an event is out of range",
     4: "a value is outside the range that the input declares",
@@ -174,3 +178,36 @@ class Compiled:
         )
         refused(status)
         return records, states, {name: int(counters[k]) for k, name in enumerate(network.counters)}
+
+    def decide(self, inputs: Mapping[str, Array], padding: int, port: int, margin: float) -> Decision:
+        """Answers (batch,) and the steps that they took, by the rule of `spikec.cutoff`."""
+        network = self.network
+        given = [np.ascontiguousarray(inputs[p.name], DTYPES[p.api]) for p in network.inputs]
+        batch, steps = given[0].shape[:2]
+        size = network.ports[port].size
+        row, sums = np.zeros(size, DTYPES[network.ports[port].api]), np.zeros(size, np.int64)
+        answers, used = np.zeros(batch, np.uint32), np.zeros(batch, np.uint32)
+        memory, room = np.zeros(network.bytes, np.uint8), np.zeros(max(len(given), 1) * 3, np.uint64)
+        entry = self.library.spk_host_decide
+        entry.restype = ctypes.c_int
+        status = entry(
+            ctypes.byref(self.model),
+            ctypes.c_void_p(memory.ctypes.data),
+            ctypes.c_size_t(memory.nbytes),
+            ctypes.c_void_p(room.ctypes.data),
+            ctypes.c_uint32(batch),
+            ctypes.c_uint32(steps),
+            ctypes.c_uint32(padding),
+            (ctypes.c_void_p * len(given))(*(array.ctypes.data for array in given)),
+            ctypes.c_uint32(port),
+            ctypes.c_void_p(row.ctypes.data),
+            ctypes.c_void_p(sums.ctypes.data),
+            ctypes.c_int64(_NEVER if margin > _NEVER else math.ceil(margin)),
+            ctypes.c_void_p(answers.ctypes.data),
+            ctypes.c_void_p(used.ctypes.data),
+        )
+        if status in _STATUS:
+            raise CompileError("SPK007", _STATUS[status])
+        if status != 0:
+            raise RuntimeError(f"the compiled network returned status {status}")
+        return Decision(answers.astype(np.int64), used.astype(np.int64))

@@ -1,0 +1,80 @@
+/* decide.c - whole samples in one call, each only as far as its answer is clear; for programs that load a shared library. */
+#include <string.h>
+
+#include "spk.h"
+
+spk_status spk_host_decide(const spk_model *model, void *memory, size_t bytes, spk_in *in, uint32_t batch, uint32_t steps,
+                           uint32_t padding, const void *const *input, uint32_t port, void *row, int64_t *sum,
+                           int64_t margin, uint32_t *answer, uint32_t *used);
+
+static size_t width(unsigned type) {
+  return type == SPK_I8 ? 1u : type == SPK_I16 ? 2u : type == SPK_I32 || type == SPK_F32 ? 4u : 8u;
+}
+
+static int64_t value(const void *row, unsigned type, uint32_t k) {
+  switch (type) {
+    case SPK_I8: return ((const int8_t *)row)[k];
+    case SPK_I16: return ((const int16_t *)row)[k];
+    case SPK_I32: return ((const int32_t *)row)[k];
+    default: return ((const int64_t *)row)[k];
+  }
+}
+
+/* Run `batch` samples of at most `steps` steps. A sample ends as soon as the largest sum of the port's values leads the next by
+ * `margin` (one class alone: is that far from 0), or with its last step.
+ *
+ * in      room for model->inputs entries
+ * input   for each input (batch, steps, size) values of its type
+ * port    the output that answers, of integers; row has room for its values, sum for as many sums
+ * answer  (batch) the class, the first of equals
+ * used    (batch) steps that it took */
+spk_status spk_host_decide(const spk_model *model, void *memory, size_t bytes, spk_in *in, uint32_t batch, uint32_t steps,
+                           uint32_t padding, const void *const *input, uint32_t port, void *row, int64_t *sum,
+                           int64_t margin, uint32_t *answer, uint32_t *used) {
+  const spk_port *p = &model->port[port];
+  spk_net *net = NULL;
+  spk_status status;
+  uint32_t b, t, k;
+  if (model->abi != SPK_ABI) { return SPK_E_ABI; }
+  status = model->init(memory, bytes, &net);
+  if (status != SPK_OK) { return status; }
+  for (b = 0; b < batch; b++) {
+    if (b > 0) { model->reset(net); }
+    memset(sum, 0, p->size * sizeof *sum);
+    answer[b] = 0;
+    used[b] = steps;
+    for (t = 0; t < steps + padding; t++) {
+      int64_t first = INT64_MIN, second = INT64_MIN;
+      for (k = 0; k < model->inputs; k++) {
+        const size_t size = model->input[k].size * width(model->input[k].type);
+        in[k].index = NULL;
+        in[k].count = 0;
+        in[k].value = t < steps ? (const unsigned char *)input[k] + ((size_t)b * steps + t) * size : NULL;
+      }
+      status = model->step(net, in);
+      if (status != SPK_OK) { return status; }
+      if (t < p->lag) { continue; }
+      status = model->read(net, port, row);
+      if (status != SPK_OK) { return status; }
+      for (k = 0; k < p->size; k++) {
+        sum[k] += value(row, p->type, k);
+        if (sum[k] > first) {
+          second = first;
+          first = sum[k];
+          answer[b] = k;
+        } else if (sum[k] > second) {
+          second = sum[k];
+        }
+      }
+      if (p->size == 1) {
+        second = 0;
+        first = first < 0 ? -first : first;
+      }
+      if (t - p->lag + 1 == steps || first - second >= margin) {
+        used[b] = t - p->lag + 1;
+        break;
+      }
+    }
+  }
+  return SPK_OK;
+}
