@@ -8,7 +8,7 @@ JOBS   ?= 2
 FUZZ_SECONDS ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lava demo test test-long test-lava-all check format bench bench-all bench-counts bench-real fuzz clean
+.PHONY: help venv lava demo test test-long test-lava-all check format bench bench-all bench-counts bench-real bench-lava fuzz clean
 .PHONY: distclean
 
 help: ## print this list
@@ -67,6 +67,8 @@ bench-real: $(READY) ## every real case of ../shared/data, its figure and what i
 
 fuzz: $(READY) ## ten minutes (FUZZ_SECONDS) of libFuzzer over the emitted C's events and weights; keeps what reaches new code
 	$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS)
+bench-lava: lava ## networks on Lava against the reference, C and published numbers, number for number
+	$(BIN)/python benchmarks/lava.py
 
 clean: ## remove build/ and caches
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -169,6 +169,8 @@ def _split_operands(graph: Graph, ledger: Ledger) -> Graph | None:
         if ref.init is not None:
             continue
         source = graph[ref.node]
+        if isinstance(source, Reshape) and (inside := _inside_out(graph, source)):
+            return inside
         flat = isinstance(node, Dense) and len(graph.shape_of(source.name)) == 1
         maps = isinstance(node, Conv) and node.groups == 1 and isinstance(source, Concat) and source.axis == 0
         if isinstance(source, Add) or (isinstance(source, Concat) and (flat or maps)):
@@ -203,6 +205,26 @@ def _split_operands(graph: Graph, ledger: Ledger) -> Graph | None:
                 merged = replace(node, weight=weight, inputs=(source.inputs[0].later(ref.delay),))
                 return graph.with_nodes(merged if n is node else n for n in graph.nodes)
     return None
+
+
+def _inside_out(graph: Graph, node: Reshape) -> Graph | None:
+    """A reshaped sum as the sum of what is reshaped; a flattened row of channels as a row of what is flattened."""
+    (ref,) = node.inputs
+    source = graph[ref.node]
+    row = isinstance(source, Concat) and source.axis == 0 and len(node.shape) == 1
+    if ref.init is not None or not (isinstance(source, Add) or row):
+        return None
+    taken = set(graph.by_name)
+    parts = []
+    for number, operand in enumerate(source.inputs):
+        shape = node.shape if isinstance(source, Add) else (graph.type_of(operand).size,)
+        name = fresh_name(taken, f"{node.name}_{number}")
+        parts.append(Reshape(name=name, inputs=(operand.later(ref.delay),), shape=shape, loc=node.loc))
+    swapped = replace(source, name=node.name, inputs=tuple(Ref(part.name) for part in parts))
+    nodes: list[Node] = []
+    for item in graph.nodes:
+        nodes += [*parts, swapped] if item is node else [item]
+    return graph.with_nodes(nodes)
 
 
 def _identity_synapses(graph: Graph, ledger: Ledger) -> Graph:

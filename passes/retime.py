@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from spikec.ir.types import DTYPES, Array, TensorType, int_range
 from spikec.ledger import Ledger
 from spikec.passes.rewrite import fresh_name, redirect, redirect_outputs
 from spikec.target import NativeNeuron, Target
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 SYNAPSES = (Dense, Sparse, Conv)
 _ROOT = ""
@@ -93,7 +96,7 @@ class Retime:
         try:
             found = nx.single_source_bellman_ford_path_length(constraints, _ROOT)
         except nx.NetworkXUnbounded:
-            cycle = [name for name in nx.find_negative_cycle(constraints, _ROOT) if name != _ROOT]
+            cycle = [name for name in _negative_cycle(constraints) if name != _ROOT]
             steps = " -> ".join(f"%{name}" for name in cycle)
             readers = {(ref.node, node.name) for node in graph.nodes for ref in node.inputs}
             ring = list(zip(cycle, cycle[1:] + cycle[:1], strict=True))
@@ -327,6 +330,24 @@ class Retime:
             loc=node.loc,
         )
         return [*parts, total, replace(quiet, inputs=(Ref(total.name),), init=_packed(quiet, start))]
+
+
+def _negative_cycle(constraints: nx.DiGraph) -> list[str]:
+    """A cycle of negative weight, in the direction of its edges: Bellman and Ford's, found by following predecessors."""
+    distance, before = dict.fromkeys(constraints, 0), dict.fromkeys(constraints, "")
+    last = ""
+    for _ in range(len(distance) + 1):
+        last = ""
+        for u, v, weight in constraints.edges(data="weight"):
+            if distance[u] + weight < distance[v]:
+                distance[v], before[v], last = distance[u] + weight, u, v
+    for _ in distance:  # from what still changes after so many rounds the way back ends in the cycle
+        last = before[last]
+    cycle, name = [last], before[last]
+    while name != last:
+        cycle.append(name)
+        name = before[name]
+    return cycle[::-1]
 
 
 def _initial(node: Neuron, shape: tuple[int, ...]) -> dict[str, Array]:

@@ -20,7 +20,7 @@ from spikec.diagnostics import CompileError, Diagnostic
 from spikec.ir.connections import connections
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import record_name
-from spikec.ir.neuron import Program
+from spikec.ir.neuron import Call, Expr, Num, Program, Var
 from spikec.ir.ops import Add, Concat, Constant, Conv, Dense, Gather, Input, Neuron, Node, Ref, Reshape, Sparse, spread
 from spikec.ir.ranges import Ranges, graph_ranges, input_range
 from spikec.ir.types import Array
@@ -45,8 +45,8 @@ ONE_FOR_ALL = ("reset_interval", "reset_offset")
 # Lava computes in int32 what the program computes in any width: far below, nothing can wrap (loihi2.md 1.1).
 MOST_INPUT = 1 << 24
 MOST_STATE = 1 << 30
-#: Bits of a message between cores (loihi2.md 2.3), and what Lava's Conv keeps in 8 bits (2.7).
-MOST_MESSAGE = 24
+#: Bits of a message between cores (loihi2.md 4.1), and what Lava's Conv keeps in 8 bits (2.7).
+MOST_MESSAGE = 32
 MOST_CONV = 127
 #: Copies of a network side by side.
 MOST_COPIES = 256
@@ -421,7 +421,11 @@ class _Planner:
     def _value(self, ref: Ref, make: bool) -> None:
         """Enter a sum of synapses among what can be recorded: those that are there anyway, or all if `make`."""
         names = self._synapses(ref, self.graph[ref.node], make=make)
-        if names:
+        low, high = self.ranges.wires[ref.node, ref.port]
+        fits = max(-low - 1, high) < 1 << 31  # Lava's sums have 32 bits
+        if make and not fits:
+            self.problem(self.graph[ref.node], f"can reach {low} to {high}, which Lava's sums do not hold", "smaller weights")
+        if names and fits:
             self.plan.values[ref.node] = Value(tuple(names), self.graph.type_of(ref).shape, self.graph[ref.node].lag)
 
     # Synapses --------------------------------------------------------------------------------------------------------
@@ -618,14 +622,16 @@ class _Planner:
 
         for node in self.graph.neurons:
             process = self.plan.populations[node.name].process
-            made = process.program or process.exact
-            for ref in node.inputs:
-                small(node, "its input", found.wires[ref.node, ref.port], MOST_STATE if made else MOST_INPUT)
-            for state, interval in found.neurons[node.name].states.items():
-                small(node, f"its state {state}", interval, 1 << 31 if made else MOST_STATE)
+            made = bool(process.program or process.exact)
+            for ref, name in zip(node.inputs, node.program.inputs, strict=True):
+                if not (made and _modular(node.program, name)):
+                    small(node, "its input", found.wires[ref.node, ref.port], MOST_STATE if made else MOST_INPUT)
+            for state, (low, high) in found.neurons[node.name].states.items():
+                small(node, f"its state {state}", (low + made, high), 1 << 31 if made else MOST_STATE)
             for index, emit in enumerate(node.program.emits):
                 if process.program:
-                    small(node, emit.name, found.wires[node.name, emit.name if index else ""], 1 << 31)
+                    low, high = found.wires[node.name, emit.name if index else ""]
+                    small(node, emit.name, (low + 1, high), 1 << 31)
 
     def _starts(self) -> None:
         """A population that starts late must get nothing before: only then is it silent without its bias."""
@@ -641,6 +647,23 @@ class _Planner:
                 sends = max(getattr(source, "start", 0), source.lag)
                 if sends + 1 + int(np.min(synapse.delay)) < node.start:
                     self.problem(node, f"starts at step {node.start}, and spikes of %{source.name} arrive before")
+
+
+def _modular(program: Program, name: str) -> bool:
+    """Whether an input matters only modulo 2^32, where the sums of Lava wrap: it enters `wrap` by sums alone."""
+
+    def outside(expr: Expr) -> bool:
+        """Whether the input stands anywhere else."""
+        if isinstance(expr, Call) and expr.op == "wrap" and isinstance(expr.args[1], Num) and expr.args[1].value <= 32:
+            return not summed(expr.args[0])
+        return any(map(outside, expr.args)) if isinstance(expr, Call) else expr == Var(name)
+
+    def summed(expr: Expr) -> bool:
+        if isinstance(expr, Call) and expr.op in ("+", "-", "neg"):
+            return all(map(summed, expr.args))
+        return not outside(expr) or expr == Var(name)
+
+    return not any(outside(statement.expr) for statement in program.body)
 
 
 def _native_process(node: Neuron, native: NativeNeuron) -> Process:

@@ -610,3 +610,23 @@ def test_a_good_graph_is_not_refused() -> None:
     assert not plan.problems
     assert list(plan.synapses) == ["fc1", "fc2"] and list(plan.populations) == ["l1", "l2"]
     assert plan.populations["l2"].inputs == {"a_in": ("fc2",)}
+
+
+def test_sums_beyond_32_bits_only_where_the_neuron_wraps_them(lava_env: LavaEnvironment) -> None:
+    """Sigma neurons add modulo 2^32, as Lava's sums do; any other use of such a sum is refused."""
+    assert lava_env.python.exists()
+    text = "neuron @{name}(a) state(v: i32 = 0) {{ v = wrap({expr}, 32) y = v >> 3 emit y: graded }}"
+
+    def net(name: str, expr: str) -> Graph:
+        wide = (1 << 30) - 1
+        return retimed(
+            Input(name="in", type=TensorType("graded", (3,), "i32"), bounds=(-wide, wide)),
+            dense("fc", np.full((2, 3), 254, np.int16) - 2 * np.arange(6, dtype=np.int16).reshape(2, 3), Ref("in"), dtype="i64"),
+            Neuron(name="n", inputs=(Ref("fc"),), program=parse_program(text.format(name=name, expr=expr))),
+            outputs={"n": Ref("n")},
+        )
+
+    x = np.random.default_rng(0).integers(-(1 << 30) + 1, 1 << 30, (2, 12, 3))
+    assert_equal(net("sigma", "v + a - 5"), {"in": x}, ("n",))
+    for name, expr in (("half", "v + (a >> 1)"), ("largest", "max(a, 0)"), ("twice", "v + a * 3")):
+        assert any("its input can reach" in str(item) for item in backend().check(net(name, expr))), expr
