@@ -333,7 +333,10 @@ class Retime:
 
 
 def _negative_cycle(constraints: nx.DiGraph) -> list[str]:
-    """A cycle of negative weight, in the direction of its edges: Bellman and Ford's, found by following predecessors."""
+    """A cycle of negative weight, in the direction of its edges, its first node once more at the end.
+
+    Bellman and Ford's, found by following predecessors; networkx's own search gives up on some.
+    """
     distance, before = dict.fromkeys(constraints, 0), dict.fromkeys(constraints, "")
     last = ""
     for _ in range(len(distance) + 1):
@@ -347,7 +350,7 @@ def _negative_cycle(constraints: nx.DiGraph) -> list[str]:
     while name != last:
         cycle.append(name)
         name = before[name]
-    return cycle[::-1]
+    return [last, *cycle[:0:-1], last]
 
 
 def _initial(node: Neuron, shape: tuple[int, ...]) -> dict[str, Array]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from spikec.backend import Golden
 
 TEMPLATES = Path(__file__).with_name("templates")
-COPIED = ("run.py", "parts.py", "host/__init__.py", "host/recorders.py")
+COPIED = ("run.py", "parts.py", "chip.py", "host/__init__.py", "host/recorders.py")
 WIDTH = 120
 #: Functions of parts.py that network.py calls.
 HELPERS = ("always_on", "conv", "dense", "flat", "grid", "messages", "resonator", "rf_zero", "sparse", "tile")
@@ -358,7 +358,9 @@ def _readme(plan: Plan, golden: bool) -> str:
         "  always given, because Lava would choose by the values and round without a word.",
         "- `weights.npz` holds the numbers; run.py reads every weight and delay back from the running processes and compares.",
         "- `run.py` runs samples side by side, as copies of the network in one; every sample begins afresh.",
-        "- `parts.py`, `host/`: helpers of the two.",
+        "- `chip.py` runs the network on a board: `python run.py --hw ...`, with Intel's lava-loihi. Written from public material,",
+        "  not verified on silicon.",
+        "- `parts.py`, `host/`: helpers of the others.",
     ]
     if any(item.process.program for item in plan.populations.values()):
         lines += [

@@ -11,7 +11,7 @@ from nets import LEAKY, F, dense, graph, leaky, random_spikes, sir, spikes, valu
 from spikec.diagnostics import CompileError, Loc
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import interpret
-from spikec.ir.ops import Add, Concat, Constant, Conv, Gather, Neuron, Pool, Ref, Reshape, Scale, Sparse
+from spikec.ir.ops import Add, Concat, Constant, Conv, Dense, Gather, Neuron, Pool, Ref, Reshape, Scale, Sparse
 from spikec.ir.rules import verify
 from spikec.ir.text import parse_program
 from spikec.ledger import Ledger
@@ -278,3 +278,30 @@ def test_a_refusal_names_the_alternatives_with_their_measured_cost() -> None:
         assert problem.notes[-1].startswith(f"reset to zero in the same step, loihi2's own neuron: {cost}")
     with pytest.raises(CompileError, match="custom_neurons is one of allow, refuse, not 'maybe'"):
         legal(g, custom_neurons="maybe")
+
+
+def test_a_flattened_sum_of_spikes_is_split_where_it_stands() -> None:
+    """fc((a + c).flatten()): the two come in different steps on the chip, so each needs synapses of its own."""
+    rng = np.random.default_rng(0)
+    g = graph(
+        spikes((2, 3)),
+        dense("d1", "in", rng.normal(size=(3, 3)).astype(F)),
+        leaky("a", "d1"),
+        dense("d2", "a", rng.normal(size=(3, 3)).astype(F)),
+        leaky("c", "d2"),
+        Add(name="both", inputs=(Ref("a"), Ref("c"))),
+        Concat(name="row", inputs=(Ref("a"), Ref("c"))),
+        Reshape(name="f", inputs=(Ref("both"),), shape=(6,)),
+        Reshape(name="f2", inputs=(Ref("row"),), shape=(12,)),
+        dense("fc", "f", rng.normal(size=(2, 6)).astype(F)),
+        dense("fc2", "f2", rng.normal(size=(2, 12)).astype(F)),
+        leaky("l", "fc"),
+        leaky("l2", "fc2"),
+        out=["l", "l2"],
+    )
+    after = check(g)
+    readers = [node for node in after.nodes if isinstance(node, Dense) and node.weight.shape[0] == 2]
+    assert len(readers) == 4
+    for node in readers:
+        source = after[node.inputs[0].node]
+        assert isinstance(source, Reshape) and isinstance(after[source.inputs[0].node], Neuron)

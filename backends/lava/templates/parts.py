@@ -19,6 +19,9 @@ from scipy.sparse import csr_matrix
 # Left to itself Lava chooses the sign mode from the values: a single negative weight would change every odd one.
 SYNAPSE = {"sign_mode": SignMode.MIXED, "num_weight_bits": 8}
 
+# On hardware: what a source's messages go through on their way to the chip (see chip.py).
+through = None
+
 
 @dataclass
 class Population:
@@ -80,7 +83,8 @@ class Network:
 def messages(data):
     """A source that plays `data`, (copies, steps, neurons)."""
     copies, steps, size = data.shape
-    return RingBuffer(data=np.ascontiguousarray(data.transpose(0, 2, 1)).reshape(copies * size, steps))
+    source = RingBuffer(data=np.ascontiguousarray(data.transpose(0, 2, 1)).reshape(copies * size, steps))
+    return through(source) if through else source
 
 
 def always_on(value, start, steps, copies):

@@ -2,6 +2,7 @@
 
     python run.py --input in.npz --output out.npz [--record all] [--copies N]
     python run.py --check            # against golden.npz, what the compiler's reference computed
+    python run.py --input in.npz --output out.npz --hw       # on a board, with Intel's extension; see chip.py
 
 in.npz holds spikes, or what LIMITS in network.py says, (samples, steps, *shape), under the name of every input. Every sample
 begins afresh. out.npz holds `output.NAME` and `record.LAYER` (samples, steps, *shape), and `state.LAYER.VAR` after the last step
@@ -23,6 +24,7 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True  # this folder stays as it was written
 
+import chip
 import numpy as np
 from host.recorders import REPORTING, Recorder, StateRecorder
 from lava.magma.compiler.compiler_graphs import find_processes
@@ -285,6 +287,7 @@ def main():
     parser.add_argument("--output", type=Path, help="where the results go (.npz)")
     parser.add_argument("--record", nargs="+", default=[], metavar="LAYER", help="layers to record besides the outputs, or all")
     parser.add_argument("--copies", type=int, default=0, metavar="N", help="samples side by side (default: as fits)")
+    parser.add_argument("--hw", action="store_true", help="on a Loihi 2 board; needs Intel's lava-loihi; not verified on silicon")
     parser.add_argument("--check", action="store_true", help="compare with golden.npz")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
@@ -293,9 +296,14 @@ def main():
             return check()
         if not options.input or not options.output:
             parser.error("--input and --output are needed, or --check")
-        np.savez(options.output, **run(read_inputs(options.input), options.record, options.copies))
+        inputs = read_inputs(options.input)
+        if options.hw:
+            found = chip.run(build, inputs, options.record, load(HERE / "weights.npz"), MAX_LAG)
+        else:
+            found = run(inputs, options.record, options.copies)
+        np.savez(options.output, **found)
         return 0
-    except Mistake as mistake:
+    except (Mistake, chip.NotHere) as mistake:
         print(f"error: {mistake}", file=sys.stderr)
         return 1
 
