@@ -100,6 +100,7 @@ FRAMEWORKS: Final[dict[str, str]] = {
     "snntorch": "spikec.frontend.snntorch:leaf_of",
     "norse": "spikec.frontend.norse:leaf_of",
     "spikingjelly": "spikec.frontend.spikingjelly:leaf_of",
+    "sinabs": "spikec.frontend.sinabs:leaf_of",
     "spikec": "spikec.frontend.nn.table:leaf_of",
 }
 

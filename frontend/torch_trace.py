@@ -24,7 +24,7 @@ from spikec.frontend.tracing.check import compare, second_example
 from spikec.frontend.tracing.fold import Folded, count_steps, fold
 from spikec.frontend.tracing.record import Files, Recorder, failure, recording, run_model, tensors_in
 from spikec.frontend.tracing.steps import AxisChoice, Choices, SingleStep, choose_axes
-from spikec.frontend.tracing.values import Record, Value, live_ops, values_in
+from spikec.frontend.tracing.values import Record, Value, live_ops, product, values_in
 from spikec.ir.graph import Graph
 from spikec.ir.rules import verify
 from spikec.ir.types import KINDS, Kind
@@ -322,10 +322,14 @@ class _Tracer:
             for index, (item, value) in enumerate(zip(example.tensors, record.inputs, strict=True)):
                 changed = second_example(item, seed=100 + index)
                 offset = 1 if self.single else 0
-                for position, axis in enumerate(layout.axes[value][offset:]):
-                    if (longer and axis[0] in layout.time) or (wider and axis[0] in layout.batch):
+                axes = layout.axes[value][offset:]
+                changed = changed.reshape([atom.size for axis in axes for atom in axis])
+                for position, atom in enumerate(atom for axis in axes for atom in axis):
+                    if (longer and atom in layout.time) or (wider and atom in layout.batch):
                         extra = second_example(changed, seed=200 + index).narrow(position, 0, 1)
                         changed = torch.cat([changed, extra], dim=position)
+                sizes = iter(changed.shape)
+                changed = changed.reshape([product([next(sizes) for _ in axis]) for axis in axes])
                 tensors.append(changed)
             try:
                 return self.trace(example.with_tensors(tensors), capture=True)

@@ -7,7 +7,7 @@ through every operation untouched. `coords` say at which index of an atom a valu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +39,8 @@ class Layout:
     picked: dict[Atom, set[int]] = field(default_factory=dict)
     #: Atoms that an operation mixed, merged with features or treated entry by entry, and where.
     features: dict[Atom, Op] = field(default_factory=dict)
+    #: Axes of the input that the model takes apart into two, by (input, axis), and the sizes of both.
+    cuts: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
     time: set[Atom] = field(default_factory=set)
     batch: set[Atom] = field(default_factory=set)
     steps: int = 0
@@ -76,11 +78,19 @@ class Layout:
         return tuple(value.shape[position] for position in self.feature_axes(value, op))
 
 
-def find_axes(record: Record, pivot: int | None, steps: int) -> Layout:
-    """Follow the axes through all operations. `pivot`: the site whose k-th call begins step k, where no axis is walked through."""
+def find_axes(
+    record: Record, pivot: int | None, steps: int, cuts: Mapping[tuple[int, int], tuple[int, int]] | None = None
+) -> Layout:
+    """Follow the axes through all operations. `pivot`: the site whose k-th call begins step k, where no axis is walked through.
+
+    cuts: axes of the input that are two in one from the start, such as batch and time.
+    """
     layout = Layout()
     for index, value in enumerate(record.inputs):
-        layout.axes[value] = tuple((Atom(size, (index, axis)),) for axis, size in enumerate(value.shape))
+        layout.axes[value] = tuple(
+            tuple(Atom(part, (index, axis)) for part in (cuts or {}).get((index, axis), (size,)))
+            for axis, size in enumerate(value.shape)
+        )
         layout.coords[value] = {}
     clock = Atom(steps)
     calls, event = -1, -1
@@ -223,6 +233,8 @@ def _reshape(layout: Layout, op: Op, coords: dict[Atom, int]) -> Axes:
     for position, size in enumerate(shape):
         group: list[Atom] = []
         have = 1
+        if size == 1 and rest and rest[0].size > 1 and rest[0].source is not None:
+            layout.cuts.setdefault(rest[0].source, (1, rest[0].size))
         while rest and (have < size or (size == 1 and not group and rest[0].size == 1)):
             atom = rest.pop(0)
             if have < size and (size % (have * atom.size)) != 0:
@@ -232,6 +244,8 @@ def _reshape(layout: Layout, op: Op, coords: dict[Atom, int]) -> Axes:
                     rest.insert(0, Atom(atom.size))
                     group, have = _scramble(layout, op, group, rest, size), size
                     break
+                if atom.source is not None and not group:
+                    layout.cuts.setdefault(atom.source, (need, atom.size // need))
                 rest.insert(0, Atom(atom.size // need))
                 atom = Atom(need)
             group.append(atom)

@@ -47,7 +47,7 @@ class _Replay(Interpreter):
         layout = built.folded.layout
         self.length = layout.steps
         self.samples = max(
-            (axis[0].size for v in built.folded.record.inputs for axis in layout.axes[v] if axis[0] in layout.batch), default=1
+            (a.size for v in built.folded.record.inputs for axis in layout.axes[v] for a in axis if a in layout.batch), default=1
         )
         super().__init__(built.graph, self.samples * self.length)
         self.values: dict[tuple[str, str], Array | None] = {}

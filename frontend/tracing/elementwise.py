@@ -44,7 +44,17 @@ def _div(rec: Recorder, run: Run, input: Any, other: Any, *, rounding_mode: str 
         return finish(rec, run, "/", a, b)
     if rounding_mode == "floor":
         return finish(rec, run, "floor", between(rec, "/", a, b))
-    unsupported(rec, "div", "with rounding_mode='trunc'")
+    return _truncated(rec, run, between(rec, "/", a, b))
+
+
+def _truncated(rec: Recorder, run: Run, value: Any) -> Any:
+    """Toward zero: the floor of the magnitude, with the sign put back."""
+    below = between(rec, "neg", between(rec, "floor", between(rec, "neg", value)))
+    return finish(rec, run, "select", between(rec, "<", value, 0, boolean=True), below, between(rec, "floor", value))
+
+
+def _trunc(rec: Recorder, run: Run, input: Any) -> Any:
+    return _truncated(rec, run, rec.operand(input))
 
 
 def _unary(fn: str) -> Handler:
@@ -217,6 +227,8 @@ ELEMENTWISE: Final[dict[str, Handler]] = {
     "absolute": _unary("abs"),
     "floor": _unary("floor"),
     "round": _round,
+    "trunc": _trunc,
+    "fix": _trunc,
     "logical_not": _logical_not,
     "__invert__": _logical_not,
     "bitwise_not": _logical_not,

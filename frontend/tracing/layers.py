@@ -151,6 +151,18 @@ def _avg_pool(space: int) -> Handler:
     return handler
 
 
+def _lp_pool(space: int) -> Handler:
+    def handler(
+        rec: Recorder, run: Run, input: Any, norm_type: float, kernel_size: Any, stride: Any = None, ceil_mode: bool = False
+    ) -> Any:
+        if norm_type != 1:
+            unsupported(rec, f"lp_pool{space}d", f"with norm_type={norm_type}; 1 is a sum")
+        kernel = _tuple(kernel_size, space)
+        return _emit_pool(rec, run, rec.operand(input), "sum", kernel, _tuple(stride, space) if stride else kernel, (0,) * space)
+
+    return handler
+
+
 def _max_pool(space: int) -> Handler:
     def handler(
         rec: Recorder, run: Run, input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0,
@@ -247,6 +259,8 @@ LAYERS: Final[dict[str, Handler]] = {
     "conv2d": _conv(2),
     "avg_pool1d": _avg_pool(1),
     "avg_pool2d": _avg_pool(2),
+    "lp_pool1d": _lp_pool(1),
+    "lp_pool2d": _lp_pool(2),
     "max_pool1d": _max_pool(1),
     "max_pool2d": _max_pool(2),
     "adaptive_avg_pool1d": _adaptive(1, "avg"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from spikec.diagnostics import CompileError, Loc
@@ -31,6 +31,8 @@ class SingleStep(Exception):  # not an error: the model does one step a call
 def choose_axes(record: Record, choices: Choices, loc: Loc | None) -> Layout:
     """The layout with its time and batch axes named. Raises SingleStep, or CompileError SPK105 where there are two readings."""
     layout = find_axes(record, None, 0)
+    if choices.time_axis == "auto":
+        layout = _cut(record, layout)
     chosen = _time_atoms(record, layout, choices, loc)
     if chosen:
         layout.time = chosen
@@ -62,6 +64,24 @@ def choose_axes(record: Record, choices: Choices, loc: Loc | None) -> Layout:
     return layout
 
 
+def _cut(record: Record, layout: Layout) -> Layout:
+    """The layout in which an axis of the input that holds both batch and time, taken apart by the model, is two."""
+    walked = {(index, axis) for index, axis, atom in _input_atoms(record, layout) if _walked(layout, atom)}
+    cuts = {place: sizes for place, sizes in layout.cuts.items() if (sizes[0] == 1 and place in walked) or not walked}
+    if not cuts:
+        return layout
+    cut = find_axes(record, None, 0, cuts)
+    times = {(index, axis) for index, axis, atom in _input_atoms(record, cut) if _walked(cut, atom)}
+    return cut if times & set(cuts) else layout
+
+
+def _input_atoms(record: Record, layout: Layout) -> Iterator[tuple[int, int, Atom]]:
+    """Input, axis and atom: an axis that holds both batch and time has two."""
+    for index, value in enumerate(record.inputs):
+        for axis, atoms in enumerate(layout.axes[value]):
+            yield from ((index, axis, atom) for atom in atoms)
+
+
 def _ambiguous(message: str, loc: Loc | None, fix: str, notes: Sequence[str] = ()) -> None:
     raise CompileError("SPK105", message, loc=loc, fix=fix, notes=notes)
 
@@ -78,7 +98,8 @@ def _time_atoms(record: Record, layout: Layout, choices: Choices, loc: Loc | Non
     found: set[Atom] = set()
     for index, value in enumerate(record.inputs):
         atoms = [axis[0] for axis in layout.axes[value]]
-        walked = [axis for axis, atom in enumerate(atoms) if _walked(layout, atom)]
+        walking = {axis: atom for own, axis, atom in _input_atoms(record, layout) if own == index and _walked(layout, atom)}
+        walked = list(walking)
         if isinstance(choices.time_axis, int):
             if not -len(atoms) <= choices.time_axis < len(atoms):
                 _ambiguous(
@@ -102,7 +123,7 @@ def _time_atoms(record: Record, layout: Layout, choices: Choices, loc: Loc | Non
                     loc,
                     f"say which one is time: time_axis={walked[0]} or time_axis={walked[1]}",
                 )
-            found |= {atoms[axis] for axis in walked}
+            found |= set(walking.values())
         elif walked:
             _ambiguous(
                 f"time_axis=None was passed, but the model walks through axis {walked[0]} of {_input_name(record, index)}, "
@@ -207,14 +228,11 @@ def _batch_atoms(record: Record, layout: Layout, choices: Choices, loc: Loc | No
                 )
             found.add(atoms[axis])
             continue
-        free = [
-            axis
-            for axis, atom in enumerate(atoms)
-            if atom not in layout.time and atom not in layout.features and not _walked(layout, atom)
-        ]
-        rest = [axis for axis, atom in enumerate(atoms) if atom not in layout.time]
+        every = [(axis, atom) for own, axis, atom in _input_atoms(record, layout) if own == index and atom not in layout.time]
+        candidates = {axis: atom for axis, atom in every if atom not in layout.features and not _walked(layout, atom)}
+        free, rest = list(candidates), [axis for axis, _ in every]
         if len(free) == 1 and len(rest) > 1:
-            found.add(atoms[free[0]])
+            found |= set(candidates.values())
         elif free:
             shown = [axis - choices.added for axis in free]
             names = " or ".join(f"batch_axis={axis}" for axis in shown)

@@ -872,6 +872,64 @@ class Double(BatchFirstWhile):
 
 
 SEQUENCE, FIRST, FRAME = (T, B, 12), (B, T, 12), (B, 12)
+
+
+@torch.jit.script
+def _scripted_step(x: torch.Tensor, state: list[torch.Tensor], beta: float = 0.5):
+    v = beta * state[0] + x
+    s = torch.gt(v, 1.0).to(v.dtype)
+    return s, [v - s]
+
+
+class Scripted(nn.Module):
+    """One step as a torch.jit.script function, a rate that is only looked at, and a sum of windows as a norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.pool = nn.Conv2d(2, 3, 3), nn.LPPool2d(1, 2)
+
+    def forward(self, x):
+        state, out = [torch.zeros(x.shape[1], 3, 4, 4)], []
+        for xt in x:
+            s, state = _scripted_step(self.conv(xt), state)
+            out.append(self.pool(s))
+        self.rate = torch.stack(out).mean()
+        return torch.stack(out)
+
+
+class Floor(torch.autograd.Function):
+    """Whole numbers, straight through."""
+
+    @staticmethod
+    def forward(x, scale):
+        return torch.floor(x * scale)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(inputs[0])
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, None
+
+
+class Quantized(nn.Module):
+    """Forward passes that are no steps: they are looked into."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(12, 6)
+
+    def forward(self, x):
+        v, out = torch.zeros(x.shape[1], 6), []
+        for xt in x:
+            v = 0.5 * v + Floor.apply(self.fc(xt), 2.0)
+            whole = torch.div(v, 0.75, rounding_mode="trunc")
+            v = v - whole * 0.75
+            out.append(whole + torch.trunc(2 * v))
+        return torch.stack(out)
+
+
 CASES = [
     (TutorialLoop, SEQUENCE, {}),
     (BatchFirstWhile, FIRST, {}),
@@ -926,6 +984,8 @@ CASES = [
     (BeginsHigh, SEQUENCE, {}),
     (BeginsAsNumbers, SEQUENCE, {}),
     (BeginsHighInPlace, SEQUENCE, {}),
+    (Scripted, (T, B, 2, 6, 6), {}),
+    (Quantized, SEQUENCE, {}),
 ]
 
 

@@ -238,6 +238,11 @@ class NotAStep(Base):
         return SoftSpike.apply(cur), mem  # HERE
 
 
+class NormPool(Base):
+    def step(self, cur, mem, t):
+        return nn.functional.lp_pool1d(cur, 2, 2), mem  # HERE
+
+
 class TooMany(Base):
     def step(self, cur, mem, t):
         return self.lif(cur, mem, 1, 2, 3)  # HERE
@@ -290,6 +295,7 @@ READOUT = (
     "\n  fix: at the end of the network: return what goes into {0}, and apply {0} to the result; inside, no neuron can compute it"
 )
 CASES = [
+    (NormPool, "", "SPK102", "the operation lp_pool1d is not supported with norm_type=2; 1 is a sum"),
     (Branch, "", "SPK103", "a branch depends on input values\n  fix: keep it a tensor, as in torch.where(condition, a, b)"),
     (Item, "", "SPK103", "item() makes a Python number that depends on input values\n  fix: keep it a tensor, as in torch.where(condition, a, b)"),
     (Numpy, "", "SPK106", "a tensor that depends on the input leaves torch here, towards NumPy\n  fix: use torch's own operations"),
