@@ -8,7 +8,7 @@ JOBS   ?= 2
 FUZZ_SECONDS ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lava demo test test-long test-lava-all check format bench bench-all bench-counts bench-real bench-lava fuzz clean
+.PHONY: help venv lava demo test test-long test-lava-all check format bench bench-all bench-counts bench-real bench-ann bench-lava fuzz clean
 .PHONY: distclean
 
 help: ## print this list
@@ -69,6 +69,9 @@ fuzz: $(READY) ## ten minutes (FUZZ_SECONDS) of libFuzzer over the emitted C's e
 	$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS)
 bench-lava: lava ## networks on Lava against the reference, C and published numbers, number for number
 	$(BIN)/python benchmarks/lava.py
+
+bench-ann: $(READY) ## accuracy over the steps of an ANN made to spike, 10,000 MNIST digits (some minutes)
+	$(BIN)/python benchmarks/ann_to_snn.py
 
 clean: ## remove build/ and caches
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -67,7 +67,7 @@ def _parser() -> _Parser:
         prog="spikec",
         description="Compile a trained spiking network to neuromorphic or edge hardware, and prove that it still computes "
         "the same spikes.",
-        epilog="MODEL is file.py:name (a torch module, a class, or a function returning one) or a .nir, .net or .sir "
+        epilog="MODEL is file.py:name (a torch module, a class, or a function returning one) or a .nir, .net, .onnx or .sir "
         "file. DATA is a .npz or .npy file, with :key where a .npz holds several arrays; its axes are (batch, T, ...).",
         allow_abbrev=False,
     )
@@ -81,7 +81,7 @@ def _parser() -> _Parser:
         return made
 
     add = command("compile", _compile, "compile MODEL into the build folder BUILD").add_argument
-    add("model", metavar="MODEL", help="file.py:name, or a .nir, .net or .sir file")
+    add("model", metavar="MODEL", help="file.py:name, or a .nir, .net, .onnx or .sir file")
     add("-o", "--output", metavar="BUILD", required=True, help="the build folder; an earlier build there is replaced")
     add("--target", default="loihi2", help="a target's name (see spikec targets) or a .toml file; default loihi2")
     add("--calibrate", metavar="DATA", help="inputs that quantization is calibrated on; labels in key y are used too")
@@ -103,6 +103,7 @@ def _parser() -> _Parser:
     add("--batch-axis", metavar="AXIS", help="which axis of the example is the batch: a number, or none")
     add("--steps", type=int, metavar="T", help="steps to run a model that gets the same frame at every step")
     add("--input-kind", metavar="KIND", help="spike, graded or value; default: spike if the example holds only 0 and 1")
+    add("--spiking", action=argparse.BooleanOptionalAction, help="make a network of ReLUs spike; default: if it is an .onnx")
     add("--dt", metavar="TIME", help="what a step lasts: 1ms, 100us; where the model means real time")
     add("--name", help="the name of the graph; default: from the model")
     add(
@@ -131,12 +132,19 @@ def _parser() -> _Parser:
     add("--bisect", action="store_true", help="instead, score the labelled data (key y) after every pass: where did it fall?")
     add("--timeout", type=float, metavar="S", help="seconds that a backend's process may take")
 
-    add = command("show", _show, "print the IR of a build or of a .sir file").add_argument
-    add("build", metavar="BUILD|FILE", help="a build folder or a .sir file")
+    add = command("show", _show, "print the IR of a build or of a .sir, .nir, .net or .onnx file").add_argument
+    add("build", metavar="BUILD|FILE", help="a build folder or a file that holds a graph")
     add("--after", metavar="PASS", help="the graph after this pass; default: the last")
     add("--level", help="the last graph of this level: float, fixed, placed")
     add("--full", action="store_true", help="write every array out")
     add("--memory", action="store_true", help="instead, what each layer takes in the emitted C, in bytes")
+
+    add = command("convert", _convert, "write the graph in file A as file B: .sir, .nir, .onnx, .net").add_argument
+    add("source", metavar="A", help="a .sir, .nir, .onnx or .net file")
+    add("place", metavar="B", help="the file to write; its suffix says the format")
+    add("--dt", metavar="TIME", help="what a step lasts: 1ms, 100us; where A means real time and does not say")
+    add("--name", help="the name of the graph; default: from the file")
+    add("--option", action="append", metavar="KEY=VALUE", help="an option of A's reader; repeatable")
 
     add = command("targets", _targets, "list the targets, or every number of one").add_argument
     add("name", metavar="NAME", nargs="?", help="a target, for all it states")
@@ -180,14 +188,11 @@ def _compile(options: argparse.Namespace) -> int:
         if getattr(options, key) is not None:
             more[key] = getattr(options, key)
     for pair in options.option or ():
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise CompileError("SPK001", f"--option {pair}: write KEY=VALUE")
-        key = key.replace("-", "_")
+        key, value = _option(pair)
         if key in inspect.signature(driver.compile).parameters or key in _FLAGS:
-            flag = f"write --{key.replace('_', '-')} {value}" if key in vars(options) and key != "model" else None
+            flag = f"write --{key.replace('_', '-')} {pair.partition('=')[2]}" if key in vars(options) and key != "model" else None
             raise CompileError("SPK001", f"--option {pair}: {key} is no option of a pass or a reader", fix=flag)
-        more[key] = _scalar(value)
+        more[key] = value
 
     done = 0
     printed: dict[str, str] = {}
@@ -221,6 +226,7 @@ def _compile(options: argparse.Namespace) -> int:
             dt=_duration(options.dt),
             input_kind=options.input_kind,
             weights=options.weights,
+            spiking=options.spiking,
             dump_ir=options.dump_ir,
             on_stage=seen,
             **more,
@@ -342,19 +348,37 @@ def _show(options: argparse.Namespace) -> int:
 
         text = load(path).ir(options.after, options.level, options.full)
     else:
-        from spikec.ir.rules import verify
-        from spikec.ir.text import print_graph, read_graph
+        from spikec.driver import read_model
+        from spikec.ir.text import print_graph
 
         with reading(path):
             if not path.exists():
                 raise CompileError("SPK002", f"{path}: no such file or build folder")
         if options.after or options.level:
             raise CompileError("SPK001", f"{path} is one graph: --after and --level need a build folder")
-        text = print_graph(verify(read_graph(path)), full=options.full)[0]
+        text = print_graph(read_model(path), full=options.full)[0]
     if options.json:
         _print_json({"ir": text})
     else:
         print(text, end="")
+    return 0
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from spikec import driver
+    from spikec.ledger import Ledger
+
+    ledger = Ledger()
+    more = dict(_option(pair) for pair in options.option or ())
+    if wrong := [key for key in more if key in ("name", "dt", "ledger")]:
+        raise CompileError("SPK001", f"--option {wrong[0]}: write --{wrong[0]}")
+    graph = driver.convert(options.source, options.place, name=options.name, dt=_duration(options.dt), ledger=ledger, **more)
+    if options.json:
+        _print_json({"output": options.place, "name": graph.name, "level": graph.level, "ledger": ledger.as_json()})
+        return 0
+    for entry in ledger:
+        print(entry.text())
+    print(f"{graph.name} ({graph.level}, {len(graph.nodes)} nodes) written to {options.place}")
     return 0
 
 
@@ -442,6 +466,13 @@ def _bytes(option: str, text: str | None) -> int | None:
     if not digits.isascii() or not digits.isdigit():
         raise CompileError("SPK001", f"{option} is a number of bytes such as 65536, 64K or 2M, not '{text}'")
     return int(digits) << {"": 0, "K": 10, "M": 20, "G": 30}[unit]
+
+
+def _option(pair: str) -> tuple[str, Any]:
+    key, equals, value = pair.partition("=")
+    if not equals:
+        raise CompileError("SPK001", f"--option {pair}: write KEY=VALUE")
+    return key.replace("-", "_"), _scalar(value)
 
 
 def _duration(text: str | None) -> float | None:

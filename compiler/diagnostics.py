@@ -48,6 +48,7 @@ CODES: dict[str, str] = {
     "SPK208": "input of this kind cannot be sent to the target",
     "SPK209": "the network does not fit into the target's memory",
     "SPK219": "a budget cannot be met",
+    "SPK220": "no spiking counterpart: the activations cannot be converted",
     # 3xx: the IR and its text form
     "SPK301": "syntax error in IR text",
     "SPK302": "the graph is not well formed",

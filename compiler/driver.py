@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from importlib import import_module
@@ -25,28 +25,43 @@ from spikec.cutoff import Cutoff
 from spikec.cutoff import calibrate as calibrate_cutoff
 from spikec.diagnostics import CompileError, Loc
 from spikec.files import check_file, reading
-from spikec.inputs import check_inputs
+from spikec.inputs import as_array, by_name, check_inputs
 from spikec.ir.graph import Graph
+from spikec.ir.rules import verify
 from spikec.ir.text import read_graph, write_graph
-from spikec.ir.types import KINDS, Kind
+from spikec.ir.types import KINDS, Array, Kind
 from spikec.ledger import Ledger
 from spikec.options import fits
 from spikec.pipeline import OPTIONAL, Stage, load_pass, run_passes, with_optional
 from spikec.score import answers, check_labels, scored_output
 from spikec.spelling import did_you_mean
 from spikec.target import FOLDER, Target, load_target, parse_target
-from spikec.version import __version__
 
 if TYPE_CHECKING:
     from torch import nn
 
 #: Told about every stage as soon as it is there.
 OnStage = Callable[[Stage], None]
-#: Formats that have a name in the interface and no reader in this version.
-_LATER: Final = {".onnx": "ONNX"}
 #: Formats that are whole graphs -> "module:function". The function takes the path and by keyword name, dt, ledger and what the
 #: module's OPTIONS lists.
-_READERS: Final = {".net": "spikec.frontend.slayer:read_net", ".nir": "spikec.frontend.nir:load_nir"}
+_READERS: Final = {
+    ".net": "spikec.frontend.slayer:read_net",
+    ".nir": "spikec.frontend.nir:load_nir",
+    ".onnx": "spikec.frontend.onnx:read_onnx",
+}
+#: The formats that are written, the same way; the function takes the graph, the path and the ledger.
+_WRITERS: Final = {
+    ".net": "spikec.frontend.slayer:write_net",
+    ".nir": "spikec.frontend.nir:write_nir",
+    ".onnx": "spikec.frontend.onnx:write_onnx",
+    ".sir": "spikec.ir.text:write_graph",
+}
+#: Formats that hold networks of activations, which are made to spike where nothing else is said.
+_ANNS: Final = (".onnx",)
+#: What makes a network of activations spike, before all other passes; and the steps that a frame is fed for, if nothing is said.
+_TO_SPIKING: Final = ("fold-scale", "ann-to-snn")
+_FRAME_STEPS: Final = 100
+_SPIKING_OPTIONS: Final = frozenset({"percentile", "fire", "reset", "initial", "readout", "measured"})
 #: Options whose default is "auto"; None means something else there.
 _AUTO: Final = ("time_axis", "batch_axis")
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]*")
@@ -80,6 +95,7 @@ def compile(
     dt: float | None = None,
     input_kind: Kind | None = None,
     weights: str | Path | None = None,
+    spiking: bool | None = None,
     dump_ir: str | Path | None = None,
     on_stage: OnStage | None = None,
     **options: Any,
@@ -87,22 +103,26 @@ def compile(
     """Compile a trained model for a target.
 
     model: a torch module; "file.py:name", where name is a module, a module class that needs no arguments, or a function that
-    returns a module; a `.sir` file; a SLAYER `.net` or a `.nir` file, whose options (see `spikec.frontend.slayer` and
-    `spikec.frontend.nir`) are taken as well; a Graph.
+    returns a module; a `.sir` file; a SLAYER `.net`, `.nir` or `.onnx` file, whose options (see `spikec.frontend.slayer`,
+    `spikec.frontend.nir` and `spikec.frontend.onnx`) are taken as well; a Graph.
     example_input: what the model itself takes. Needed for a torch module; a "file.py:name" may instead define `example_input`, a
     tensor or a function returning one. An array is made a tensor. time_axis, batch_axis, steps, dt (seconds per step),
     input_kind, name: see `spikec.trace`. weights: a state dict to load first.
     target: the name of a target, or a `.toml` file. calibrate: input data (batch, T, *shape), or a mapping by input name; labels:
     (batch,) integers. bits: bits of a weight; for a target that runs floats it asks for integers instead.
     max_ram, max_flash: bytes that the emitted C may take, in place of the target's own limits; without flash, constants count as
-    RAM. strict: refuse every approximation that was not asked for. dump_ir: a folder for the graph after every pass, which is
-    written even where a later pass fails. on_stage: called with every stage. options: options of the target's passes, by name.
+    RAM. spiking: make a network of ReLUs spike (see `spikec.passes.ann_to_snn`, whose options are taken); by default where the
+    model is an `.onnx`. calibrate may then be frames (samples, *shape), each fed for `steps` steps, 100 by default.
+    strict: refuse every approximation that was not asked for. dump_ir: a folder for the graph after every pass, which is written
+    even where a later pass fails. on_stage: called with every stage. options: options of the target's passes, by name.
 
     Raises CompileError for everything that the user can mend, with all violations found.
     """
     chosen, text = find_target(target)
     chosen = _limited(chosen, max_ram, max_flash)
-    passes = [*chosen.passes]
+    asked_spiking = spiking or (spiking is None and bool(options.keys() & _SPIKING_OPTIONS - _reader_options(model)))
+    spiking = asked_spiking or (spiking is None and isinstance(model, (str, os.PathLike)) and os.fspath(model).endswith(_ANNS))
+    passes = [*(_TO_SPIKING if spiking else ()), *chosen.passes]
     if bits is not None and chosen.level == "float" and "to-fixed" not in passes:
         passes.append("to-fixed")
     known = {item.name for each in (*passes, *OPTIONAL) for item in fields(load_pass(each))}  # type: ignore[arg-type]  # dataclasses
@@ -110,6 +130,11 @@ def compile(
     reading = {key: options.pop(key) for key in module.OPTIONS if key in options} if module else {}
     if module and "input_kind" in module.OPTIONS and input_kind is not None:
         reading["input_kind"] = input_kind
+    if spiking and time_axis == "auto":
+        time_axis = None  # a network of activations takes frames
+    frame_steps = steps if steps is not None else _FRAME_STEPS
+    if isinstance(frame_steps, bool) or not isinstance(frame_steps, int) or frame_steps < 1:
+        raise CompileError("SPK001", f"steps is a whole number of at least 1, not {steps!r}")
     given: dict[str, Any] = {"target": chosen, "calibrate": None, "labels": None, "scales": None, "bits": bits, "strict": strict}
     free = sorted((known - set(given)) | set(module.OPTIONS if module else ()))
     for key in options:
@@ -137,6 +162,8 @@ def compile(
         raise CompileError("SPK001", f"a graph's name consists of letters, digits, _ and ., not '{name}'")
     axes = {"time_axis": time_axis, "batch_axis": batch_axis, "steps": steps, "dt": dt, "input_kind": input_kind}
     plain = {"example_input": example_input, "weights": weights, **axes}
+    if spiking:
+        plain |= {"time_axis": "auto", "steps": None}
     asked = [key for key, value in plain.items() if value is not None and not (key in _AUTO and value == "auto")]
     asked += [key for key in _AUTO if plain[key] is None]
     ledger = Ledger()
@@ -161,8 +188,12 @@ def compile(
 
     if bits is not None and graph.level != "float":
         raise CompileError("SPK001", f"bits={bits}: the graph holds integers already")
+    if spiking and not asked_spiking and not _is_ann(graph):
+        passes = [each for each in passes if each not in _TO_SPIKING]
+        spiking = False
     if calibrate is not None:
-        given["calibrate"] = calibrate = check_inputs(graph, calibrate)
+        calibrate = _frames(graph, calibrate, frame_steps) if spiking else check_inputs(graph, calibrate)
+        given["calibrate"] = calibrate
     if labels is not None:
         given["labels"] = _labels(labels, calibrate)
     stages = run_passes(graph, passes, {**given, **options}, ledger, seen)
@@ -221,6 +252,56 @@ def trace(
     )
 
 
+def read_model(
+    path: str | Path, *, name: str | None = None, dt: float | None = None, ledger: Ledger | None = None, **options: Any
+) -> Graph:
+    """The graph in a `.sir`, `.nir`, `.net` or `.onnx` file, before any pass.
+
+    dt: seconds per step. options: those of the format's reader. ledger: told every convention that was used.
+    """
+    module, read = _reader(path)
+    if read is not None:
+        if wrong := [key for key in options if key not in module.OPTIONS]:
+            raise CompileError(
+                "SPK001", f"unknown option '{wrong[0]}' for '{Path(path).suffix}'", fix=did_you_mean(wrong[0], module.OPTIONS)
+            )
+        return read(Path(path), name=name, dt=dt, ledger=ledger if ledger is not None else Ledger(), **options)
+    if Path(path).suffix != ".sir":
+        raise CompileError("SPK003", f"'{path}' is not a graph", fix=f"give a {_either([*_READERS, '.sir'])} file")
+    asked = [key for key, value in {**options, "dt": dt}.items() if value is not None]
+    return verify(_plain_graph(read_graph(Path(path)), name, asked, os.fspath(path)))
+
+
+def convert(
+    source: str | Path,
+    place: str | Path,
+    *,
+    name: str | None = None,
+    dt: float | None = None,
+    ledger: Ledger | None = None,
+    **options: Any,
+) -> Graph:
+    """Read a graph in one format and write it in another, each known by its suffix: .sir, .nir, .onnx, .net.
+
+    Nothing is compiled: the graph that is written computes what was read. options: the reader's. Returns the graph. Raises
+    CompileError for what either format cannot say, SPK008 if the file cannot be written.
+    """
+    place = Path(place)
+    if place.suffix not in _WRITERS:
+        raise CompileError("SPK001", f"'{place}' is no format to write", fix=f"end the name in {_either(_WRITERS)}")
+    if place.is_dir():
+        raise CompileError("SPK008", f"{place}: cannot be written (it is a folder)")
+    told = ledger if ledger is not None else Ledger()
+    graph = read_model(source, name=name, dt=dt, ledger=told, **options)
+    told.pass_name = "write"
+    module, _, function = _WRITERS[place.suffix].partition(":")
+    try:
+        getattr(import_module(module), function)(graph, place, **({} if place.suffix == ".sir" else {"ledger": told}))
+    except OSError as error:
+        raise CompileError("SPK008", f"{place}: cannot be written ({error.strerror})") from None
+    return graph
+
+
 def find_target(name: str) -> tuple[Target, str]:
     """A target and the text of its file. Raises CompileError SPK004 or SPK012."""
     load_target(name)  # says what is wrong with a name that is none
@@ -239,6 +320,34 @@ def _reader(model: Any) -> tuple[Any, Callable[..., Graph] | None]:
     name, _, function = _READERS[suffix].partition(":")
     module = import_module(name)
     return module, getattr(module, function)
+
+
+def _either(words: Iterable[str]) -> str:
+    *most, last = words
+    return f"{', '.join(most)} or {last}"
+
+
+def _reader_options(model: Any) -> frozenset[str]:
+    module, _ = _reader(model)
+    return frozenset(module.OPTIONS if module else ())
+
+
+def _is_ann(graph: Graph) -> bool:
+    from spikec.passes.ann_to_snn import is_ann
+
+    return is_ann(graph)
+
+
+def _frames(graph: Graph, data: Any, steps: int) -> dict[str, Array]:
+    """Calibration data of a network of activations: frames (samples, *shape) are fed at every step, without a copy of each."""
+    given = {name: as_array(name, array) for name, array in by_name(graph, data).items()}
+    shapes = {node.name: node.type.shape for node in graph.inputs}
+    given = {name: array[:, None] if array.ndim == len(shapes[name]) + 1 else array for name, array in given.items()}
+    checked = check_inputs(graph, given)
+    return {
+        name: np.broadcast_to(array, (len(array), steps, *array.shape[2:])) if array.shape[1] == 1 else array
+        for name, array in checked.items()
+    }
 
 
 def _plain_graph(graph: Graph, name: str | None, asked: list[str], what: str) -> Graph:
@@ -300,7 +409,7 @@ def _traced(model: Any, example_input: Any, weights: str | Path | None, name: st
     if not isinstance(model, torch.nn.Module):
         raise CompileError(
             "SPK003",
-            f"a model is a torch module, a Graph, 'file.py:name', or a .nir, .net or .sir file, not {type(model).__name__}",
+            f"a model is a torch module, a Graph, 'file.py:name', or a .nir, .net, .onnx or .sir file, not {type(model).__name__}",
             fix="instantiate it: Net()" if inspect.isclass(model) else None,
         )
     return _trace_module(model, example_input, weights, name, axes, None)
@@ -352,17 +461,11 @@ def user_code(spec: str) -> Iterator[UserModel]:
     CompileError SPK002 or SPK003, at the line of the user's file that failed.
     """
     text, colon, wanted = spec.rpartition(":")
-    if not colon or "/" in wanted or wanted.endswith((".py", *_LATER)):
+    if not colon or "/" in wanted or wanted.endswith(".py"):
         text, wanted = spec, ""
     path = Path(text)
-    if path.suffix in _LATER:
-        raise CompileError(
-            "SPK003",
-            f"{path}: reading {_LATER[path.suffix]} files ({path.suffix}) is not supported yet in spikec {__version__}",
-            fix="give the torch module it came from, as file.py:name, or a .sir file",
-        )
     if path.suffix != ".py":
-        raise CompileError("SPK003", f"'{spec}' is not a model", fix="give file.py:name, or a .nir, .net or .sir file")
+        raise CompileError("SPK003", f"'{spec}' is not a model", fix="give file.py:name, or a .nir, .net, .onnx or .sir file")
     check_file(path)
     with reading(path):
         path.open("rb").close()

@@ -16,10 +16,12 @@ from spikec.ledger import Ledger
 
 #: Pass name -> "module:Class". Explicit: a pass that cannot be imported is an error and not a gap.
 PASSES: Final[dict[str, str]] = {
+    "ann-to-snn": "spikec.passes.ann_to_snn:AnnToSnn",
     "canonicalise": "spikec.passes.canonicalise:Canonicalise",
     "shrink": "spikec.passes.shrink:Shrink",
     "prune": "spikec.passes.prune:Prune",
     "encode-inputs": "spikec.passes.encode_inputs:EncodeInputs",
+    "fold-scale": "spikec.passes.fold_scale:FoldScale",
     "fold-linear": "spikec.passes.fold_linear:FoldLinear",
     "legalise": "spikec.passes.legalise:Legalise",
     "quantize": "spikec.passes.quantize:Quantize",

@@ -21,6 +21,7 @@ from spikec.frontend.slayer.network import NetOptions, Network, Wire
 from spikec.frontend.slayer.neurons import NEURON_FIELDS, NEURONS, arrays, population
 from spikec.frontend.slayer.programs import lif, with_states
 from spikec.frontend.slayer.synapses import SYNAPSES
+from spikec.frontend.slayer.write import write_net as write_net
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Concat, Conv, Dense, Input, Neuron, Ref, Reshape, Scale
 from spikec.ir.rules import verify

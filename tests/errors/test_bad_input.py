@@ -232,7 +232,7 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "compile model.onnx -o out",
-        "error[SPK003]: model.onnx: reading ONNX files (.onnx) is not supported yet in spikec 0.1.0\n  fix: give the torch module it came from, as file.py:name, or a .sir file",
+        "model.onnx: error[SPK003]: not a readable ONNX file (DecodeError: Error parsing message)",
     ),
     (
         "compile model.net -o out",
@@ -240,7 +240,7 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "compile model.txt -o out",
-        "error[SPK003]: 'model.txt' is not a model\n  fix: give file.py:name, or a .nir, .net or .sir file",
+        "error[SPK003]: 'model.txt' is not a model\n  fix: give file.py:name, or a .nir, .net, .onnx or .sir file",
     ),
     ("compile nets.py:Net -o out --input-shape 1,6,3", "nets.py:14 (gru): error[SPK101]: GRUCell is not supported"),
     (
