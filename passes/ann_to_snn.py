@@ -88,8 +88,8 @@ class Activation:
 class AnnToSnn:
     """Every ReLU becomes a population of integrate-and-fire neurons. Float level; approximate, and measured layer by layer.
 
-    calibrate: (samples, T, *shape) by input name; the activations are those of the mean over T. labels: (samples,), or (samples, T) of which the last
-    counts.
+    calibrate: (samples, T, *shape) by input name; the activations are those of the mean over T. labels: (samples,), or
+    (samples, T), of which the last counts.
     percentile: of the positive activations of a layer, its threshold. fire: "single" spike a step, or "multi"ple. reset: "subtract"
     the threshold or to "zero". initial: of the membrane, as a part of the threshold. readout of an output that is no activation:
     "membrane" sums it up over the steps, "count" gives it spikes, "current" leaves it as it is at every step. measured: how many

@@ -46,8 +46,8 @@ def read_model(path: Path) -> Any:
     loc = Loc(path.name)
     try:
         model = package.load_model_from_string(data)
-    except Exception as error:  # protobuf has exceptions of its own, which differ from version to version
-        raise CompileError("SPK003", f"not a readable ONNX file ({type(error).__name__}: {_first(error)})", loc=loc) from None
+    except Exception:  # protobuf has exceptions and texts of its own, which differ from version to version
+        raise CompileError("SPK003", "not a readable ONNX file: it is damaged, cut off, or something else", loc=loc) from None
     if not model.HasField("graph") or not (model.graph.node or model.graph.output):
         raise CompileError("SPK003", "not an ONNX model: there is no graph in it", loc=loc)
     if model.functions:

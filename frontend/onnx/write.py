@@ -115,7 +115,7 @@ class _Writer:
             declared = {wire: DTYPES[dict(self.graph.types[wire[0]])[wire[1]].dtype] for wire in history}
             if any(found[wire] != dtype for wire, dtype in declared.items()):
                 for _ in range(sum(past.maxlen or 0 for past in history.values()) + 1):
-                    found = {wire: value.dtype for wire, value in self.machine.step(frame).items()}
+                    found = {wire: np.result_type(found[wire], value) for wire, value in self.machine.step(frame).items()}
         return found
 
     # ------------------------------------------------------------------------------------------------------- the model

@@ -158,7 +158,7 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "frobnicate",
-        "error[SPK001]: unknown command 'frobnicate'\n  fix: choose one of compile, run, verify, show, targets, doctor, setup",
+        "error[SPK001]: unknown command 'frobnicate'\n  fix: choose one of compile, run, verify, show, convert, targets, doctor, setup",
     ),
     (
         "compile good.sir -o out --target host --option bits=4",
@@ -232,7 +232,7 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "compile model.onnx -o out",
-        "model.onnx: error[SPK003]: not a readable ONNX file (DecodeError: Error parsing message)",
+        "model.onnx: error[SPK003]: not a readable ONNX file: it is damaged, cut off, or something else",
     ),
     (
         "compile model.net -o out",
