@@ -22,7 +22,7 @@ DATA = ROOT.parent / "shared" / "data"
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import ann_to_snn  # noqa: E402  # the benchmark itself, on fewer digits
 
-SAMPLES, STEPS = 150, 100
+SAMPLES, STEPS = 100, 100
 
 
 def folder(name: str) -> Path:
@@ -33,7 +33,7 @@ def folder(name: str) -> Path:
 
 
 def test_sinabs_cnn_loses_less_than_a_point(tmp_path: Path) -> None:
-    """150 digits here, spread over the test set; `make bench-ann` runs all 10,000 of them."""
+    """100 digits here, spread over the test set; `make bench-ann` runs all 10,000 of them."""
     folder("sinabs_cnn"), folder("data_mnist_t10k")
     require_compiler()
     net = ann_to_snn.network(DATA)
@@ -44,7 +44,7 @@ def test_sinabs_cnn_loses_less_than_a_point(tmp_path: Path) -> None:
     path = ann_to_snn.exported(net, x[:1], tmp_path / "mnist.onnx")
     graph = read_onnx(path)
     assert np.abs(interpret(graph, {"x": x[:64, None]}).outputs["y"][:, 0] - scores[:64]).max() < 1e-6
-    build = spikec.compile(path, target="host", calibrate=x[:100], labels=labels[:100], steps=STEPS, measured=8)
+    build = spikec.compile(path, target="host", calibrate=x[:32], labels=labels[:32], steps=STEPS, measured=4)
     errors = {entry.node: entry.measured["relative error"] for entry in build.ledger if "relative error" in entry.measured}
     assert len(errors) == 5  # four layers and the output
     assert max(errors.values()) < 0.05
@@ -56,7 +56,7 @@ def test_sinabs_cnn_loses_less_than_a_point(tmp_path: Path) -> None:
     assert right[-1] >= ann - 0.01
     assert right[0] < 0.5 < right[9]
     # Straight from torch it is the same network.
-    traced = spikec.compile(net, x[:2], target="host", spiking=True, calibrate=x[:100], steps=STEPS, measured=1)
+    traced = spikec.compile(net, x[:2], target="host", spiking=True, calibrate=x[:32], steps=STEPS, measured=1)
     again = ann_to_snn.over_the_steps(traced, x[chosen[:20]], STEPS)
     assert np.abs(again - found[:20]).max() < 1e-3 * np.abs(found).max()
 
