@@ -12,6 +12,7 @@ import argparse
 import copy
 import gzip
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,9 +23,11 @@ import numpy as np
 import torch
 from torch import nn
 
+import ann_to_snn
 import spikec
 from spikec.backend import load_backend
 from spikec.frontend.nir import read_nir
+from spikec.frontend.onnx.write import model_of
 from spikec.frontend.slayer import read_net
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import Interpreter, interpret
@@ -478,6 +481,39 @@ def ndns_sdnn_nodelay() -> Iterator[Row]:
             yield Row(f"block {number}: largest difference", "0", f"{largest:g}", largest == 0)
 
 
+def sinabs_cnn() -> Iterator[Row]:
+    """All digits through the C engine as a spiking network, against the network of activations; `make bench-ann` has the curve."""
+    net = ann_to_snn.network(DATA)
+    x, labels = ann_to_snn.digits(DATA)
+    with torch.no_grad():
+        ann = np.concatenate([net(torch.tensor(x[i : i + 1000])).argmax(dim=1).numpy() for i in range(0, len(x), 1000)]) == labels
+    with tempfile.TemporaryDirectory() as folder:
+        path = ann_to_snn.exported(net, x[:1], Path(folder) / "mnist.onnx")
+        build = spikec.compile(path, target="host", calibrate=x[: ann_to_snn.BALANCED], steps=100, measured=4)
+    right = (ann_to_snn.over_the_steps(build, x, 100).argmax(axis=2) == labels[:, None]).mean(axis=0)
+    yield Row("accuracy of the ANN, 10,000 digits", "97.88 %", f"{ann.mean():.2%}", abs(ann.mean() - 0.9788) < 1e-9)
+    curve = ", ".join(f"{right[t - 1]:.2%} at {t}" for t in (5, 10, 20, 50))
+    yield Row("points lost in 100 steps", "<= 1", f"{100 * (ann.mean() - right[-1]):.2f} ({curve})", ann.mean() - right[-1] <= 0.01)
+
+
+def onnx_scan() -> Iterator[Row]:
+    """The networks of others, written as ONNX and run by onnxruntime, against the interpreter."""
+    import onnxruntime
+
+    for name in ("nir_braille_zero/braille_noDelay_bias_zero.nir", "nir_scnn_nmnist/cnn_sinabs.nir", "nir_wild/lif_rockpool.nir"):
+        graph = read_nir(DATA / name, dt=1e-4)[0]
+        rng = np.random.default_rng(0)
+        inputs = {node.name: (rng.random((2, 100, *node.type.shape)) < 0.25).astype(np.float32) for node in graph.inputs}
+        record = tuple(node.name for node in graph.neurons)
+        wanted = interpret(graph, inputs, record=record)
+        session = onnxruntime.InferenceSession(model_of(graph, record).SerializeToString(), providers=["CPUExecutionProvider"])
+        found = dict(zip([item.name for item in session.get_outputs()], session.run(None, inputs), strict=True))
+        wrong = sum(int((found[layer] != wanted.records[layer]).sum()) for layer in record)
+        yield differing(
+            f"spikes of {name.rpartition('/')[2]} in onnxruntime", wrong, sum(array.size for array in wanted.records.values())
+        )
+
+
 CASES: Final[dict[str, Callable[[], Iterator[Row]]]] = {
     "nir_lif": nir_lif,
     "nir_braille_zero": nir_braille_zero,
@@ -489,6 +525,8 @@ CASES: Final[dict[str, Callable[[], Iterator[Row]]]] = {
     "ecg_srnn": ecg_srnn,
     "neurobench_snn": neurobench_snn,
     "shd_nets": shd_nets,
+    "sinabs_cnn": sinabs_cnn,
+    "nir_wild": onnx_scan,
 }
 
 
