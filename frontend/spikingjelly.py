@@ -94,6 +94,8 @@ SUPPORT: Final = (
     *(Support(module, "surrogate_function that is no step", "refused", "also one with spiking=False") for module in _NEURONS),
     *(Support(module, "low precision (spikingjelly's precision)", "refused", "runs on a GPU only") for module in _NEURONS),
     *(Support(module, "", "exact", "traced inside") for module in _INSIDE),
+    Support("GatedLIFNode", "conduct equal at all steps", "exact", "traced inside"),
+    Support("GatedLIFNode", "conduct that differs from step to step", "refused", "every step would be another network"),
     *(Support(module, "", "refused", reason) for module, reason in _REFUSED.items()),
     *(Support(f"layer.{name}", mode, "exact") for name in _LAYERS for mode in ("step_mode='s'", "step_mode='m'")),
     *(Support(f"layer.{name}", "", "exact") for name in ("SeqToANNContainer", "MultiStepContainer", "TLastMultiStepContainer")),

@@ -1,5 +1,7 @@
 """snnTorch's neuron modules: every row of the support table against the framework itself, or its refusal."""
 
+import os
+
 import numpy as np
 import pytest
 import snntorch as snn
@@ -17,6 +19,7 @@ from spikec.frontend.torch_trace import trace
 from spikec.ir.interpret import interpret
 
 IN, OUT = 5, 4
+EXAMPLES = 60 if os.environ.get("SPIKEC_LONG") else 4
 RECURRENT = ("RLeaky", "RSynaptic")
 TWO_DECAYS = ("Synaptic", "RSynaptic", "Alpha")
 
@@ -155,7 +158,7 @@ def test_the_table_is_of_the_version_that_is_installed():
 def test_a_row_that_says_exact(row):
     seen = []
 
-    @settings(max_examples=5, deadline=None, database=None, phases=[Phase.explicit, Phase.generate])
+    @settings(max_examples=EXAMPLES, deadline=None, database=None, phases=[Phase.explicit, Phase.generate])
     @given(st.data())
     def run(data):
         draw = data.draw

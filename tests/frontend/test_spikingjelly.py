@@ -1,5 +1,6 @@
 """SpikingJelly's modules: every row of the support table against the framework itself, or its refusal."""
 
+import os
 from importlib.metadata import version
 
 import numpy as np
@@ -82,9 +83,12 @@ OPTIONS = {
 }  # fmt: skip
 MODES = {"step_mode='s'": "s", "step_mode='m'": "m"}
 NEURONS = ("IFNode", "LIFNode", "ParametricLIFNode")
+EXAMPLES = 60 if os.environ.get("SPIKEC_LONG") else 4
 ROWS = {status: [row for row in SUPPORT if row.status == status] for status in ("exact", "refused")}
 NEURON_ROWS = [row for row in ROWS["exact"] if row.module in NEURONS]
-INSIDE_ROWS = [row for row in ROWS["exact"] if row.module.endswith("Node") and row.module not in NEURONS]
+GATED_ROWS = [row for row in SUPPORT if row.module == "GatedLIFNode"]
+INSIDE_ROWS = [row for row in ROWS["exact"] if row.module.endswith("Node") and row.module not in (*NEURONS, "GatedLIFNode")]
+REFUSED_ROWS = [row for row in ROWS["refused"] if row.module != "GatedLIFNode"]
 LAYER_ROWS = [row for row in ROWS["exact"] if row.module.startswith("layer.")]
 FUNCTION_ROWS = [row for row in ROWS["exact"] if row.module.startswith("functional.")]
 
@@ -96,7 +100,7 @@ def identity(row):
 def test_the_table_is_of_the_version_that_is_installed_and_every_row_has_a_test():
     assert version("spikingjelly") == VERSION
     assert len(SUPPORT) == len({(row.module, row.option) for row in SUPPORT})
-    tested = [*NEURON_ROWS, *INSIDE_ROWS, *LAYER_ROWS, *FUNCTION_ROWS, *ROWS["refused"]]
+    tested = [*NEURON_ROWS, *INSIDE_ROWS, *LAYER_ROWS, *FUNCTION_ROWS, *GATED_ROWS, *REFUSED_ROWS]
     assert {id(row) for row in SUPPORT} == {id(row) for row in tested}
 
 
@@ -104,7 +108,7 @@ def test_the_table_is_of_the_version_that_is_installed_and_every_row_has_a_test(
 def test_a_neuron(row):
     seen = []
 
-    @settings(max_examples=5, deadline=None, database=None, phases=[Phase.explicit, Phase.generate])
+    @settings(max_examples=EXAMPLES, deadline=None, database=None, phases=[Phase.explicit, Phase.generate])
     @given(st.data())
     def run(data):
         draw = data.draw
@@ -147,6 +151,19 @@ def test_a_neuron_that_is_traced_inside(row, mode):
     graph = trace(model, x[:8], batch_axis=1)
     assert len(graph.neurons) >= 1
     assert equal(graph, model, x)
+
+
+@pytest.mark.parametrize("row", GATED_ROWS, ids=identity)
+def test_gated_neurons(row):
+    torch.manual_seed(4)
+    model = Layer(neuron.GatedLIFNode(T=8, inplane=3), "m", before=nn.Identity())
+    if row.status == "refused":
+        model.neuron.conduct.data[5] += 0.5
+        with pytest.raises(CompileError, match=r"error\[SPK104\]: step \d uses another constant"):
+            trace(model, torch.randn(8, 2, 3, 2, 4), batch_axis=1)
+        return
+    x = torch.randn(8, 2, 3, 2, 4)
+    assert equal(trace(model, x, batch_axis=1), model, x)
 
 
 # --------------------------------------------------------------------------------------------------------------- layers
@@ -469,7 +486,7 @@ def refused_module(row):
     return made
 
 
-@pytest.mark.parametrize("row", ROWS["refused"], ids=identity)
+@pytest.mark.parametrize("row", REFUSED_ROWS, ids=identity)
 def test_a_row_that_says_refused(row):
     with pytest.raises(CompileError) as caught:
         trace(Never(refused_module(row)), torch.zeros(5, 2, IN))
