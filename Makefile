@@ -9,7 +9,7 @@ FUZZ_SECONDS ?= 600
 
 .DEFAULT_GOAL := help
 .PHONY: help venv lava demo test test-long test-lava-all check format bench bench-all bench-counts bench-real bench-ann bench-lava fuzz clean
-.PHONY: distclean
+.PHONY: distclean test-lava-graphs
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -44,6 +44,9 @@ test-long: lava ## the same suite with the longer sweeps and more random graphs
 
 test-lava-all: lava ## every held-out digit on the Lava simulator
 	SPIKEC_LAVA_ALL=1 $(BIN)/python -m pytest -n $(JOBS) -m lava
+
+test-lava-graphs: lava ## 200 random networks for Loihi 2 on the Lava simulator and every other engine
+	SPIKEC_LAVA_GRAPHS=1 $(BIN)/python -m pytest -n $(JOBS) tests/agreement/test_chip_graphs.py
 
 check: $(READY) ## ruff, mypy --strict, the layout rules and the support table
 	$(BIN)/ruff check .

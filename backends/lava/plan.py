@@ -643,9 +643,12 @@ class _Planner:
                 if synapse is None:
                     self.problem(node, f"starts at step {node.start}, and the input %{name} is there before")
                     continue
+                if not synapse.connections:
+                    continue
                 source = self.graph[synapse.source]
                 sends = max(getattr(source, "start", 0), source.lag)
-                if sends + 1 + int(np.min(synapse.delay)) < node.start:
+                waits = synapse.delay if isinstance(synapse.delay, int) else synapse.delay[synapse.weight != 0]
+                if sends + 1 + int(np.min(waits)) < node.start:
                     self.problem(node, f"starts at step {node.start}, and spikes of %{source.name} arrive before")
 
 

@@ -582,6 +582,23 @@ def test_everything_that_cannot_be_emitted_is_said_at_once() -> None:
     ]
 
 
+def test_what_carries_nothing_does_not_arrive_early() -> None:
+    """A synapse without connections, and the place of a weight that is zero, have no delay that counts."""
+    weight, delay = even((4, 3)), np.full((4, 3), 8, np.int32)
+    weight[0], weight[1:], delay[0] = 0, 2, 0
+    nothing = {"weight": np.zeros(0, np.int16), "indices": np.zeros(0, np.int32), "indptr": np.zeros(5, np.int32)}
+    nodes = (
+        source(3),
+        dense("late", weight, Ref("in", delay=1), delay=delay),
+        Sparse(name="empty", inputs=(Ref("in", delay=1),), fan_in=3, **nothing),
+        Add(name="sum", inputs=(Ref("late"), Ref("empty"))),
+        lif("l", Ref("sum"), start=9, bias_mant=5),
+    )
+    assert refusals(*nodes, outputs={"l": Ref("l")}) == []
+    weight[0] = 2
+    assert "spikes of %in arrive before" in refusals(*nodes[:1], dense("late", weight, Ref("in", delay=1), delay=delay), *nodes[2:], outputs={"l": Ref("l")})[0]  # fmt: skip
+
+
 def test_operations_without_a_process() -> None:
     pool = Pool(name="pool", inputs=(Ref("in", delay=1),), mode="sum", kernel=(2,), loc=Loc("net.py", 3))
     nodes = (source((1, 6)), pool, lif("l", Ref("pool")))

@@ -315,3 +315,34 @@ def test_the_driver_reads_nir_and_records_its_conventions() -> None:
     assert any(text.startswith("scheme=exponential") for text in told)
     with pytest.raises(CompileError, match="'1' \\(LIF\\) is in seconds, and the file does not say how long a step is"):
         spikec.compile(path, target="reference")
+
+
+@pytest.mark.usefixtures("lava_env")
+def test_braille_in_8_bits_for_loihi2(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nearer to the float network than the published Lava result, the right class, and Lava = reference."""
+    data = folder("nir_braille_zero")
+    sample = np.load(data / "sample0.npz")
+    x = next(sample[key] for key in sample.files if sample[key].shape == (256, 12))[None].astype(np.int8)
+    snntorch = np.load(data / "snntorch_activity_noDelay_bias_zero.npy").reshape(256, 38)
+    lava = np.load(data / "lava_activity_noDelay_bias_zero.npy").T
+    published = int(np.count_nonzero(lava != snntorch))
+    assert (published, snntorch.size) == (158, 9728)
+    graph, _ = read_nir(data / "braille_noDelay_bias_zero.nir", dt=DT)
+    for calibrate in (None, x):
+        build = spikec.compile(graph, target="loihi2", bits=8, calibrate=calibrate)
+        assert not [e for e in build.ledger if "microcode" in e.what]
+        reference = build.run(x, record="all")
+        ours = reference.spikes("lif1_lif")[0]
+        differ = int(np.count_nonzero(ours != snntorch))
+        counts = [int(n) for n in reference.outputs["output"][0].sum(axis=0)]
+        with capsys.disabled():
+            how = "uncalibrated" if calibrate is None else "calibrated"
+            print(f"\nbraille, 8 bits, {how}: layer 1 {differ} of {ours.size} differ (published Lava: {published}), lif2 {counts}")
+        assert differ < published
+        assert int(np.argmax(counts)) == int(sample["label"]) == 1
+        for backend in ("numpy", "c", "lava"):
+            found = build.run(x, backend=backend, record="all")
+            for layer in ("lif1_lif", "lif2"):
+                np.testing.assert_array_equal(found.spikes(layer), reference.spikes(layer), f"{backend} {layer}")
+                for state in ("u", "v"):
+                    np.testing.assert_array_equal(found.state(layer, state), reference.state(layer, state), f"{backend} {layer}")
