@@ -12,7 +12,7 @@ FUZZ_SECONDS ?= 600
 .PHONY: distclean test-lava-graphs
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 
 venv: $(READY) ## make .venv and install everything in it
 
