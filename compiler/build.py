@@ -17,6 +17,8 @@ from spikec.counts import SYNAPTIC, synapses
 from spikec.cutoff import Cutoff, Decision
 from spikec.diagnostics import CompileError, Loc
 from spikec.folder import json_text, read_manifest, seal, sha256, write_folder
+from spikec.impulse import Impulses, Run
+from spikec.impulse import measure as measure_impulses
 from spikec.inputs import check_inputs
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import Execution, default_record, interpret
@@ -354,6 +356,27 @@ class Build:
                 found += [first] if first else []
         batch, steps = next(iter(inputs.values())).shape[:2]
         return Verification(batch, steps, tuple(rows), tuple(found), skipped, seconds)
+
+    def impulses(self, backends: Sequence[str] | None = None, *, timeout: float | None = None) -> Impulses:
+        """Measure on what was built how long an impulse takes from the inputs to every layer, and compare with the model's graph.
+
+        backends: as for `verify`; the target's own one runs the emitted artefact. Needs a graph of integers with inputs.
+        """
+        built = self.graph()
+        if built.level == "float" or not built.inputs:
+            raise CompileError("SPK404", "impulses are sent through a graph of integers with inputs, and this build has none")
+        names = self.stage_names
+        before = names.index("retime") - 1 if "retime" in names else len(names) - 1
+        runs: dict[str, Run] = {}
+        for name in backends if backends is not None else (*ENGINES, self.target.backend):
+            try:
+                self._backend(name, built)
+            except CompileError:
+                if backends is not None:
+                    raise
+                continue
+            runs[name] = lambda inputs, wires, name=name: self._execute(name, built, inputs, wires, timeout)  # type: ignore[misc]
+        return measure_impulses(self._stage(before).graph, built, runs)
 
     def memory(self) -> Memory:
         """Bytes of states, buffers and constants in the emitted C, layer by layer (`print(build.memory().text())`).

@@ -129,6 +129,11 @@ def _parser() -> _Parser:
     add("build", metavar="BUILD", help="a build folder")
     add("--input", metavar="DATA", help="the data; default: the golden samples in the build")
     add("--backends", metavar="NAMES", help="separated by commas; default: all that are there")
+    add(
+        "--impulse",
+        action="store_true",
+        help="instead, measure how long an impulse takes to every layer",
+    )
     add("--bisect", action="store_true", help="instead, score the labelled data (key y) after every pass: where did it fall?")
     add("--timeout", type=float, metavar="S", help="seconds that a backend's process may take")
 
@@ -301,8 +306,17 @@ def _verify(options: argparse.Namespace) -> int:
     build = load(options.build)
     if options.bisect:
         return _bisect(build, options)
-    x = _data(options.input, build.graph()) if options.input else None
     backends = _names(options.backends) if options.backends else None
+    if options.impulse:
+        if options.input:
+            raise CompileError("SPK001", "--impulse sends impulses of its own: leave out --input")
+        latencies = build.impulses(backends, timeout=options.timeout)
+        if options.json:
+            _print_json(latencies.as_json())
+        else:
+            print(latencies.text())
+        return 0 if latencies.ok else 1
+    x = _data(options.input, build.graph()) if options.input else None
     with Bar("verifying") as bar:
         found = build.verify(x, backends, timeout=options.timeout, progress=bar)
     if options.json:
