@@ -102,7 +102,8 @@ def read_onnx(
 def write_onnx(graph: Graph, path: str | os.PathLike[str], *, record: Collection[str] = (), ledger: Ledger | None = None) -> None:
     """Write a float graph as an ONNX model: inputs and outputs are (batch, T, *shape), the steps one `Scan`.
 
-    record: further wires, as `spikec.ir.interpret.interpret` names them, that become outputs. Needs ONNX operator set 18.
+    record: further wires, as `spikec.ir.interpret.interpret` names them, that become outputs. ledger: told where an input takes
+    encoded data. Needs ONNX operator set 18.
 
     Raises CompileError: SPK502 a graph of integers, SPK010 an unknown wire, SPK008 and SPK009.
     """
@@ -110,6 +111,9 @@ def write_onnx(graph: Graph, path: str | os.PathLike[str], *, record: Collection
     from spikec.frontend.onnx.write import model_of
 
     data = model_of(graph, record).SerializeToString(deterministic=True)
+    for node in graph.inputs:
+        if ledger is not None and node.encode:
+            ledger.record(node, "convention", f"takes what the encoder {node.encode} makes of the data, which ONNX does not hold")
     try:
         Path(path).write_bytes(data)
     except OSError as error:

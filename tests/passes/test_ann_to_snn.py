@@ -401,3 +401,24 @@ def test_the_driver_converts_where_it_is_asked_to() -> None:
     ):
         with pytest.raises(CompileError, match=message):
             spikec.compile(net, data[:2], target="host", **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"readout": "count"}, {"readout": "current", "encode": "rate"}])
+def test_a_converted_network_reaches_loihi2_in_integers(options: dict[str, Any]) -> None:
+    """The class is that of the activations, for all but a few of the random frames; engines agree to the last bit."""
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
+    data = np.random.default_rng(2).random((40, 6)).astype(np.float32)
+    build = spikec.compile(net, data[:2], target="loihi2", spiking=True, calibrate=data, steps=100, measured=4, **options)
+    assert build.graph().level == "fixed"
+    x = frames(data, 100)
+    assert build.verify(x[:4], backends=["numpy"]).ok
+    with torch.no_grad():
+        wanted = net(torch.tensor(data)).numpy()
+    clear = np.diff(np.sort(wanted, axis=1)[:, -2:]).ravel() > (0.1 if "encode" in options else 0.03)
+    (found,) = build.run(x).outputs.values()
+    total = found[:, -1] if not options else found.sum(axis=1)
+    if options.get("readout") == "count":
+        clear &= wanted.max(axis=1) > 0.05
+    assert clear.sum() >= 10
+    assert (total.argmax(axis=1) == wanted.argmax(axis=1))[clear].mean() >= 0.95

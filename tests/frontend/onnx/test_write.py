@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from dataclasses import fields, replace
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from nets import LEAKY, sir
 from strategies import graphs, random_inputs
 
+import spikec
 from spikec.diagnostics import CompileError
 from spikec.frontend.onnx import read_onnx, write_onnx
 from spikec.frontend.onnx.write import model_of
@@ -24,6 +27,7 @@ from spikec.ir.ops import Input, Neuron, Node, Ref
 from spikec.ir.rules import verify
 from spikec.ir.text import parse_program
 from spikec.ir.types import Array, TensorType
+from spikec.ledger import Ledger
 from support.onnx_models import run
 
 LONG = os.environ.get("SPIKEC_LONG") == "1"
@@ -127,6 +131,23 @@ def test_a_graph_without_inputs_takes_the_number_of_steps() -> None:
     assert np.array_equal(found, interpret(graph, {}, steps=4).outputs["r"])
 
 
+def test_the_example_of_handwritten_digits() -> None:
+    spec = importlib.util.spec_from_file_location(
+        "digits_model", Path(__file__).resolve().parents[3] / "examples" / "digits" / "model.py"
+    )
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    torch.manual_seed(0)
+    x = (torch.rand(30, 40, 64) < 0.3).float()  # steps first, as the example has it
+    graph = spikec.trace(module.load(), x[:, :2], time_axis=0, batch_axis=1)
+    (source,) = graph.inputs
+    inputs, record = {source.name: x.numpy().swapaxes(0, 1).copy()}, [node.name for node in graph.neurons]
+    wanted, found = interpret(graph, inputs, record=record).records, run(model_of(graph, record), inputs)
+    assert [np.count_nonzero(found[name] != wanted[name]) for name in record] == [0, 0, 0]
+    assert all(wanted[name].any() for name in record)
+
+
 def test_any_batch_and_any_number_of_steps() -> None:
     graph = sir(
         "  %x = input : spike<2>\n  %d = dense(%x) weight=[[0.5, 1.0]] : value<1>\n  %l = neuron @leaky(%d) beta=0.5 theta=1.0 : spike<1>, v: value<1>\n  output %l",
@@ -187,3 +208,19 @@ def test_a_changed_file_is_not_taken_for_the_graph_in_it(tmp_path: Path) -> None
     with pytest.raises(CompileError, match="holds a graph of spikec, which states it"):
         write_onnx(graph, tmp_path / "a.onnx")
         read_onnx(tmp_path / "a.onnx", input_kind="spike")
+
+
+def test_an_input_behind_an_encoder_takes_its_spikes_and_the_ledger_says_so(tmp_path: Path) -> None:
+    source = Input(name="x", type=TensorType("spike", (2,), "f32"), encode="rate")
+    graph = verify(
+        Graph(
+            "g",
+            "float",
+            (source, Neuron(name="p", inputs=(Ref("x"),), program=LEAKY, params={"beta": np.float32(0.5), "theta": np.float32(1)})),
+            (("p", Ref("p")),),
+        )
+    )
+    ledger = Ledger()
+    write_onnx(graph, tmp_path / "a.onnx", ledger=ledger)
+    assert [entry.what for entry in ledger] == ["takes what the encoder rate makes of the data, which ONNX does not hold"]
+    assert read_onnx(tmp_path / "a.onnx") == graph
