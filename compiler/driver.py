@@ -146,6 +146,8 @@ def compile(
                 fix=did_you_mean(key, free) if free else None,
             )
     passes = with_optional(passes, options)
+    if "prune" in passes and "choose-formats" not in passes and chosen.has("sparse_synapse_bits"):
+        passes.append("choose-formats")
     for each in passes:
         hints = get_type_hints(load_pass(each))
         for key in options.keys() & hints.keys():

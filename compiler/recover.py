@@ -50,6 +50,7 @@ class _Settings:
     learning_rate: float
     temperature: float
     soft: float
+    drop: float
 
 
 def recover(
@@ -65,6 +66,7 @@ def recover(
     temperature: float = 4.0,
     soft: float = 0.7,
     held_out: float = 0.1,
+    drop: float = 0.1,
     seed: int = 0,
 ) -> Build:
     """Fine-tune a build's weights with its quantizer, its pruning and its integer dynamics in the loop; a new build.
@@ -73,7 +75,8 @@ def recover(
     (below 0: not counted). The answer is the first output's largest sum over the steps. learning_rate: of Adam, in units of each
     layer's mean absolute weight, falling to zero as a cosine. distill: learn from the float network too, with `soft` of the loss
     at `temperature`, the rest from the labels. held_out: the share of the samples on which the epochs are compared; the best is
-    kept, the state before training included. rounds: prune gradually, to a growing share (1 - (1 - i/rounds)^3 of it, Zhu and Gupta
+    kept, the state before training included. drop: the share of the input's spikes left out at random while training, against
+    learning few samples by heart. rounds: prune gradually, to a growing share (1 - (1 - i/rounds)^3 of it, Zhu and Gupta
     2017) with `epochs` of training after each; for a build that was pruned. Needs PyTorch. Raises CompileError SPK404 where the
     build has no quantizer.
     """
@@ -81,7 +84,7 @@ def recover(
         import torch
     except ModuleNotFoundError as error:
         raise CompileError("SPK009", "recovery needs PyTorch, which is not installed", fix="pip install 'spikec[torch]'") from error
-    _check_options(epochs, rounds, batch_size, learning_rate, held_out, soft, temperature)
+    _check_options(epochs, rounds, batch_size, learning_rate, held_out, drop, soft, temperature)
     names = build.stage_names
     quantizer = next((name for name in names if name in QUANTIZERS), None)
     if quantizer is None or names.index(quantizer) == 0:
@@ -100,7 +103,7 @@ def recover(
     train, check = order[kept:], order[:kept] if kept else order
     floats = {name: torch.from_numpy(value) for name, value in inputs.items()}
     teacher = _answers_of(torch, stages[0].graph, floats, batch_size) if distill else None
-    settings = _Settings(epochs, batch_size, learning_rate, temperature, soft if distill else 0.0)
+    settings = _Settings(epochs, batch_size, learning_rate, temperature, soft if distill else 0.0, drop)
 
     first = names.index("prune") if rounds > 1 and "prune" in names else names.index(quantizer)
     place = names.index(quantizer)
@@ -174,7 +177,7 @@ def _record(ledger: Ledger, source: Graph, trained: Graph, scales: Mapping[str, 
 
 
 def _check_options(
-    epochs: int, rounds: int, batch_size: int, learning_rate: float, held_out: float, soft: float, temperature: float
+    epochs: int, rounds: int, batch_size: int, learning_rate: float, held_out: float, drop: float, soft: float, temperature: float
 ) -> None:
     wrong = [
         (epochs < 0, f"epochs must be 0 or more, not {epochs}"),
@@ -182,6 +185,7 @@ def _check_options(
         (batch_size < 1, f"batch_size must be at least 1, not {batch_size}"),
         (learning_rate <= 0, f"learning_rate must be above 0, not {learning_rate}"),
         (not 0 <= held_out < 1, f"held_out is a share from 0 up to but without 1, not {held_out}"),
+        (not 0 <= drop < 1, f"drop is a share from 0 up to but without 1, not {drop}"),
         (not 0 <= soft <= 1, f"soft is a share from 0 to 1, not {soft}"),
         (temperature <= 0, f"temperature must be above 0, not {temperature}"),
     ]
@@ -295,7 +299,10 @@ def _fit(
         for number in range(batches):
             chosen = shuffled[number * size : (number + 1) * size]
             index = torch.from_numpy(chosen)
-            logits = _logits(graph, _first_output(graph, module(_batch(task, chosen))), per_step)
+            batch = _batch(task, chosen)
+            if settings.drop:
+                batch = {n: v * (torch.rand(v.shape, generator=generator) >= settings.drop).to(v.dtype) for n, v in batch.items()}
+            logits = _logits(graph, _first_output(graph, module(batch)), per_step)
             loss = _loss(torch, logits, task.labels[index], 1.0 - soft)
             if soft:
                 taught = _logits(graph, task.teacher[index], per_step)
