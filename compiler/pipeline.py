@@ -22,6 +22,7 @@ PASSES: Final[dict[str, str]] = {
     "prune": "spikec.passes.prune:Prune",
     "encode-inputs": "spikec.passes.encode_inputs:EncodeInputs",
     "fold-scale": "spikec.passes.fold_scale:FoldScale",
+    "or-pool": "spikec.passes.or_pool:OrPool",
     "fold-linear": "spikec.passes.fold_linear:FoldLinear",
     "legalise": "spikec.passes.legalise:Legalise",
     "quantize": "spikec.passes.quantize:Quantize",
