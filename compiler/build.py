@@ -58,7 +58,8 @@ class Build:
 
     target, target_text: the target and its file. ledger: what the passes changed. golden: a few samples, (batch, T, *shape) by
     input name, that go into the artefact with what the reference gives for them. options: what the user asked for, plain values.
-    folder: where the build was loaded from or saved to, None before.
+    folder: where the build was loaded from or saved to, None before. origins: which arrays of the first graph are which weights
+    of the torch model (see `spikec.frontend.weights`); plain data, None where it was not made from one.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Build:
         golden: Mapping[str, Array],
         options: Mapping[str, Any] | None = None,
         folder: Path | None = None,
+        origins: dict[str, Any] | None = None,
     ) -> None:
         self._stages: list[Stage | StageFile] = list(stages)
         self.ledger = ledger
@@ -80,6 +82,7 @@ class Build:
         self.folder = folder
         #: When an answer may be given before the last step; None where nothing was asked for.
         self.cutoff: Cutoff | None = None
+        self.origins = origins
         #: By level: what the last fresh start and the runs that continued it were fed.
         self._past: dict[str, dict[str, Array]] = {}
 
@@ -151,6 +154,8 @@ class Build:
                 listed.append({"pass": stage.name, "level": stage.graph.level, "file": file})
             _write(place / "ledger.json", json_text(self.ledger.as_json()))
             _write(place / "target.toml", self.target_text)
+            if self.origins is not None:
+                _write(place / "weights.json", json_text(self.origins))
             (place / "golden.npz").write_bytes(npz_bytes(self.golden))
             own = place / self.target.backend
             own.mkdir()
@@ -426,7 +431,10 @@ def load(folder: str | Path) -> Build:
         ledger.entries.append(Entry(pass_name=row.pop("pass"), loc=loc, **row))
     stages = [StageFile(item["pass"], item["level"], folder / item["file"]) for item in manifest["stages"]]
     golden = read_npz(folder / "golden.npz")
-    build = Build(stages, ledger, parse_target(text, "target.toml"), text, golden, manifest["options"], folder)
+    file = folder / "weights.json"
+    origins = json.loads(file.read_text(encoding="utf-8")) if file.name in manifest["files"] else None
+    target = parse_target(text, "target.toml")
+    build = Build(stages, ledger, target, text, golden, manifest["options"], folder, origins)
     if found := manifest.get("cutoff"):
         build.cutoff = Cutoff(found["output"], math.inf if found["margin"] is None else found["margin"], found["budget"])
     return build

@@ -81,9 +81,9 @@ def _parser() -> _Parser:
         return made
 
     add = command("compile", _compile, "compile MODEL into the build folder BUILD").add_argument
-    add("model", metavar="MODEL", help="file.py:name, or a .nir, .net, .onnx or .sir file")
+    add("model", metavar="MODEL", help="file.py:name, a .nir, .net, .onnx or .sir file, or a build folder")
     add("-o", "--output", metavar="BUILD", required=True, help="the build folder; an earlier build there is replaced")
-    add("--target", default="loihi2", help="a target's name (see spikec targets) or a .toml file; default loihi2")
+    add("--target", help="a target's name (see spikec targets) or a .toml file; default loihi2, or the build's own")
     add("--calibrate", metavar="DATA", help="inputs that quantization is calibrated on; labels in key y are used too")
     add("--bits", type=int, metavar="N", help="bits of a weight; asks a target that runs floats for integers")
     add("--max-ram", metavar="SIZE", help="refuse a network that needs more memory: bytes, or with K, M or G (of 1024)")
@@ -176,7 +176,7 @@ def _compile(options: argparse.Namespace) -> int:
     from spikec.pipeline import OPTIONAL, load_pass
     from spikec.progress import Bar
 
-    target, _ = driver.find_target(options.target)
+    target = driver.target_of(options.model, options.target)
     for name in options.print_after or ():
         if name != "input":
             load_pass(name)

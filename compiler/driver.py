@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any, Final, get_type_hints
 import numpy as np
 
 from spikec.backend import load_backend
-from spikec.build import Build, golden_inputs
+from spikec.build import Build, golden_inputs, load
 from spikec.counts import SYNAPTIC, synapses
 from spikec.cutoff import Cutoff
 from spikec.cutoff import calibrate as calibrate_cutoff
 from spikec.diagnostics import CompileError, Loc
 from spikec.files import check_file, reading
+from spikec.folder import is_build
 from spikec.inputs import as_array, by_name, check_inputs
 from spikec.ir.graph import Graph
 from spikec.ir.rules import verify
@@ -62,6 +63,8 @@ _ANNS: Final = (".onnx",)
 _TO_SPIKING: Final = ("fold-scale", "ann-to-snn")
 _FRAME_STEPS: Final = 100
 _SPIKING_OPTIONS: Final = frozenset({"percentile", "fire", "reset", "initial", "readout", "measured"})
+#: The target where none is named and the model is no build, which has its own.
+DEFAULT_TARGET: Final = "loihi2"
 #: Options whose default is "auto"; None means something else there.
 _AUTO: Final = ("time_axis", "batch_axis")
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]*")
@@ -80,7 +83,7 @@ def compile(
     model: Any,
     example_input: Any = None,
     *,
-    target: str = "loihi2",
+    target: str | None = None,
     calibrate: Any = None,
     labels: Any = None,
     bits: int | None = None,
@@ -104,12 +107,15 @@ def compile(
 
     model: a torch module; "file.py:name", where name is a module, a module class that needs no arguments, or a function that
     returns a module; a `.sir` file; a SLAYER `.net`, `.nir` or `.onnx` file, whose options (see `spikec.frontend.slayer`,
-    `spikec.frontend.nir` and `spikec.frontend.onnx`) are taken as well; a Graph.
+    `spikec.frontend.nir` and `spikec.frontend.onnx`) are taken as well; a Graph; a Build or its folder, which is compiled again
+    from the graph that it began with.
     example_input: what the model itself takes. Needed for a torch module; a "file.py:name" may instead define `example_input`, a
     tensor or a function returning one. An array is made a tensor. time_axis, batch_axis, steps, dt (seconds per step),
-    input_kind, name: see `spikec.trace`. weights: a state dict to load first.
-    target: the name of a target, or a `.toml` file. calibrate: input data (batch, T, *shape), or a mapping by input name; labels:
-    (batch,) integers. bits: bits of a weight; for a target that runs floats it asks for integers instead.
+    input_kind, name: see `spikec.trace`. weights: a state dict to load first; a build of a torch model takes it without a new
+    trace, and refuses it where only a new trace would be exact.
+    target: the name of a target, or a `.toml` file; by default loihi2, or what the build was compiled for, with its options.
+    calibrate: input data (batch, T, *shape), or a mapping by input name; labels: (batch,) integers. bits: bits of a weight; for a
+    target that runs floats it asks for integers instead.
     max_ram, max_flash: bytes that the emitted C may take, in place of the target's own limits; without flash, constants count as
     RAM. spiking: make a network of ReLUs spike (see `spikec.passes.ann_to_snn`, whose options are taken); by default where the
     model is an `.onnx`. calibrate may then be frames (samples, *shape), each fed for `steps` steps, 100 by default.
@@ -118,7 +124,16 @@ def compile(
 
     Raises CompileError for everything that the user can mend, with all violations found.
     """
-    chosen, text = find_target(target)
+    build = _build_of(model)
+    chosen, text = (build.target, build.target_text) if build and target is None else find_target(target or DEFAULT_TARGET)
+    if build is not None and target is None:
+        kept = dict(build.options)
+        bits = kept.pop("bits", None) if bits is None else bits
+        strict = kept.pop("strict", False) or strict
+        max_ram = kept.pop("max_ram", None) if max_ram is None else max_ram
+        max_flash = kept.pop("max_flash", None) if max_flash is None else max_flash
+        spiking = "ann-to-snn" in build.stage_names if spiking is None else spiking
+        options = {**kept, **options}
     chosen = _limited(chosen, max_ram, max_flash)
     asked_spiking = spiking or (spiking is None and bool(options.keys() & _SPIKING_OPTIONS - _reader_options(model)))
     spiking = asked_spiking or (spiking is None and isinstance(model, (str, os.PathLike)) and os.fspath(model).endswith(_ANNS))
@@ -169,7 +184,11 @@ def compile(
     asked = [key for key, value in plain.items() if value is not None and not (key in _AUTO and value == "auto")]
     asked += [key for key in _AUTO if plain[key] is None]
     ledger = Ledger()
-    if isinstance(model, Graph):
+    origins = build.origins if build else None
+    if build is not None:
+        graph = _graph_of(build, name, [key for key in asked if key != "weights"], weights)
+        origins = None if weights is not None else origins
+    elif isinstance(model, Graph):
         graph = _plain_graph(model, name, asked, "a graph")
     elif read is not None:
         if wrong := [key for key in asked if key != "dt" and key not in reading]:
@@ -178,7 +197,7 @@ def compile(
     elif isinstance(model, (str, os.PathLike)) and Path(os.fspath(model)).suffix == ".sir":
         graph = _plain_graph(read_graph(Path(model)), name, asked, os.fspath(model))
     else:
-        graph = _traced(model, example_input, weights, name, axes)
+        graph, origins = _traced(model, example_input, weights, name, axes)
 
     watch = _Dump(Path(dump_ir)) if dump_ir is not None else None
 
@@ -211,9 +230,9 @@ def compile(
         for key, value in {"bits": bits, "strict": strict, "max_ram": max_ram, "max_flash": max_flash, **options}.items()
         if _plain(value)
     }
-    build = Build(stages, ledger, chosen, text, golden_inputs(last, calibrate), told)
-    build.cutoff = early if cutoff is not None else None
-    return build
+    made = Build(stages, ledger, chosen, text, golden_inputs(last, calibrate), told, origins=origins)
+    made.cutoff = early if cutoff is not None else None
+    return made
 
 
 def _limited(target: Target, max_ram: int | None, max_flash: int | None) -> Target:
@@ -251,7 +270,7 @@ def trace(
         weights,
         name,
         {"time_axis": time_axis, "batch_axis": batch_axis, "steps": steps, "dt": dt, "input_kind": input_kind},
-    )
+    )[0]
 
 
 def read_model(
@@ -310,6 +329,12 @@ def find_target(name: str) -> tuple[Target, str]:
     path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
     text = path.read_text(encoding="utf-8")
     return parse_target(text, path.name), text
+
+
+def target_of(model: Any, name: str | None) -> Target:
+    """The target that `compile` would take."""
+    build = _build_of(model) if name is None else None
+    return build.target if build is not None else find_target(name or DEFAULT_TARGET)[0]
 
 
 # ------------------------------------------------------------------------------------------------------------- models
@@ -402,7 +427,27 @@ def _torch() -> ModuleType:
         ) from None
 
 
-def _traced(model: Any, example_input: Any, weights: str | Path | None, name: str | None, axes: Mapping[str, Any]) -> Graph:
+def _build_of(model: Any) -> Build | None:
+    """A build, or the one in a build folder; None for any other model."""
+    if isinstance(model, Build):
+        return model
+    return load(os.fspath(model)) if isinstance(model, (str, os.PathLike)) and is_build(Path(model)) else None
+
+
+def _graph_of(build: Build, name: str | None, asked: list[str], weights: str | Path | None) -> Graph:
+    """The graph that a build began with, with other weights if they are given."""
+    graph = _plain_graph(build.graph("input"), name, asked, "a build")
+    if weights is None:
+        return graph
+    _torch()
+    from spikec.frontend.weights import with_weights
+
+    return with_weights(graph, build.origins, weights)
+
+
+def _traced(
+    model: Any, example_input: Any, weights: str | Path | None, name: str | None, axes: Mapping[str, Any]
+) -> tuple[Graph, dict[str, Any] | None]:
     if isinstance(model, (str, os.PathLike)):
         with user_code(os.fspath(model)) as found:
             example = example_input if example_input is not None else found.example_input
@@ -424,7 +469,7 @@ def _trace_module(
     name: str | None,
     axes: Mapping[str, Any],
     file: str | None,
-) -> Graph:
+) -> tuple[Graph, dict[str, Any] | None]:
     torch = _torch()
     from spikec.frontend import torch_trace
 
@@ -440,8 +485,7 @@ def _trace_module(
         torch_trace.load_weights(model, weights)
     real = [parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()]
     example = _tensors(example_input, torch, real[0] if real else torch.get_default_dtype())
-    graph: Graph = torch_trace.trace(model, example, name=name, source_file=file, **axes)
-    return graph
+    return torch_trace.trace_model(model, example, name=name, source_file=file, **axes)
 
 
 def _tensors(example: Any, torch: ModuleType, dtype: Any) -> Any:

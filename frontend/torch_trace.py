@@ -22,9 +22,10 @@ from spikec.frontend.tracing.axes import Layout
 from spikec.frontend.tracing.build import Built, build, snake
 from spikec.frontend.tracing.check import compare, second_example
 from spikec.frontend.tracing.fold import Folded, count_steps, fold
-from spikec.frontend.tracing.record import Files, Recorder, failure, recording, run_model, tensors_in
+from spikec.frontend.tracing.record import Files, Recorder, failure, recording, run_model, shared_keys, tensors_in
 from spikec.frontend.tracing.steps import AxisChoice, Choices, SingleStep, choose_axes
 from spikec.frontend.tracing.values import Record, Value, live_ops, product, values_in
+from spikec.frontend.weights import Origins, find_origins, load_weights
 from spikec.ir.graph import Graph
 from spikec.ir.rules import verify
 from spikec.ir.types import KINDS, Kind
@@ -58,7 +59,39 @@ def trace(
     is the output of all steps; one of the last step only (`return spk`), and a sum, mean or maximum over time, is an output
     whose last step is the answer. Raises CompileError SPK101 to SPK111.
     """
-    tracer = _Tracer(model, Choices(time_axis, batch_axis, steps), name, source_file, dt, input_kind)
+    choices = Choices(time_axis, batch_axis, steps)
+    return _traced(model, example_input, choices, name, source_file, dt, check, input_kind).graph
+
+
+def trace_model(
+    model: torch.nn.Module,
+    example_input: Any,
+    *,
+    time_axis: AxisChoice = "auto",
+    batch_axis: AxisChoice = "auto",
+    steps: int | None = None,
+    name: str | None = None,
+    source_file: str | None = None,
+    dt: float | None = None,
+    input_kind: Kind | None = None,
+) -> tuple[Graph, Origins | None]:
+    """As `trace`, and where the graph's arrays come from, so that other weights need no new trace."""
+    choices = Choices(time_axis, batch_axis, steps)
+    built = _traced(model, example_input, choices, name, source_file, dt, True, input_kind)
+    return built.graph, find_origins(built)
+
+
+def _traced(
+    model: torch.nn.Module,
+    example_input: Any,
+    choices: Choices,
+    name: str | None,
+    source_file: str | None,
+    dt: float | None,
+    check: bool,
+    input_kind: Kind | None,
+) -> Built:
+    tracer = _Tracer(model, choices, name, source_file, dt, input_kind)
     example = _as_inputs(model, example_input)
     built = tracer.trace(example, capture=True)
     if check or built.folded.assumes:
@@ -79,43 +112,7 @@ def trace(
                     notes=[_first_difference(str(built.graph), str(again.graph))],
                     fix="where it divides by the number of steps, do that once, after the last step",
                 )
-    return built.graph
-
-
-def load_weights(model: torch.nn.Module, path: str | Path) -> None:
-    """Load a state dict into a model, from a file that holds nothing but weights.
-
-    Raises CompileError SPK002 (no such file) or SPK112 (it does not fit, or needs more than weights).
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise CompileError("SPK002", f"there is no file {path}")
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        first = " ".join(str(error).split())
-        why = "it holds Python objects, not only tensors" if "Weights" in first or "nsafe" in first else first[:120]
-        raise CompileError(
-            "SPK112",
-            f"{path} cannot be loaded as weights: {why}",
-            fix="save the weights alone: torch.save(model.state_dict(), path)",
-        ) from None
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    if not isinstance(state, Mapping) or not all(isinstance(item, torch.Tensor) for item in state.values()):
-        raise CompileError(
-            "SPK112", f"{path} holds no state dict", fix="save the weights alone: torch.save(model.state_dict(), path)"
-        )
-    own = model.state_dict()
-    notes = [f"{key} is missing in the file" for key in own if key not in state]
-    notes += [f"the model has no {key}" for key in state if key not in own]
-    for key, item in own.items():
-        if key in state and state[key].shape != item.shape:
-            notes.append(f"{key} has shape {tuple(state[key].shape)} in the file and {tuple(item.shape)} in the model")
-    if notes:
-        raise CompileError("SPK112", f"the weights in {path} do not fit the model", notes=notes)
-    model.load_state_dict(state)
+    return built
 
 
 @dataclass(frozen=True)
@@ -274,6 +271,7 @@ class _Tracer:
             recorder = stack.enter_context(recording(model, leaves, self.files, capture, self.shadowed))
             recorder.insides = [package.inside for package in packages if hasattr(package, "inside")]
             record = recorder.result
+            record.touched |= shared_keys(self.model)
             with recorder.pause():
                 for tensor, name in zip(inputs.tensors, example.names, strict=True):
                     value = Value(tuple(tensor.shape), boolean=tensor.dtype == torch.bool)
@@ -412,4 +410,4 @@ def _first_difference(one: str, other: str) -> str:
     return "one has more nodes than the other"
 
 
-__all__ = ["copy_model", "load_weights", "register_neuron", "trace"]
+__all__ = ["copy_model", "load_weights", "register_neuron", "trace", "trace_model"]

@@ -69,6 +69,7 @@ def _matmul(rec: Recorder, run: Run, input: Any, other: Any, *, bias: Any = None
     left = rec.dynamic(input)
     x = rec.operand(input if left else other)
     matrix = weight_of(rec, other if left else input, "a weight")
+    rec.touch(other if left else input)
     if matrix.array.ndim != 2 or (not left and len(shape_of(x)) != 1):
         unsupported(rec, "matmul", f"of shapes {tuple(input.shape)} and {tuple(other.shape)}")
     weight = Const(np.ascontiguousarray(matrix.array.T) if left else matrix.array, matrix.name)
@@ -194,6 +195,13 @@ def _adaptive(space: int, mode: str) -> Handler:
     return handler
 
 
+def norm_numbers(*, mean: Any, variance: Any, weight: Any, bias: Any, eps: float) -> tuple[Any, Any]:
+    """Factor and offset of a batch norm in eval mode, per channel, in torch's own arithmetic."""
+    factor = 1 / torch.sqrt(variance + eps)
+    factor = factor if weight is None else factor * weight
+    return factor, (0 if bias is None else bias) - mean * factor
+
+
 def _batch_norm(
     rec: Recorder, run: Run, input: Any, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None,
     training: bool = False, momentum: Any = 0.1, eps: float = 1e-5, *more: Any,
@@ -202,15 +210,19 @@ def _batch_norm(
         rec.fail(
             "SPK102", "batch norm with the statistics of the batch mixes its entries", fix="use running statistics and eval mode"
         )
+    parts = {"mean": running_mean, "variance": running_var, "weight": weight, "bias": bias}
+    recipe = tuple((part, None if item is None else rec.keys.get(id(item), "")) for part, item in parts.items())
+    if any(key == "" for _, key in recipe):
+        rec.touch(list(parts.values()), derived=True)
+        recipe = ()
     with rec.pause():
-        factor = 1 / torch.sqrt(running_var + eps)
-        factor = factor if weight is None else factor * weight
-        offset = (0 if bias is None else bias) - running_mean * factor
+        factor, offset = norm_numbers(eps=eps, **parts)
         rec.mark_static([factor, offset])
     x = rec.operand(input)
     constants = rec.constant(factor), rec.constant(offset)
     result = run()
-    rec.emit("affine", (x,), result.shape, tensor=result, label="norm", factor=constants[0], offset=constants[1])
+    attrs: dict[str, Any] = {"recipe": (*recipe, ("eps", eps)) if recipe else ()}
+    rec.emit("affine", (x,), result.shape, tensor=result, label="norm", factor=constants[0], offset=constants[1], **attrs)
     return result
 
 

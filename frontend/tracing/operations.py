@@ -74,6 +74,8 @@ RANDOM: Final = frozenset(
 _DROPOUTS: Final = frozenset(name for name in RANDOM if "dropout" in name)
 
 
+#: Layers whose weights are in the graph as they are.
+WEIGHTED: Final = frozenset({"linear", "conv1d", "conv2d", "batch_norm"})
 HANDLERS: Final[dict[str, Handler]] = {**ELEMENTWISE, **LAYERS, **SYNAPSES, **MOVES}
 
 

@@ -96,10 +96,14 @@ class Recorder(TorchFunctionMode):
         self.stack: list[tuple[str, Any]] = []
         self.sites: dict[tuple[object, ...], int] = {}
         self.codes: list[object] = []  # keeps code objects alive, so that their ids stay theirs
-        self.consts: dict[tuple[str, tuple[int, ...], bytes], Const] = {}
+        self.consts: dict[tuple[object, ...], Const] = {}
         self.by_tensor: dict[tuple[int, int], tuple[Any, Const]] = {}
         # With the tensors themselves, so that no other one gets the id of one that is gone.
         self.owned = {id(tensor): (tensor, name) for tensor, name in _owned_tensors(model)}
+        self.result.state = dict(model.state_dict(keep_vars=True))
+        self.keys = {id(tensor): key for key, tensor in self.result.state.items()}
+        #: Constants that a layer made of constants, and the keys of its weights.
+        self.derived: dict[int, tuple[Any, frozenset[str]]] = {}
         self.current: tuple[Loc | None, int, int] = (None, 0, 0)
         #: What operators that a framework registers with torch do, by name (see registry.FRAMEWORKS).
         self.insides: list[Callable[[str], Callable[..., Any] | None]] = []
@@ -120,6 +124,16 @@ class Recorder(TorchFunctionMode):
                 fix="write the change as a new tensor, as in mem = mem * keep",
             )
         return moves.finished(self, tag.value)
+
+    def touch(self, item: Any, derived: bool = False) -> None:
+        """Note that tensors of the model's state become something else than weights of a layer; with `derived` also what was made
+        of them already, where no constant of the graph will tell.
+        """
+        for tensor in tensors_in(item):
+            if id(tensor) in self.keys:
+                self.result.touched.add(self.keys[id(tensor)])
+            if derived and id(tensor) in self.derived:
+                self.result.touched |= self.derived[id(tensor)][1]
 
     def dynamic(self, item: Any) -> bool:
         """Whether a tensor derives from the input."""
@@ -143,7 +157,8 @@ class Recorder(TorchFunctionMode):
         key = (id(tensor), tensor._version)
         if key in self.by_tensor:
             return self.by_tensor[key][1]
-        name = self.owned[id(tensor)][1] if id(tensor) in self.owned else None
+        name = self.keys.get(id(tensor)) or (self.owned[id(tensor)][1] if id(tensor) in self.owned else None)
+        keys = self.derived[id(tensor)][1] if id(tensor) in self.derived else frozenset()
         if name is None and not hasattr(tensor, TAG) and not self._global(tensor):
             self.fail(
                 "SPK106",
@@ -151,10 +166,8 @@ class Recorder(TorchFunctionMode):
                 fix="compute it with torch, or keep it in the model with register_buffer",
             )
         array = _numpy(tensor)
-        content = (array.dtype.str, array.shape, hashlib.sha1(array.tobytes()).digest())
-        const = self.consts.setdefault(content, Const(array, name or ""))
-        if name is not None and const.name != name:
-            const = Const(array, name)
+        content = (name or "", tuple(sorted(keys)), array.dtype.str, array.shape, hashlib.sha1(array.tobytes()).digest())
+        const = self.consts.setdefault(content, Const(array, name or "", keys))
         if name is not None:
             self.by_tensor[key] = (tensor, const)
         return const
@@ -223,12 +236,18 @@ class Recorder(TorchFunctionMode):
             if value.refused:
                 self.refuse(value)
         operations.check_random(self, name, args, kwargs)
+        if name not in operations.WEIGHTED:
+            self.touch((args, kwargs), derived=not dynamic)
         if not dynamic:
             if self.current[1] in self.shadowed and operations.plain(name):
                 result = self._shadow(name, func, args, kwargs)
             else:
                 result = execute(func, args, kwargs)
             self.mark_static(result)
+            if name in operations.WEIGHTED and isinstance(result, torch.Tensor):
+                used = {self.keys[id(item)] for item in tensors_in((args, kwargs)) if id(item) in self.keys}
+                used.update(key for item in tensors_in((args, kwargs)) for key in self.derived.get(id(item), (None, ()))[1])
+                self.derived[id(result)] = (result, frozenset(used))
             return result
         operations.check_leak(self, name)
         inside = self.inside(func)
@@ -328,6 +347,8 @@ class Recorder(TorchFunctionMode):
 
     def wrap(self, model: torch.nn.Module, leaves: Mapping[str, Leaf]) -> None:
         """Follow the calls of every module of the (copied) model; neurons of the table are recorded as one operation."""
+        for path in leaves:
+            self.result.touched |= {key for key in self.result.state if not path or key.startswith(f"{path}.")}
         for path, module in model.named_modules():
             module.__dict__["forward"] = self._wrapped(path, module, module.forward, leaves.get(path))
             self.result.module_types[path] = type(module).__name__
@@ -435,6 +456,20 @@ def tensors_in(item: Any) -> Iterator[Any]:
     elif isinstance(item, (tuple, list)):
         for inner in item:
             yield from tensors_in(inner)
+
+
+def shared_keys(model: torch.nn.Module) -> set[str]:
+    """Keys of the state of which another tensor of the model is a view, and changes with it. A copy of the model does not tell."""
+    state = model.state_dict(keep_vars=True)
+    own = {id(tensor) for tensor in state.values()}
+    places = {tensor.untyped_storage().data_ptr(): key for key, tensor in state.items() if tensor.numel() and _dense(tensor)}
+    others = (tensor for tensor, _ in _owned_tensors(model) if id(tensor) not in own and _dense(tensor))
+    views = (tensor.untyped_storage().data_ptr() for tensor in others)
+    return {places[place] for place in views if place in places}
+
+
+def _dense(tensor: Any) -> bool:
+    return bool(tensor.layout == torch.strided)
 
 
 def _owned_tensors(model: torch.nn.Module) -> Iterable[tuple[Any, str]]:

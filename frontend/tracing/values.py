@@ -18,6 +18,8 @@ class Const:
 
     array: Array
     name: str = ""
+    #: Keys of the state dict from which it was computed by a layer on constants alone.
+    keys: frozenset[str] = frozenset()
 
 
 Number = int | float | bool
@@ -89,6 +91,9 @@ class Record:
     ops: list[Op]
     events: list[int]
     shadows: list[Op] = field(default_factory=list)
+    #: The model's state dict, and its keys of which something else than a layer's weights was made.
+    state: dict[str, Any] = field(default_factory=dict)
+    touched: set[str] = field(default_factory=set)
     inputs: list[Value] = field(default_factory=list)
     input_names: list[str] = field(default_factory=list)
     returned: Any = None

@@ -590,7 +590,7 @@ class TestWeights:
         assert str(caught.value) == text
 
     def test_no_such_file(self):
-        self.refused("nowhere.pt", "error[SPK002]: there is no file nowhere.pt")
+        self.refused("nowhere.pt", "error[SPK002]: nowhere.pt: no such file")
 
     def test_another_model(self, tmp_path):
         path = tmp_path / "w.pt"
@@ -609,6 +609,7 @@ class TestWeights:
         self.refused(
             path,
             f"error[SPK112]: {path} cannot be loaded as weights: it holds Python objects, not only tensors\n"
+            "  note: loading them could run any code, so that spikec never does\n"
             "  fix: save the weights alone: torch.save(model.state_dict(), path)",
         )
 
