@@ -197,7 +197,7 @@ class Sums(Writer):
             self.line(f"memcpy(acc, {data}, {stored.size}u * sizeof *acc);")
         elif stored.halo is not None:
             self.line(f"memset(acc, 0, {stored.halo.length}u * sizeof *acc);")
-        elif not state.delayed:
+        elif not state.delayed and not self.starts(total.parts[0], state, stored):
             self.line(f"memset(acc, 0, {stored.size}u * sizeof *acc);")
         if state.delayed:
             self.line(f"uint32_t slot[{state.depth}];")
@@ -257,6 +257,21 @@ class Sums(Writer):
             texts += [f"({C_TYPES[kind]})b{number}[i]" for number in range(len(total.rest))]
         self.line(f"for (i = 0; i < {stored.size}u; i++) {{ y[i] = ({C_TYPES[stored.kind]})({' + '.join(texts)}); }}")
 
+    def fast(self, part: Weighted, state: _SumState, stored: Stored) -> bool:
+        """Whether rows of bytes are added in registers (spk_rows of spk_simd.h)."""
+        if not isinstance(part, Dense) or not self.integer or state.delayed:
+            return False
+        read, pool = self.plan.weighted_read(part.inputs[0])
+        x = read.stored if pool is None else self.plan.stored[pool.name, ""]
+        narrow = _weight_kind(part.weight >> state.shift) == "i8" and state.kind == "i16" and x.index == "uint16_t"
+        return narrow and x.size == part.weight.shape[1] and (pool is not None or x.binary)
+
+    def starts(self, part: Weighted, state: _SumState, stored: Stored) -> bool:
+        """Whether it is the first part, and its kernel writes the accumulators without reading them."""
+        total = self.plan.sums[stored.wire[0]]
+        first = part is total.parts[0] and not state.early and not state.into
+        return first and self.fast(part, state, stored)
+
     def weighted(self, part: Weighted, state: _SumState, stored: Stored) -> None:
         """One call of a kernel: the events of the operand add their rows."""
         self.owner = part.name
@@ -295,12 +310,13 @@ class Sums(Writer):
             out, fan_in = part.weight.shape
             one = x.size == fan_in
             rows = weight.T[order] if one else weight.T
-            fast = one and w_kind == "i8" and macros["SPK_ACC"] == "int16_t" and macros["SPK_INDEX"] == "uint16_t"
+            fast = self.fast(part, state, stored)
             macros |= {"SPK_IN": f"{fan_in}u", "SPK_OUT": f"{out}u", "SPK_ONE": int(one), "SPK_FAST": int(fast)}
-            if fast and not delayed:
+            if fast:
                 # Whole vectors: the weights behind the last output are zero, and the accumulators have room.
-                rows = np.pad(rows, ((0, 0), (0, rest(out))))
-                macros["SPK_STRIDE"] = f"{rows.shape[1]}u"
+                rows = np.pad(rows, ((0, 0), (0, rest(out)))).astype(np.int8)
+                rows[:, ::2] ^= np.int8(-128)
+                macros |= {"SPK_STRIDE": f"{rows.shape[1]}u", "SPK_FRESH": int(self.starts(part, state, stored))}
             arguments = [self.constant(f"{part.name}_weight", w_kind, rows)]
             if delayed:
                 arguments.append(self.delays(part.name, delay.T[order] if one else delay.T, macros["SPK_DELAY"]))

@@ -12,8 +12,10 @@
  *             slot[d] is where the accumulators of d steps later begin
  *
  * SPK_STRIDE  elements from one row of weights to the next, SPK_OUT if not given; what stands between is zero
- * SPK_FAST    1 if weights are int8_t, accumulators int16_t and events uint16_t in one group of outputs, and
- *             SPK_STRIDE is a multiple of 16 for which the accumulators have room: blocks of outputs then stay in vector registers while the loop runs over the events
+ * SPK_FAST    1 if weights are int8_t, accumulators int16_t and events uint16_t in one group of outputs, all values are 1, and
+ *             SPK_STRIDE is a multiple of 16 for which the accumulators have room. The weights of even outputs are then
+ *             stored with 128 added, and blocks of outputs stay in vector registers while the loop runs over the events (spk_simd.h)
+ * SPK_FRESH   1 if what stands in the accumulators before is no matter; only with SPK_FAST
  *
  * Otherwise four rows at a time while there are as many: the accumulators are then read and written once for four events. */
 #include "spk_simd.h"
@@ -58,21 +60,23 @@ static void SPK_NAME(SPK_ACC *SPK_RESTRICT acc, const SPK_WEIGHT *SPK_RESTRICT w
 ) {
   uint32_t e = 0;
   uint32_t o = 0;
-#if SPK_FAST && SPK_SIMD && !defined(SPK_X)
+#if SPK_FAST && SPK_SIMD
   (void)e;
-  for (; o + SPK_SIMD_BLOCK * SPK_LANES <= SPK_STRIDE; o += SPK_SIMD_BLOCK * SPK_LANES) {
-    spk_rows_v16(acc + o, weight + o, SPK_STRIDE, event, count, SPK_SIMD_BLOCK);
+  (void)o;
+  spk_rows(acc, weight, SPK_STRIDE, event, count, SPK_FRESH);
+#elif SPK_FAST
+  const int16_t bias = (int16_t)(uint16_t)(128u * count);
+  for (o = 0; o < SPK_STRIDE; o += 2u) {
+    acc[o] = (int16_t)((SPK_FRESH ? 0 : acc[o]) - bias);
+    acc[o + 1u] = SPK_FRESH ? 0 : acc[o + 1u];
   }
-  if (o + SPK_SIMD_BLOCK / 2 * SPK_LANES <= SPK_STRIDE) {
-    spk_rows_v16(acc + o, weight + o, SPK_STRIDE, event, count, SPK_SIMD_BLOCK / 2);
-    o += SPK_SIMD_BLOCK / 2 * SPK_LANES;
+  for (; e < count; e++) {
+    const int8_t *SPK_RESTRICT w = weight + (size_t)event[e] * SPK_STRIDE;
+    for (o = 0; o < SPK_STRIDE; o += 2u) {
+      acc[o] = (int16_t)(acc[o] + (uint8_t)w[o]);
+      acc[o + 1u] = (int16_t)(acc[o + 1u] + w[o + 1u]);
+    }
   }
-  if (o + SPK_SIMD_BLOCK / 4 * SPK_LANES <= SPK_STRIDE) {
-    spk_rows_v16(acc + o, weight + o, SPK_STRIDE, event, count, SPK_SIMD_BLOCK / 4);
-    o += SPK_SIMD_BLOCK / 4 * SPK_LANES;
-  }
-  for (; o + SPK_LANES <= SPK_STRIDE; o += SPK_LANES) { spk_rows_v16(acc + o, weight + o, SPK_STRIDE, event, count, 1); }
-  for (; o < SPK_STRIDE; o += 16u) { spk_rows_16(acc + o, weight + o, SPK_STRIDE, event, count); }
 #else
 #if !defined(SPK_X)
   if (SPK_ONE) {
@@ -111,4 +115,5 @@ static void SPK_NAME(SPK_ACC *SPK_RESTRICT acc, const SPK_WEIGHT *SPK_RESTRICT w
 #undef SPK_DELAY
 #undef SPK_TERM
 #undef SPK_FAST
+#undef SPK_FRESH
 #undef SPK_STRIDE

@@ -17,10 +17,11 @@ static spk_status SPK_CAT(SPK_NAME, _check)(const spk_in *in) {
   const SPK_API *value = (const SPK_API *)in->value;
   uint32_t i;
   if (in->index != NULL) {
+    const uint32_t *SPK_RESTRICT index = in->index;
+    uint32_t falling = 0;
     if (in->count > SPK_SIZE) { return SPK_E_EVENT; }
-    for (i = 0; i < in->count; i++) {
-      if (in->index[i] >= SPK_SIZE || (i > 0 && in->index[i] <= in->index[i - 1])) { return SPK_E_EVENT; }
-    }
+    for (i = 1; i < in->count; i++) { falling |= (uint32_t)(index[i] <= index[i - 1u]); }
+    if (falling || (in->count > 0 && index[in->count - 1u] >= SPK_SIZE)) { return SPK_E_EVENT; }
   }
 #if defined(SPK_LOW) || SPK_BINARY
   if (value != NULL) {
@@ -64,10 +65,16 @@ static uint32_t SPK_CAT(SPK_NAME, _load)(const spk_in *in, SPK_X *x, SPK_INDEX *
 #endif
 #if SPK_LIST
   if (in->index != NULL) {
+    if (value == NULL) {
+      const uint32_t *SPK_RESTRICT index = in->index;
+      SPK_INDEX *SPK_RESTRICT to = event;
+      for (i = 0; i < in->count; i++) { to[i] = (SPK_INDEX)index[i]; }
+      return in->count;
+    }
     /* An event may carry a zero: it is none. */
     for (i = 0; i < in->count; i++) {
       event[count] = (SPK_INDEX)in->index[i];
-      count += value == NULL || value[i] != 0;
+      count += value[i] != 0;
     }
   } else if (value != NULL) {
     for (i = 0; i < SPK_SIZE; i++) {

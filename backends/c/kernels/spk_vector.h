@@ -10,7 +10,7 @@
 #define SPK_VECTOR_H
 #include "spk_simd.h"
 
-#if SPK_SIMD && (defined(__clang__) || __GNUC__ >= 9) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#if SPK_SIMD && (defined(__clang__) || __GNUC__ >= 9)
 #define SPK_VECTOR 1
 #else
 #define SPK_VECTOR 0
