@@ -3,7 +3,7 @@
  *     ./harness events.bin rounds [samples]
  *
  * events.bin: int32 steps, samples, inputs, events; int32 ptr[samples * steps + 1]; uint16 index[events], sample by sample; without
- * events (inputs 0) the network runs on its own. Prints "round milliseconds-per-sample" for each round, then "counts" and the
+ * events (inputs 0) the network runs on its own. Prints "round MS" for each round, the median over its samples, then "counts" and the
  * spikes of every output neuron of every sample. Events are turned into the interface's 32-bit lists before the clock starts. */
 #define _POSIX_C_SOURCE 200809L
 #include <stdio.h>
@@ -18,6 +18,11 @@ static double now(void) {
   struct timespec t;
   clock_gettime(CLOCK_MONOTONIC, &t);
   return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
+}
+
+static int smaller(const void *a, const void *b) {
+  const double x = *(const double *)a, y = *(const double *)b;
+  return x < y ? -1 : x > y;
 }
 
 static void *need(void *p) {
@@ -35,6 +40,7 @@ int main(int argc, char **argv) {
   int r, s, t, rounds, samples;
   spk_net *net = NULL;
   unsigned char *memory;
+  double *times;
   const uint32_t outputs = spk_network.port[0].size;
   if (argc < 3) { fprintf(stderr, "usage: harness events.bin rounds [samples]\n"); return 2; }
   file = fopen(argv[1], "rb");
@@ -55,9 +61,10 @@ int main(int argc, char **argv) {
   counts = need(calloc((size_t)outputs * (size_t)samples, sizeof *counts));
   memory = need(malloc(spk_size()));
   if (spk_init(memory, spk_size(), &net) != SPK_OK) { return 1; }
+  times = need(malloc((size_t)samples * sizeof *times));
   for (r = 0; r < rounds; r++) {
-    const double begin = now();
     for (s = 0; s < samples; s++) {
+      const double begin = now();
       spk_reset(net);
       for (t = 0; t < head[0]; t++) {
         const size_t row = (size_t)s * (size_t)head[0] + (size_t)t;
@@ -70,8 +77,10 @@ int main(int argc, char **argv) {
           for (k = 0; k < n; k++) { counts[(size_t)s * outputs + fired[k]]++; }
         }
       }
+      times[s] = now() - begin;
     }
-    printf("round %.6f\n", (now() - begin) / samples);
+    qsort(times, (size_t)samples, sizeof *times, smaller);
+    printf("round %.6f\n", times[samples / 2]);
   }
   printf("counts");
   for (i = 0; i < (size_t)outputs * (size_t)samples; i++) { printf(" %u", counts[i]); }

@@ -71,11 +71,12 @@
   }
 #else
 #define SPK_TOGETHER 1u
-#define SPK_FETCH(BYTES, X, FROM, N) memcpy(X, FROM, BYTES);
+#define SPK_FETCH(BYTES, X, FROM, N) X[0] = *(const spk_any##BYTES *)(const void *)(FROM);
 #endif
 #define SPK_SUMS(BYTES, ZIP)                                                                                               \
   typedef uint16_t spk_w##BYTES __attribute__((vector_size(BYTES), may_alias));                                            \
   typedef int16_t spk_s##BYTES __attribute__((vector_size(BYTES), may_alias));                                             \
+  typedef uint16_t spk_any##BYTES __attribute__((vector_size(BYTES), aligned(1), may_alias));                          \
   ZIP                                                                                                                      \
   SPK_INLINE_ANY void spk_rows##BYTES(int16_t *SPK_RESTRICT acc, const int8_t *SPK_RESTRICT weight, size_t stride,         \
                                       const uint16_t *SPK_RESTRICT event, uint32_t count, const uint32_t n,                \
@@ -101,14 +102,15 @@
     }                                                                                                                      \
     SPK_UNROLL for (j = 0; j < n; j++) {                                                                                   \
       const spk_w##BYTES even = all[j] - (odd[j] << 8) - (uint16_t)(128u * count);                                         \
-      spk_w##BYTES out[2], old[2];                                                                                         \
+      spk_any##BYTES *to = (spk_any##BYTES *)(void *)(acc + j * BYTES##u);                                         \
+      spk_w##BYTES out[2];                                                                                                 \
       spk_zip##BYTES(even, odd[j], out);                                                                                   \
       if (!fresh) {                                                                                                        \
-        memcpy(old, acc + j * BYTES##u, sizeof old);                                                                       \
-        out[0] += old[0];                                                                                                  \
-        out[1] += old[1];                                                                                                  \
+        out[0] += to[0];                                                                                                   \
+        out[1] += to[1];                                                                                                   \
       }                                                                                                                    \
-      memcpy(acc + j * BYTES##u, out, sizeof out);                                                                         \
+      to[0] = out[0];                                                                                                      \
+      to[1] = out[1];                                                                                                      \
     }                                                                                                                      \
   }
 #define SPK_ZIP(BYTES, FIRST, SECOND)                                                                                      \

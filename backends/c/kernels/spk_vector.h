@@ -31,6 +31,8 @@ typedef int16_t spk_x16 __attribute__((vector_size(SPK_BYTES_V), may_alias));
 typedef uint16_t spk_u16v __attribute__((vector_size(SPK_BYTES_V), may_alias));
 typedef int32_t spk_x32 __attribute__((vector_size(SPK_BYTES_V), may_alias));
 typedef uint32_t spk_u32v __attribute__((vector_size(SPK_BYTES_V), may_alias));
+typedef int16_t spk_any_x16 __attribute__((vector_size(SPK_BYTES_V), aligned(1), may_alias));
+typedef int32_t spk_any_x32 __attribute__((vector_size(SPK_BYTES_V), aligned(1), may_alias));
 typedef int8_t spk_x16_i8 __attribute__((vector_size(SPK_BYTES_V / 2), may_alias));
 typedef uint8_t spk_x16_u8 __attribute__((vector_size(SPK_BYTES_V / 2), may_alias));
 typedef int8_t spk_x32_i8 __attribute__((vector_size(SPK_BYTES_V / 4), may_alias));
@@ -55,17 +57,13 @@ SPK_MEMORY(32, u8)
 #undef SPK_MEMORY
 
 #define SPK_PLAIN(W, T, U)                                                                                                 \
-  SPK_FN spk_x##W spk_load##W##_i##W(const void *p) {                                                                      \
-    spk_x##W x;                                                                                                            \
-    memcpy(&x, p, sizeof x);                                                                                               \
-    return x;                                                                                                              \
-  }                                                                                                                        \
-  SPK_FN void spk_store##W##_i##W(void *p, spk_x##W x) { memcpy(p, &x, sizeof x); }                                        \
+  SPK_FN spk_x##W spk_load##W##_i##W(const void *p) { return *(const spk_any_x##W *)p; }                                   \
+  SPK_FN void spk_store##W##_i##W(void *p, spk_x##W x) { *(spk_any_x##W *)p = x; }                                         \
   SPK_FN spk_x##W spk_set##W(T value) { return (spk_x##W){0} + value; }                                                    \
-  SPK_FN spk_x##W spk_add##W(spk_x##W a, spk_x##W b) { return a + b; }                                                     \
-  SPK_FN spk_x##W spk_sub##W(spk_x##W a, spk_x##W b) { return a - b; }                                                     \
-  SPK_FN spk_x##W spk_mul##W(spk_x##W a, spk_x##W b) { return a * b; }                                                     \
-  SPK_FN spk_x##W spk_neg##W(spk_x##W a) { return (spk_x##W){0} - a; }                                                     \
+  SPK_FN spk_x##W spk_add##W(spk_x##W a, spk_x##W b) { return (spk_x##W)((U)a + (U)b); }                                   \
+  SPK_FN spk_x##W spk_sub##W(spk_x##W a, spk_x##W b) { return (spk_x##W)((U)a - (U)b); }                                   \
+  SPK_FN spk_x##W spk_mul##W(spk_x##W a, spk_x##W b) { return (spk_x##W)((U)a * (U)b); }                                   \
+  SPK_FN spk_x##W spk_neg##W(spk_x##W a) { return (spk_x##W)((U){0} - (U)a); }                                             \
   SPK_FN spk_x##W spk_vsar##W(spk_x##W a, int n) { return a >> n; }                                                        \
   SPK_FN spk_x##W spk_vshr##W(spk_x##W a, int n) { return (spk_x##W)((U)a >> n); }                                         \
   SPK_FN spk_x##W spk_vshl##W(spk_x##W a, int n) { return (spk_x##W)((U)a << n); }                                         \
