@@ -32,6 +32,7 @@ class Elements(Writer):
             "SPK_BINARY": int(node.type.kind == "spike"),
             "SPK_LIST": int(stored.list_depth >= 0),
             "SPK_DENSE": int(stored.dense_depth >= 0),
+            "SPK_FLAGS": int(node.type.kind == "spike" and stored.api == "i8" and stored.index == "uint16_t"),
         }
         if self.integer and node.type.kind != "spike" and (low, high) != int_range(stored.api):
             macros["SPK_LOW"], macros["SPK_HIGH"] = literal(low, "i64"), literal(high, "i64")

@@ -147,7 +147,10 @@ class Sums(Writer):
         for part in total.parts:
             if not isinstance(part, Conv) or not self.in_rows(part, stored) or part.bias is not None:
                 return None
-            if _phase_taps(part)[2] * 2 > part.weight[0, 0].size * 3:  # too many zeros would be added
+            taps = _phase_taps(part)
+            if taps[2] * 2 > part.weight[0, 0].size * 3:  # too many zeros would be added
+                return None
+            if taps[0] * taps[1] > 255 or int(np.prod(part.stride)) > 256:
                 return None
             if not self.plan.weighted_read(part.inputs[0])[0].stored.binary and self.plan.weighted_read(part.inputs[0])[1] is None:
                 return None
@@ -158,7 +161,8 @@ class Sums(Writer):
         pitch = (columns + max(low[1], high[1])) * channels
         base = low[0] * pitch + low[1] * channels
         length = base + (rows - 1 + high[0]) * pitch + (columns + high[1]) * channels
-        return Halo(columns * channels, rows, pitch, base, length)
+        # Where an event lands is a table of sixteen bits, in units of channels.
+        return Halo(columns * channels, rows, pitch, base, length) if length // channels < 1 << 16 else None
 
     def in_rows(self, part: Conv, stored: Stored) -> bool:
         """Whether the outputs that an event reaches along a row lie side by side."""
@@ -341,13 +345,9 @@ class Sums(Writer):
                 header = "spk_convhalo.h"
                 taps = _phase_taps(part)
                 rows = _phase_rows(weight, part.stride, whole=True)
-                first = stored.halo.base - (taps[0] - 1) * stored.halo.pitch - (taps[1] - 1) * len(weight)
-                macros |= {"SPK_NY": f"{taps[0]}u", "SPK_NX": f"{taps[1]}u"}
-                macros |= {"SPK_PITCH": f"{stored.halo.pitch}u", "SPK_FIRST": first}
+                macros |= {"SPK_NY": f"{taps[0]}u", "SPK_NX": f"{taps[1]}u", "SPK_PITCH": f"{stored.halo.pitch}u"}
                 w_kind, macros["SPK_WEIGHT"] = "i16", "int16_t"
-                arguments += [
-                    self.constant(f"{part.name}_{n}", "u8", reach) for n, reach in zip("yx", self.reach(part), strict=True)
-                ]
+                arguments.append(self.constant(f"{part.name}_where", "i64", self.where(part, stored.halo), "uint32_t"))
             elif self.in_rows(part, stored):
                 header = "spk_convrow.h"
                 rows = _phase_rows(weight, part.stride)
@@ -399,16 +399,21 @@ class Sums(Writer):
         cast = "" if c_type == window.index else f"({window.index})"
         self.line(f"for (i = 0; i < count; i++) {{ event[i] = {cast}{table}[from[i]]; }}")
 
-    def reach(self, part: Conv) -> tuple[Array, Array]:
-        """For every row and every column of the input the outputs that it reaches along that axis."""
+    def where(self, part: Conv, halo: Halo) -> Array:
+        """For every place of the input: outputs reached, phase of the stride, and where the first tap lands (spk_convhalo.h)."""
         into = _two(self.graph.type_of(part.inputs[0]).shape[1:])
         out = _two(self.graph.shape_of(part.name)[1:])
         padding = (0, *part.padding) if len(part.padding) == 1 else part.padding
-        found = []
+        reach, phase, first = [], [], []
         for i, o, k, s, p in zip(into, out, _two(part.weight.shape[2:]), _two(part.stride), padding, strict=True):
             place = np.arange(i)[:, None] + p - np.arange(k)
-            found.append(((place % s == 0) & (place >= 0) & (place // s < o)).sum(axis=1))
-        return found[0], found[1]
+            reach.append(((place % s == 0) & (place >= 0) & (place // s < o)).sum(axis=1))
+            phase.append((np.arange(i) + p) % s)
+            first.append((np.arange(i) + p) // s - (-(-k // s) - 1))
+        channels = len(part.weight)
+        lands = (halo.base + first[0][:, None] * halo.pitch) // channels + first[1]
+        found: Array = lands << 16 | (phase[0][:, None] * _two(part.stride)[1] + phase[1]) << 8 | reach[0][:, None] * reach[1]
+        return found
 
     def delays(self, name: str, array: Array, c_type: str) -> str:
         """Delays in the order of the weights."""

@@ -6,12 +6,12 @@
  * every phase is filled up with zeros to SPK_NY by SPK_NX taps: (in, phase y, phase x, SPK_NY, SPK_NX, out).
  *
  * SPK_NAME, SPK_INDEX   as in spk_conv.h; accumulators and weights are int16_t
- * SPK_CIN, SPK_HI, SPK_WI, SPK_COUT, SPK_SH, SPK_SW, SPK_PH, SPK_PW, SPK_IN_LAST
+ * SPK_CIN, SPK_HI, SPK_WI, SPK_COUT, SPK_SH, SPK_SW, SPK_IN_LAST
  * SPK_PITCH             elements from one row of the map to the next
  *
- * SPK_FIRST             where the first tap of an event at row and column -padding would land, counted from `acc`; may be negative
- *
- * reach_y and reach_x are how many outputs an input's row and column reach. Returns the number of connections used. */
+ * `where` holds three numbers for each place of the input: how many places of the output it reaches (bits 0 to 7), its phase (8 to
+ * 15), and the place in `acc` where its first tap lands, in units of SPK_COUT (from 16). Returns the number of connections
+ * used. */
 #include "spk_simd.h"
 #define SPK_RUN SPK_CAT(SPK_NAME, _run)
 #define SPK_V SPK_CAT(SPK_NAME, _v)
@@ -52,23 +52,22 @@ SPK_INLINE_ANY void SPK_RUN(int16_t *SPK_RESTRICT a, const int16_t *SPK_RESTRICT
 #endif
 }
 
-static uint64_t SPK_NAME(int16_t *SPK_RESTRICT acc, const uint8_t *SPK_RESTRICT reach_y, const uint8_t *SPK_RESTRICT reach_x,
-                         const int16_t *SPK_RESTRICT weight, const SPK_INDEX *SPK_RESTRICT event, uint32_t count) {
+static uint64_t SPK_NAME(int16_t *SPK_RESTRICT acc, const uint32_t *SPK_RESTRICT where, const int16_t *SPK_RESTRICT weight,
+                         const SPK_INDEX *SPK_RESTRICT event, uint32_t count) {
   uint64_t used = 0;
   uint32_t e;
   for (e = 0; e < count; e++) {
     const uint32_t id = event[e];
     const uint32_t pixel = SPK_IN_LAST ? id / SPK_CIN : id % (SPK_HI * SPK_WI);
     const uint32_t c = SPK_IN_LAST ? id % SPK_CIN : id / (SPK_HI * SPK_WI);
-    const uint32_t y = pixel / SPK_WI, x = pixel % SPK_WI;
-    const uint32_t yy = y + SPK_PH, xx = x + SPK_PW;
-    const size_t phase = ((size_t)c * SPK_SH + yy % SPK_SH) * SPK_SW + xx % SPK_SW;
-    const int16_t *w = weight + phase * (SPK_NY * SPK_NX * SPK_COUT);
-    int16_t *a = acc + ((int32_t)(yy / SPK_SH * SPK_PITCH + xx / SPK_SW * SPK_COUT) + SPK_FIRST);
+    const uint32_t place = where[pixel];
+    const uint32_t phase = c * (SPK_SH * SPK_SW) + (SPK_SH * SPK_SW == 1 ? 0 : place >> 8 & 255u);
+    const int16_t *w = weight + phase * (size_t)(SPK_NY * SPK_NX * SPK_COUT);
+    int16_t *a = acc + (size_t)(place >> 16) * SPK_COUT;
     uint32_t j;
     SPK_OPAQUE(w);
     SPK_OPAQUE(a);
-    used += (uint32_t)reach_y[y] * reach_x[x];
+    used += place & 255u;
     SPK_UNROLL for (j = 0; j < SPK_NY; j++) { SPK_RUN(a + j * SPK_PITCH, w + j * (SPK_NX * SPK_COUT)); }
   }
   return used * SPK_COUT;
@@ -97,7 +96,6 @@ static uint64_t SPK_NAME(int16_t *SPK_RESTRICT acc, const uint8_t *SPK_RESTRICT 
 #undef SPK_NY
 #undef SPK_NX
 #undef SPK_PITCH
-#undef SPK_FIRST
 #undef SPK_GROUPS
 #undef SPK_IN_LAST
 #undef SPK_OUT_LAST

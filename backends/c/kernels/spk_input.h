@@ -10,9 +10,12 @@
  * SPK_BINARY        1: values are 0 and 1
  * SPK_LIST          1: the list of events is wanted
  * SPK_DENSE         1: the array is wanted
+ * SPK_FLAGS         1: values are bytes that are 0 or 1, and events uint16_t with room for 32 more
  *
  * SPK_NAME_check looks at the data and changes nothing; SPK_NAME_load takes over what was checked and returns the number of
  * events, or 0 where no list is wanted. */
+#include "spk_flags.h"
+#include "spk_simd.h"
 static spk_status SPK_CAT(SPK_NAME, _check)(const spk_in *in) {
   const SPK_API *value = (const SPK_API *)in->value;
   uint32_t i;
@@ -77,6 +80,9 @@ static uint32_t SPK_CAT(SPK_NAME, _load)(const spk_in *in, SPK_X *x, SPK_INDEX *
       count += value[i] != 0;
     }
   } else if (value != NULL) {
+#if SPK_FLAGS && SPK_SIMD
+    return spk_flags_list((const uint8_t *)value, SPK_SIZE, event);
+#endif
     for (i = 0; i < SPK_SIZE; i++) {
       event[count] = (SPK_INDEX)i;
       count += value[i] != 0;
@@ -97,3 +103,4 @@ static uint32_t SPK_CAT(SPK_NAME, _load)(const spk_in *in, SPK_X *x, SPK_INDEX *
 #undef SPK_BINARY
 #undef SPK_LIST
 #undef SPK_DENSE
+#undef SPK_FLAGS

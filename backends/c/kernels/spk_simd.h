@@ -82,6 +82,7 @@
                                       const uint16_t *SPK_RESTRICT event, uint32_t count, const uint32_t n,                \
                                       const int fresh) {                                                                   \
     spk_w##BYTES all[SPK_PAIRS], odd[SPK_PAIRS];                                                                           \
+    const uint32_t together = n < SPK_TOGETHER ? n : SPK_TOGETHER;                                                         \
     uint32_t e, j;                                                                                                         \
     SPK_UNROLL for (j = 0; j < n; j++) {                                                                                   \
       all[j] = (spk_w##BYTES){0};                                                                                          \
@@ -94,7 +95,7 @@
         spk_w##BYTES x[SPK_TOGETHER];                                                                                      \
         uint32_t k;                                                                                                        \
         SPK_FETCH(BYTES, x, row + j * BYTES##u, n)                                                                         \
-        SPK_UNROLL for (k = 0; k < SPK_TOGETHER && k < n; k++) {                                                           \
+        SPK_UNROLL for (k = 0; k < together; k++) {                                                                        \
           all[j + k] += x[k];                                                                                              \
           odd[j + k] += (spk_w##BYTES)((spk_s##BYTES)x[k] >> 8);                                                           \
         }                                                                                                                  \

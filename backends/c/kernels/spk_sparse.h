@@ -11,6 +11,19 @@
  *             is where the accumulators of d steps later begin
  *
  * Returns the number of connections used. */
+#if defined(SPK_DELAY)
+#define SPK_PLACE(k) (slot[delay[k]] + target[k])
+#else
+#define SPK_PLACE(k) target[k]
+#endif
+#if defined(SPK_X)
+#define SPK_CONNECT(k) acc[SPK_PLACE(k)] = (SPK_ACC)(acc[SPK_PLACE(k)] + (SPK_ACC)((SPK_PRODUCT)weight[k] * value))
+#else
+#define SPK_CONNECT(k) acc[SPK_PLACE(k)] = (SPK_ACC)(acc[SPK_PLACE(k)] + (SPK_ACC)weight[k])
+#endif
+/* Connections between two looks ahead. */
+#define SPK_PIECE 64u
+
 static uint64_t SPK_NAME(SPK_ACC *SPK_RESTRICT acc,
 #if defined(SPK_DELAY)
                          const uint32_t *SPK_RESTRICT slot, const SPK_DELAY *SPK_RESTRICT delay,
@@ -30,25 +43,24 @@ static uint64_t SPK_NAME(SPK_ACC *SPK_RESTRICT acc,
     const SPK_PRODUCT value = (SPK_PRODUCT)x[event[e]];
 #endif
     used += end - k;
-    /* The connections of the event after the next come from far away: fetch them while this one is added. */
-    if (e + 2u < count) {
-      const uint32_t last = start[event[e + 2u] + 1u];
-      uint32_t ahead;
-      for (ahead = start[event[e + 2u]]; ahead < last; ahead += 64u / (uint32_t)sizeof(SPK_TARGET)) { SPK_PREFETCH(target + ahead); }
-      for (ahead = start[event[e + 2u]]; ahead < last; ahead += 64u / (uint32_t)sizeof(SPK_WEIGHT)) { SPK_PREFETCH(weight + ahead); }
+    /* The connections of the event after the next come from far away: fetch a piece of them with every piece that is added. A
+     * burst would fill the processor's list of pending loads, and the accumulators would wait behind it. */
+    {
+      const uint32_t next = start[event[e + 2u < count ? e + 2u : e]];
+      const SPK_TARGET *to = target + next;
+      const SPK_WEIGHT *by = weight + next;
+      for (; end - k >= SPK_PIECE; to += SPK_PIECE, by += SPK_PIECE) {
+        const uint32_t stop = k + SPK_PIECE;
+        uint32_t line;
+        for (line = 0; line < SPK_PIECE * sizeof *to; line += 64u) { SPK_PREFETCH((const char *)to + line); }
+        for (line = 0; line < SPK_PIECE * sizeof *by; line += 64u) { SPK_PREFETCH((const char *)by + line); }
+        for (; k < stop; k++) { SPK_CONNECT(k); }
+      }
+      SPK_PREFETCH(to);
+      SPK_PREFETCH(to + SPK_PIECE / 2u);
+      SPK_PREFETCH(by);
     }
-    for (; k < end; k++) {
-#if defined(SPK_DELAY)
-      SPK_ACC *a = acc + slot[delay[k]] + target[k];
-#else
-      SPK_ACC *a = acc + target[k];
-#endif
-#if defined(SPK_X)
-      *a = (SPK_ACC)(*a + (SPK_ACC)((SPK_PRODUCT)weight[k] * value));
-#else
-      *a = (SPK_ACC)(*a + (SPK_ACC)weight[k]);
-#endif
-    }
+    for (; k < end; k++) { SPK_CONNECT(k); }
   }
   return used;
 }
@@ -60,3 +72,6 @@ static uint64_t SPK_NAME(SPK_ACC *SPK_RESTRICT acc,
 #undef SPK_X
 #undef SPK_PRODUCT
 #undef SPK_DELAY
+#undef SPK_PLACE
+#undef SPK_CONNECT
+#undef SPK_PIECE
