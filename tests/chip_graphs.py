@@ -17,7 +17,7 @@ from strategies import MadeProgram, fixed_programs
 
 from spikec.ir.graph import Graph
 from spikec.ir.neuron import Emit, Program
-from spikec.ir.ops import Add, Concat, Dense, Gather, Input, Neuron, Node, Ref, Sparse
+from spikec.ir.ops import Add, Concat, Conv, Dense, Gather, Input, Neuron, Node, Pool, Ref, Reshape, Sparse
 from spikec.ir.types import DTYPES, Array, TensorType, int_range
 
 #: Neurons of Lava's library that send messages, and how often each is drawn.
@@ -64,8 +64,12 @@ class _Builder:
 
     def source(self, name: str) -> None:
         size = int(self.rng.integers(1, 9))
-        self.nodes.append(Input(name=name, type=TensorType("spike", (size,), "i8")))
         self.sizes[name] = size
+        if self.nodes and self.rng.random() < 0.5:  # whole numbers as messages
+            self.nodes.append(Input(name=name, type=TensorType("graded", (size,), "i16"), bounds=(-20, 90)))
+            self.graded.add(name)
+            return
+        self.nodes.append(Input(name=name, type=TensorType("spike", (size,), "i8")))
 
     def layer(self, name: str) -> None:
         rng = self.rng
@@ -109,7 +113,9 @@ class _Builder:
         parts = []
         for index, (source, delay) in enumerate(chosen):
             parts.append(f"{name}_{index}")
-            rng.choice(np.array([self.dense, self.dense, self.sparse, self.picked]))(parts[-1], source, delay, size)
+            rng.choice(np.array([self.dense, self.dense, self.sparse, self.picked, self.conv, self.conv, self.pooled]))(
+                parts[-1], source, delay, size
+            )
         if len(parts) == 1:
             return parts[0]
         self.nodes.append(Add(name=f"{name}_sum", inputs=tuple(map(Ref, parts))))
@@ -151,6 +157,46 @@ class _Builder:
         both = Concat(name=f"{name}_both", inputs=(Ref(f"{name}_from"), Ref(f"{name}_from")))
         self.nodes.append(both)
         self.nodes.append(Dense(name=name, inputs=(Ref(both.name),), weight=self.weight((size, 2 * len(indices)))))
+
+    def maps(self, name: str, source: str, delay: int) -> tuple[Ref, tuple[int, ...]]:
+        """A source's neurons as maps of one or two axes, some of several channels."""
+        size = self.sizes[source]
+        rows = int(self.rng.choice([n for n in range(1, size + 1) if size % n == 0]))
+        shapes = [(rows, size // rows), (1, rows, size // rows), (rows, 1, size // rows)]
+        shape = shapes[int(self.rng.integers(len(shapes)))]
+        self.nodes.append(Reshape(name=f"{name}_maps", inputs=(Ref(source, delay=delay),), shape=shape))
+        return Ref(f"{name}_maps"), shape
+
+    def conv(self, name: str, source: str, delay: int, size: int) -> None:
+        """A kernel over the whole map, or a small one of whose results some are taken: Lava has the first as it is."""
+        rng = self.rng
+        ref, shape = self.maps(name, source, delay)
+        space = len(shape) - 1
+        whole = rng.random() < 0.6
+        kernel = shape[1:] if whole else tuple(int(rng.integers(1, n + 1)) for n in shape[1:])
+        groups = int(rng.choice([n for n in range(1, shape[0] + 1) if shape[0] % n == size % n == 0])) if whole else 1
+        out = size if whole else int(rng.integers(1, 4))
+        weight = self.weight((out, shape[0] // groups, *kernel))
+        extra: dict[str, Any] = {}
+        if not whole:
+            extra = {"stride": tuple(rng.integers(1, 3, space).tolist()), "padding": tuple(rng.integers(0, 2, space).tolist())}
+        made = Conv(name=f"{name}_conv", inputs=(ref,), weight=weight, groups=groups, delay=self.delays(weight.shape), **extra)
+        self.nodes.append(made)
+        if whole:
+            self.nodes.append(Reshape(name=name, inputs=(Ref(made.name),), shape=(size,)))
+            return
+        area = [(n + 2 * p - k) // s + 1 for n, k, s, p in zip(shape[1:], kernel, made.stride, made.padding, strict=True)]
+        indices = rng.integers(0, out * int(np.prod(area)), size)
+        self.nodes.append(Gather(name=name, inputs=(Ref(made.name),), indices=indices))
+
+    def pooled(self, name: str, source: str, delay: int, size: int) -> None:
+        """A sum pool and dense weights behind it."""
+        ref, shape = self.maps(name, source, delay)
+        kernel = tuple(int(self.rng.integers(1, n + 1)) for n in shape[1:])
+        self.nodes.append(Pool(name=f"{name}_pool", inputs=(ref,), mode="sum", kernel=kernel))
+        width = shape[0] * int(np.prod([n // k for n, k in zip(shape[1:], kernel, strict=True)]))
+        self.nodes.append(Reshape(name=f"{name}_row", inputs=(Ref(f"{name}_pool"),), shape=(width,)))
+        self.nodes.append(Dense(name=name, inputs=(Ref(f"{name}_row"),), weight=self.weight((size, width))))
 
     # Neurons: parameters and initial states
 

@@ -36,6 +36,7 @@ _CONNECTIONS = 2_000_000
 _NUMBERS = 400_000
 # A generous time limit: seconds to start, per step and process, and per connection and step. Measured: 0.7 s, 0.2 ms, 3 ns.
 _START_SECONDS = 60.0
+_MOST_BUSY = 8.0
 _STEP_SECONDS = 0.02
 _CONNECTION_SECONDS = 1e-6
 _CAUSES = (
@@ -151,7 +152,12 @@ def _limit(plan: Plan, length: int, copies: int) -> float:
     processes = 4 * len(plan.populations) + len(plan.synapses) + len(plan.sources)
     reach = 1 + max((int(np.max(item.delay)) for item in plan.synapses.values()), default=0)
     each = _STEP_SECONDS * processes + _CONNECTION_SECONDS * plan.connections * copies * reach
-    return _START_SECONDS + steps * each
+    return (_START_SECONDS + steps * each) * _busy()
+
+
+def _busy() -> float:
+    """How many programs want each processor at the moment: on a busy machine everything takes that much longer."""
+    return min(max(os.getloadavg()[0] / (os.cpu_count() or 1), 1.0), _MOST_BUSY)
 
 
 def _run(

@@ -648,3 +648,14 @@ def test_sums_beyond_32_bits_only_where_the_neuron_wraps_them(lava_env: LavaEnvi
     assert_equal(net("sigma", "v + a - 5"), {"in": x}, ("n",))
     for name, expr in (("half", "v + (a >> 1)"), ("largest", "max(a, 0)"), ("twice", "v + a * 3")):
         assert any("its input can reach" in str(item) for item in backend().check(net(name, expr))), expr
+
+
+def test_a_busy_machine_gets_more_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    from spikec.backends.lava import backend as module
+
+    plan = make_plan(feed_forward(), TARGET)
+    limits = []
+    for load in (0.0, 1.0, 3.0, 1000.0):
+        monkeypatch.setattr(module.os, "getloadavg", lambda load=load: (load * (os.cpu_count() or 1), 0.0, 0.0))
+        limits.append(module._limit(plan, 10, 1))
+    assert limits[0] == limits[1] >= 60 and limits[2] == pytest.approx(3 * limits[0]) and limits[3] == pytest.approx(8 * limits[0])
