@@ -144,6 +144,11 @@ def _parser() -> _Parser:
     add("--full", action="store_true", help="write every array out")
     add("--memory", action="store_true", help="instead, what each layer takes in the emitted C, in bytes")
 
+    add = command("diff", _diff, "compare two graphs: lines, and numbers of arrays; exit 1 if they differ").add_argument
+    add("a", metavar="A", help="a .sir, .nir, .onnx or .net file, or a build folder: its last graph")
+    add("b", metavar="B", nargs="?", help="the same; left out with --passes")
+    add("--passes", nargs=2, metavar=("P", "Q"), help="compare the graphs after these two passes of the build folder A")
+
     add = command("convert", _convert, "write the graph in file A as file B: .sir, .nir, .onnx, .net").add_argument
     add("source", metavar="A", help="a .sir, .nir, .onnx or .net file")
     add("place", metavar="B", help="the file to write; its suffix says the format")
@@ -376,6 +381,35 @@ def _show(options: argparse.Namespace) -> int:
     else:
         print(text, end="")
     return 0
+
+
+def _diff(options: argparse.Namespace) -> int:
+    from spikec.build import load
+    from spikec.diff import diff
+    from spikec.driver import read_model
+
+    if (options.b is None) != (options.passes is not None):
+        raise CompileError("SPK001", "diff takes two graphs, A and B, or one build folder and --passes P Q")
+
+    def graph(text: str) -> Graph:
+        path = Path(text)
+        with reading(path):
+            if not path.exists():
+                raise CompileError("SPK002", f"{path}: no such file or build folder")
+            folder = path.is_dir()
+        return load(path).graph() if folder else read_model(path)
+
+    if options.passes:
+        build = load(options.a)
+        before, after = options.passes
+        found = diff(build.graph(before), build.graph(after), (before, after))
+    else:
+        found = diff(graph(options.a), graph(options.b), (options.a, options.b))
+    if options.json:
+        _print_json(found.as_json())
+    else:
+        print(found.text(), end="")
+    return 0 if found.equal else 1
 
 
 def _convert(options: argparse.Namespace) -> int:
