@@ -95,6 +95,7 @@ def _parser() -> _Parser:
     add("--max-synapses", type=int, metavar="N", help="prune until no more than so many synapses are left")
     add("--max-bytes", type=int, metavar="N", help="prune until the weights take no more than so many bytes")
     add("--cutoff", type=float, metavar="SHARE", help="answer early where at most this share of the answers is lost by it (0.002)")
+    add("--chips", type=int, metavar="N", help="how many chips there are; default: those of the target's board")
     add("--strict", action="store_true", help="refuse every approximation that was not asked for")
     add("--weights", metavar="FILE", help="load this state dict (.pt) into the model first")
     add("--example", metavar="DATA", help="an input as the model itself takes it, to trace the model with")
@@ -172,7 +173,7 @@ def _parser() -> _Parser:
 
 
 #: Options of passes that have a flag of their own.
-_FLAGS = ("encode", "prune", "prune_structured", "prune_pattern", "max_synapses", "max_bytes")
+_FLAGS = ("encode", "prune", "prune_structured", "prune_pattern", "max_synapses", "max_bytes", "chips")
 
 
 def _compile(options: argparse.Namespace) -> int:

@@ -49,6 +49,9 @@ CODES: dict[str, str] = {
     "SPK209": "the network does not fit into the target's memory",
     "SPK219": "a budget cannot be met",
     "SPK220": "no spiking counterpart: the activations cannot be converted",
+    "SPK230": "the network needs more cores than there are",
+    "SPK231": "a neuron's synapses do not fit on a core",
+    "SPK232": "a core has too few axons",
     # 3xx: the IR and its text form
     "SPK301": "syntax error in IR text",
     "SPK302": "the graph is not well formed",

@@ -18,6 +18,7 @@ from spikec.ledger import Ledger
 PASSES: Final[dict[str, str]] = {
     "ann-to-snn": "spikec.passes.ann_to_snn:AnnToSnn",
     "canonicalise": "spikec.passes.canonicalise:Canonicalise",
+    "place": "spikec.passes.place:Place",
     "shrink": "spikec.passes.shrink:Shrink",
     "prune": "spikec.passes.prune:Prune",
     "encode-inputs": "spikec.passes.encode_inputs:EncodeInputs",

@@ -45,7 +45,8 @@ def test_holds_every_stage_ledger_target_and_golden(saved: Path) -> None:
     manifest = json.loads((saved / "manifest.json").read_text())
     assert [item["pass"] for item in manifest["stages"]] == stages
     assert [item["level"] for item in manifest["stages"]] == [
-        "fixed" if number >= stages.index("quantize") else "float" for number in range(len(stages))
+        "placed" if stage == "place" else "fixed" if number >= stages.index("quantize") else "float"
+        for number, stage in enumerate(stages)
     ]
     assert manifest["lag"] == 2 and manifest["dt"] == 0.001
     assert manifest["inputs"]["in"] == {"kind": "spike", "shape": [3], "dtype": "i8", "bounds": None}

@@ -68,7 +68,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_compile_run_verify_show(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = fixed_target(work)
     out = ran(capsys, "compile", "tiny.sir", "-o", "new", "--target", target, "--calibrate", "x.npz", "--bits", "8", "--strict")
-    assert f"tiny for loihi2-reference (fixed): {' -> '.join(['input', *load_target('loihi2').passes])}" in out
+    assert f"tiny for loihi2-reference (placed): {' -> '.join(['input', *load_target('loihi2').passes])}" in out
     assert "4 neurons, 9 synapses, lag 2 steps" in out and "no approximations" in out and "written to new" in out
     out = ran(capsys, "run", "new", "--input", "x.npz", "--record", "all", "--output", "y.npz")
     assert "reference: 4 samples of 10 steps" in out and "synaptic operations" in out

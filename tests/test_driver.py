@@ -69,11 +69,12 @@ def test_stages_and_levels(tmp_path: Path) -> None:
     build = fixed_build(tmp_path)
     assert build.graph(after="legalise").level == "float"
     assert build.graph(level="float") == build.graph(after="legalise")
-    assert build.graph(level="fixed") == build.graph() == build.graph(after="retime")
+    assert build.graph(level="fixed") == build.graph(after="retime") == build.graph(after="choose-formats")
+    assert build.graph(level="placed") == build.graph()
     assert build.ir(after="input") == str(tiny())
     assert "weight=i16[" in build.ir(after="quantize")
     fails("SPK404", lambda: build.graph(after="quantise"), "did you mean 'quantize'?")
-    fails("SPK404", lambda: build.graph(level="placed"), "retime (fixed)")
+    fails("SPK404", lambda: spikec.compile(tiny(), target="host", bits=8).graph(level="placed"), "to-fixed (fixed)")
     fails("SPK404", lambda: build.graph(level="digital"), "float, fixed, placed")
     fails("SPK404", lambda: build.graph(after="input", level="fixed"))
 
@@ -121,7 +122,7 @@ def test_dump_survives_a_later_error(tmp_path: Path) -> None:
 
 def test_summary(tmp_path: Path) -> None:
     found = fixed_build(tmp_path).summary()
-    assert (found["neurons"], found["synapses"], found["lag"], found["level"]) == (4, 9, 2, "fixed")
+    assert (found["neurons"], found["synapses"], found["lag"], found["level"]) == (4, 9, 2, "placed")
     assert found["passes"] == list(load_target("loihi2").passes)
 
 

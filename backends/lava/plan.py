@@ -254,8 +254,8 @@ class _Planner:
 
     def make(self) -> None:
         graph, plan = self.graph, self.plan
-        if graph.level != "fixed":
-            message = f"Lava runs graphs of level fixed, and this one is {graph.level}"
+        if graph.level == "float":
+            message = "Lava runs graphs of integers, and this one holds floats"
             self.problem(None, message, f"compile it for {self.target.name}")
             return
         for node in graph.nodes:

@@ -426,7 +426,7 @@ class Neuron(Node):
     params: one array per parameter of the program: a scalar, the population's shape, or one per channel (axis 0).
     init: initial states that differ from the program's, in the same shapes. start: before this step the population emits
     zeros and its states keep their initial values. dtype: of numbers emitted (default: as the operands promote, i32 at
-    integer levels).
+    integer levels). core: at the placed level, which core of the target each neuron lies on, integers of the population's shape.
     """
 
     program: Program
@@ -434,6 +434,7 @@ class Neuron(Node):
     init: Mapping[str, Array] = field(default_factory=dict)
     start: int = 0
     dtype: str = ""
+    core: Array | None = None
     op: ClassVar[str] = "neuron"
     arity: ClassVar[int | None] = None
 

@@ -68,6 +68,18 @@ def delays(graph: Graph) -> Iterator[Diagnostic]:
             yield _at(node, "SPK306", "lag and start cannot be negative")
 
 
+def cores(graph: Graph) -> Iterator[Diagnostic]:
+    """At the placed level every neuron has a core, at others none has."""
+    for node in graph.neurons:
+        if (node.core is not None) != (graph.level == "placed"):
+            what = "needs a core for every neuron" if graph.level == "placed" else f"has cores, but the level is {graph.level}"
+            yield _at(node, "SPK302", what)
+        elif node.core is not None and (
+            node.core.dtype.kind != "i" or node.core.shape != graph.shape_of(node.name) or (node.core.size and node.core.min() < 0)
+        ):
+            yield _at(node, "SPK309", "cores are whole numbers, one for each neuron, and not negative")
+
+
 def arrays(graph: Graph) -> Iterator[Diagnostic]:
     """Weights are finite; at integer levels all arrays are integers."""
     for node in graph.nodes:
@@ -189,7 +201,7 @@ def _declared(graph: Graph, found: Ranges) -> Iterator[Diagnostic]:
 
 def verify(graph: Graph) -> Graph:
     """The graph itself if it is well formed. Raises CompileError with every violation found."""
-    for group in ((names, delays), (types,), (arrays, programs), (widths,)):
+    for group in ((names, delays), (types,), (arrays, programs, cores), (widths,)):
         found = [diagnostic for rule in group for diagnostic in rule(graph)]
         if found:
             raise CompileError.many(found)

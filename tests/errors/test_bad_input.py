@@ -333,12 +333,12 @@ CASES: list[tuple[str, str]] = [
         "error[SPK403]: newer: made by spikec 9.0 in build format 2; this spikec reads format 1\n  fix: use the spikec that made it, or compile again",
     ),
     (
-        "show build --after place",
-        f"error[SPK404]: the build has no stage 'place'\n  fix: choose one of {', '.join(STAGES)}",
+        "show build --after inline",
+        f"error[SPK404]: the build has no stage 'inline'\n  fix: choose one of {', '.join(STAGES)}",
     ),
     (
-        "show build --level placed",
-        f"error[SPK404]: the build holds {', '.join(HELD)}: nothing at the level 'placed'",
+        "show build --level digital",
+        "error[SPK404]: there is no level 'digital'\n  fix: choose one of float, fixed, placed",
     ),
 ]
 

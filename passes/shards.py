@@ -1,0 +1,202 @@
+"""Populations cut into shards that fit on a core, and what each shard takes there.
+
+A core holds the states of its neurons and the synapses that end on them: its memory is charged by the rows of weights that its
+neurons read, its input axons by the distinct sources, its output axons by the cores that read its neurons. A population of
+channels is cut by position first, so that a shard's sources are neighbours, and one with a single axis by index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from spikec.ir.graph import Graph
+from spikec.ir.ops import Add, Concat, Constant, Conv, Dense, Gather, Input, Neuron, Pool, Ref, Reshape, Scale, Sparse
+from spikec.ir.types import Array
+from spikec.target import Target
+
+
+@dataclass
+class Shard:
+    """Some neurons of one population: flat indices, words of synaptic memory, and the sources by node (flat truths)."""
+
+    population: str
+    members: Array
+    words: int
+    sources: dict[str, Array] = field(repr=False)
+
+    @property
+    def axons(self) -> int:
+        """Distinct sources that reach it."""
+        return sum(int(np.count_nonzero(mask)) for mask in self.sources.values())
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a core offers."""
+
+    neurons: int
+    words: int
+    axons_in: int
+    axons_out: int
+    word_bits: int
+    dense_bits: int
+    sparse_bits: int
+
+    @classmethod
+    def of(cls, target: Target) -> Limits:
+        """From a target's numbers."""
+        return cls(
+            target.integer("core_neurons"),
+            target.integer("core_words"),
+            target.integer("core_axons_in"),
+            target.integer("core_axons_out"),
+            target.integer("core_word_bits"),
+            target.integer("dense_synapse_bits"),
+            target.integer("sparse_synapse_bits"),
+        )
+
+    def holds(self, neurons: int, words: int, axons: int) -> bool:
+        """Whether so much fits on one core."""
+        return neurons <= self.neurons and words <= self.words and axons <= self.axons_in
+
+
+class Cutter:
+    """Cuts the populations of a graph."""
+
+    def __init__(self, graph: Graph, limits: Limits) -> None:
+        self.graph, self.limits = graph, limits
+
+    def shard(self, node: Neuron, members: Array) -> Shard:
+        """The shard of these neurons (flat indices), with what it takes."""
+        mask = np.zeros(self.graph.shape_of(node.name), bool)
+        mask.ravel()[members] = True
+        found: dict[str, Array] = {}
+        words = 0
+        for ref in node.inputs:
+            words += self._walk(ref, mask, found)
+        return Shard(node.name, members, words, found)
+
+    def cut(self, node: Neuron) -> list[Shard]:
+        """As few shards of about equal size as fit; single neurons where not even those do."""
+        shape = self.graph.shape_of(node.name)
+        size = int(np.prod(shape))
+        order = np.arange(size)
+        if len(shape) > 1:  # by position, then by channel
+            order = order.reshape(shape[0], -1).T.ravel()
+        count = max(1, -(-size // self.limits.neurons))
+        while True:
+            parts = np.array_split(order, count)
+            # The first and the middle one tell most; a count that fails there is not looked at any further.
+            probes = (self.shard(node, parts[k]) for k in dict.fromkeys((0, count // 2)))
+            if count >= size or all(self._fits(probe) for probe in probes):
+                shards = [self.shard(node, part) for part in parts]
+                if count >= size or all(self._fits(shard) for shard in shards):
+                    return shards
+            count = min(size, max(count + 1, int(count * 1.2)))
+
+    def _fits(self, shard: Shard) -> bool:
+        return self.limits.holds(len(shard.members), shard.words, shard.axons)
+
+    def _words(self, counts: Array, bits: int) -> int:
+        """Words of memory for sources with so many synapses on the core each; every source begins a new word."""
+        return int(np.sum(-(-counts * bits // self.limits.word_bits)))
+
+    def _walk(self, ref: Ref, mask: Array, found: dict[str, Array]) -> int:
+        """Add the sources behind the elements in `mask` to `found`; returns the words of the synapses on the way."""
+        node = self.graph[ref.node]
+        if not mask.any():
+            return 0
+        if isinstance(node, (Neuron, Input, Constant)):
+            flat = mask.ravel()
+            found[node.name] = found[node.name] | flat if node.name in found else flat.copy()
+            return 0
+        if isinstance(node, (Dense, Sparse, Conv)):
+            (operand,) = node.inputs
+            columns, words = self._columns(node, mask, self.graph.type_of(operand).shape)
+            return words + self._walk(operand, columns, found)
+        shapes = [self.graph.type_of(operand).shape for operand in node.inputs]
+        parts: list[Array]
+        if isinstance(node, (Add, Scale)):
+            parts = [mask for _ in node.inputs]
+        elif isinstance(node, Reshape):
+            parts = [mask.reshape(shapes[0])]
+        elif isinstance(node, Concat):
+            parts = np.split(mask, np.cumsum([shape[node.axis] for shape in shapes])[:-1], axis=node.axis)
+        elif isinstance(node, Gather):
+            flat = np.zeros(int(np.prod(shapes[0])), bool)
+            flat[node.indices[mask]] = True
+            parts = [flat.reshape(shapes[0])]
+        else:
+            assert isinstance(node, Pool)
+            parts = [_spread(mask, shapes[0], node.kernel, node.stride, node.padding, (1,) * len(node.kernel))]
+        return sum(self._walk(operand, part, found) for operand, part in zip(node.inputs, parts, strict=True))
+
+    def _columns(self, node: Dense | Sparse | Conv, mask: Array, shape: tuple[int, ...]) -> tuple[Array, int]:
+        """What a layer's chosen targets read, and the words that their synapses take."""
+        limits = self.limits
+        if isinstance(node, Dense):
+            rows = mask.reshape(-1, mask.shape[-1])
+            columns = np.zeros((len(rows), shape[-1]), bool)
+            words = 0
+            for k, row in enumerate(rows):
+                if row.any():
+                    counts = np.count_nonzero(node.weight[row], axis=0)
+                    columns[k] = counts > 0
+                    # A full matrix keeps its zeros.
+                    words += self._words(np.where(counts > 0, np.count_nonzero(row), 0), limits.dense_bits)
+            return columns.reshape(shape), words
+        if isinstance(node, Sparse):
+            chosen = node.indices[mask[node.rows] & (node.weight != 0)]
+            counts = np.bincount(chosen, minlength=node.fan_in)
+            return counts > 0, self._words(counts, limits.sparse_bits)
+        channels = mask.reshape(mask.shape[0], -1).any(axis=1)
+        group = mask.shape[0] // node.groups
+        columns = np.zeros(shape, bool)
+        for g in range(node.groups):
+            own = mask[g * group : (g + 1) * group]
+            if own.any():
+                place: Array = np.asarray(own.any(axis=0, keepdims=True))
+                width = node.weight.shape[1]
+                space = (1, *shape[1:])
+                columns[g * width : (g + 1) * width] = _spread(
+                    place, space, node.weight.shape[2:], node.stride, node.padding, node.dilation
+                )
+        # Positions share a kernel: it lies on the core once, and each source has one word that says where it begins.
+        weights = int(np.count_nonzero(channels)) * int(np.prod(node.weight.shape[1:]))
+        return columns, -(-weights * limits.dense_bits // limits.word_bits) + int(np.count_nonzero(columns))
+
+
+def _spread(
+    mask: Array,
+    shape: tuple[int, ...],
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+) -> Array:
+    """The positions (channels, *space) that windows at the positions in `mask` read."""
+    result = mask
+    for axis, (k, s, p, d) in enumerate(zip(kernel, stride, padding, dilation, strict=True), 1):
+        out = np.zeros((*result.shape[:axis], shape[axis], *result.shape[axis + 1 :]), bool)
+        moved, source = np.moveaxis(out, axis, 0), np.moveaxis(result, axis, 0)
+        for tap in range(k):
+            place = np.arange(len(source)) * s - p + tap * d
+            inside = (place >= 0) & (place < shape[axis])
+            moved[place[inside]] |= source[inside]
+        result = out
+    return result
+
+
+def rates(graph: Graph, calibrate: Mapping[str, Array] | None, default: float) -> dict[str, Array]:
+    """Messages a step of every source (flat), from calibration data; the default without."""
+    from spikec.ir.interpret import interpret
+
+    names = [node.name for node in graph.nodes if isinstance(node, (Neuron, Input, Constant))]
+    if calibrate is None:
+        return {name: np.full(int(np.prod(graph.shape_of(name))), default) for name in names}
+    data = {name: array[:32] for name, array in calibrate.items()}
+    records = interpret(graph, data, record=names).records
+    return {name: (records[name] != 0).mean(axis=(0, 1)).ravel() for name in names}
