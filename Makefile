@@ -8,7 +8,7 @@ JOBS   ?= 2
 FUZZ_SECONDS ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lava demo test test-long test-lava-all check format bench bench-all bench-counts bench-real bench-ann bench-lava bench-passes fuzz clean
+.PHONY: help venv lava demo test test-long test-lava-all check format bench bench-all bench-counts bench-real bench-ann bench-lava bench-passes bench-mapping fuzz clean
 .PHONY: distclean test-lava-graphs
 
 help: ## print this list
@@ -70,6 +70,9 @@ bench-real: $(READY) ## every real case of ../shared/data, its figure and what i
 
 fuzz: $(READY) ## ten minutes (FUZZ_SECONDS) of libFuzzer over the emitted C's events and weights; keeps what reaches new code
 	$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS)
+bench-mapping: $(READY) ## networks onto the cores of Loihi 2: cores, messages, hops, seconds
+	$(BIN)/python benchmarks/mapping.py
+
 bench-passes: $(READY) ## what pruning, few bits and early answers cost and save, three tasks (an hour)
 	$(BIN)/python benchmarks/passes.py
 

@@ -27,6 +27,8 @@ from spikec.target import Target
 DEFAULT_RATE: Final = 0.05
 #: Swaps tried, at most, and per core.
 SWAPS, SWAPS_A_CORE = 60_000, 300
+#: How often populations are cut anew for want of output axons.
+ROUNDS: Final = 5
 METHODS: Final = ("annealed", "sequential", "random")
 
 
@@ -77,13 +79,21 @@ class Place:
         if self.chips is not None and self.chips < 1:
             raise CompileError("SPK001", f"chips must be at least 1, not {self.chips}")
         limits = Limits.of(self.target)
-        shards = [shard for node in graph.neurons for shard in Cutter(graph, limits).cut(node)]
-        problems = list(self._too_large(graph, shards, limits))
-        rate = self._rates(graph)
-        cores = _packed(shards, limits, rate, share=self.place != "sequential")
-        problems += self._too_many(graph, shards, cores)
+        rate, cutter = self._rates(graph), Cutter(graph, limits)
+        # How many cores read a neuron is known only when all are cut: where they need more output axons than a core has, fewer
+        # neurons share it the next time.
+        readers: dict[str, int] = {}
+        for _ in range(ROUNDS):
+            most = {name: max(1, limits.axons_out // max(count, 1)) for name, count in readers.items()}
+            shards = [shard for node in graph.neurons for shard in cutter.cut(node, most.get(node.name, limits.neurons))]
+            cores = _packed(shards, limits, rate, readers, share=self.place != "sequential")
+            found = _readers(cores)
+            if all(_slots(core, found) <= limits.axons_out for core in cores):
+                break
+            readers = {name: max(int(count.max(initial=0)), readers.get(name, 0)) for name, count in found.items()}
+        problems = [*self._too_large(graph, shards, limits), *self._too_many(graph, shards, cores)]
+        problems += self._axons_out(graph, cores, limits, found)
         traffic = _traffic(cores, rate)
-        problems += self._axons_out(graph, cores, limits)
         if problems:
             raise CompileError.many(problems)
         spots = self._spots(len(cores))
@@ -175,25 +185,23 @@ class Place:
             )
         ]
 
-    def _axons_out(self, graph: Graph, cores: list[Core], limits: Limits) -> list[Diagnostic]:
-        readers = {name: np.zeros(mask.size, np.int64) for core in cores for name, mask in core.sources.items()}
+    def _axons_out(self, graph: Graph, cores: list[Core], limits: Limits, readers: Mapping[str, Array]) -> list[Diagnostic]:
+        """Cores whose neurons go to more cores than there are output axons: the worst of each population."""
+        worst: dict[str, int] = {}
         for core in cores:
-            for name, mask in core.sources.items():
-                readers[name] += mask
-        found = []
-        for core in cores:
-            slots = sum(int(readers[s.population][s.members].sum()) for s in core.shards if s.population in readers)
+            slots = _slots(core, readers)
             if slots > limits.axons_out:
-                name = core.shards[0].population
-                found.append(
-                    Diagnostic(
-                        "SPK232",
-                        f"%{name}: a core's neurons go to {slots} axons; {self.target.name} has {limits.axons_out} a core",
-                        loc=graph[name].loc,
-                        fix="give the neurons fewer readers, or prune the layer behind them",
-                    )
-                )
-        return found[:8]
+                name = max(core.shards, key=lambda s: int(readers[s.population][s.members].sum())).population
+                worst[name] = max(worst.get(name, 0), slots)
+        return [
+            Diagnostic(
+                "SPK232",
+                f"%{name}: a core's neurons go to {slots} axons; {self.target.name} has {limits.axons_out} a core",
+                loc=graph[name].loc,
+                fix="prune the layer behind them, so that fewer cores read each neuron (--prune)",
+            )
+            for name, slots in worst.items()
+        ]
 
     # Layout ----------------------------------------------------------------------------------------------------------
 
@@ -217,16 +225,42 @@ class Place:
         return np.asarray(inside + apart * self.target.integer("chip_hops"))
 
 
-def _packed(shards: list[Shard], limits: Limits, rate: Mapping[str, Array], share: bool) -> list[Core]:
-    """Shards onto cores. share: a shard joins the core that it exchanges most messages with; else it fills the last one."""
+def _readers(cores: list[Core]) -> dict[str, Array]:
+    """By population, how many cores read each neuron."""
+    size: dict[str, int] = {}
+    for core in cores:
+        for shard in core.shards:
+            size[shard.population] = size.get(shard.population, 0) + len(shard.members)
+    found = {name: np.zeros(count, np.int64) for name, count in size.items()}
+    for core in cores:
+        for name, mask in core.sources.items():
+            if name in found:
+                found[name] += mask
+    return found
+
+
+def _slots(core: Core, readers: Mapping[str, Array]) -> int:
+    """Output axons that a core's neurons need."""
+    return sum(int(readers[shard.population][shard.members].sum()) for shard in core.shards)
+
+
+def _packed(shards: list[Shard], limits: Limits, rate: Mapping[str, Array], readers: Mapping[str, int], share: bool) -> list[Core]:
+    """Shards onto cores. share: a shard joins the core that it exchanges most messages with; else it fills the last one.
+
+    readers: at most so many cores read a neuron of each population, as far as is known.
+    """
     cores: list[Core] = []
+    slots: dict[int, int] = {}
     for shard in shards:
         best, most = None, -1.0
+        own = len(shard.members) * readers.get(shard.population, 0)
         for core in cores[-64:] if share else cores[-1:]:
             if core.neurons + len(shard.members) > limits.neurons or core.words + shard.words > limits.words:
                 continue
             joined = core.union(shard)
             if sum(int(np.count_nonzero(mask)) for mask in joined.values()) > limits.axons_in:
+                continue
+            if slots[id(core)] + own > limits.axons_out:
                 continue
             saved = _exchange(core, shard, rate) if share else 0.0
             if saved > most:
@@ -234,7 +268,9 @@ def _packed(shards: list[Shard], limits: Limits, rate: Mapping[str, Array], shar
         if best is None:
             best = Core()
             cores.append(best)
+            slots[id(best)] = 0
         best.add(shard)
+        slots[id(best)] += own
     return cores
 
 

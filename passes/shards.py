@@ -79,14 +79,14 @@ class Cutter:
             words += self._walk(ref, mask, found)
         return Shard(node.name, members, words, found)
 
-    def cut(self, node: Neuron) -> list[Shard]:
-        """As few shards of about equal size as fit; single neurons where not even those do."""
+    def cut(self, node: Neuron, most: int) -> list[Shard]:
+        """As few shards of about equal size as fit, of at most so many neurons; single neurons where not even those do."""
         shape = self.graph.shape_of(node.name)
         size = int(np.prod(shape))
         order = np.arange(size)
         if len(shape) > 1:  # by position, then by channel
             order = order.reshape(shape[0], -1).T.ravel()
-        count = max(1, -(-size // self.limits.neurons))
+        count = max(1, -(-size // min(most, self.limits.neurons)))
         while True:
             parts = np.array_split(order, count)
             # The first and the middle one tell most; a count that fails there is not looked at any further.

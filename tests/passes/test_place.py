@@ -156,7 +156,7 @@ def test_networks_that_are_too_large_are_refused_with_all_rules_at_once() -> Non
     with pytest.raises(CompileError) as caught:
         placed(verify(graph(spikes((17_000,), dtype="i8"), wide, lif("l", "fc"), out=["l"], level="fixed")), chips=1)
     codes = {d.code for d in caught.value.diagnostics}
-    assert codes == {"SPK230", "SPK231", "SPK232"}
+    assert codes == {"SPK230", "SPK231", "SPK232"}, caught.value
     assert any("one neuron is reached by 17000 axons; a core of loihi2 takes 16000" in d.message for d in caught.value.diagnostics)
 
 
