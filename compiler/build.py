@@ -16,6 +16,7 @@ from spikec.backend import Backend, Golden, Progress, load_backend
 from spikec.counts import SYNAPTIC, synapses
 from spikec.cutoff import Cutoff, Decision
 from spikec.diagnostics import CompileError, Loc
+from spikec.estimate import Setting
 from spikec.folder import json_text, read_manifest, seal, sha256, write_folder
 from spikec.impulse import Impulses, Run
 from spikec.impulse import measure as measure_impulses
@@ -290,7 +291,11 @@ class Build:
         execution = self._execute(name, graph, inputs, wires, timeout, progress, threads)
         seconds = time.perf_counter() - begin
         self._past[graph.level] = inputs
-        return Result.of(graph, inputs, execution, name, seconds, skip)
+        return Result.of(graph, inputs, execution, name, seconds, skip, self._setting())
+
+    def _setting(self) -> Setting:
+        hops = [entry.measured["hops a step"] for entry in self.ledger if "hops a step" in entry.measured]
+        return Setting(self.target, lambda: self._stage(0).graph, hops[-1] if hops and self.graph().level == "placed" else None)
 
     def decide(self, x: Any, backend: str | None = None) -> Decision:
         """Answers of a classifier, each given as soon as the build's cutoff allows (`compile(..., cutoff=0.002)`).

@@ -300,6 +300,12 @@ def _run(options: argparse.Namespace) -> int:
             [["layer", "spikes", "synaptic operations", "updates", "messages"]]
             + [[n, c.spikes, c.synaptic_operations, c.updates, c.messages] for n, c in result.counts.items()]
         )
+        print()
+        _table(
+            [["layer", "spikes a neuron and step", "dormant neurons"]]
+            + [[n, f"{rate:.4g}", len(result.dormant[n]) if n in result.dormant else ""] for n, rate in result.spike_rate.items()]
+        )
+        print(f"\n{result.estimate.text()}")
     if output is not None:
         print(f"written to {output}")
     return 0
@@ -657,6 +663,11 @@ def _print_target(target: Target) -> None:
             [["number", "value", "unit", "status", "source"]]
             + [[key, item.value, item.unit, item.status, item.source] for key, item in target.numbers.items()]
         )
+    for model in (*target.costs, *([target.baseline] if target.baseline else [])):
+        print(f"\ncosts, {model.label} ({model.status}): {model.source}")
+        found = [("pJ", model.energy), ("ns", model.time)]
+        rows = [[name, *map("{:g}".format, cost), unit] for unit, costs in found for name, cost in costs.items()]
+        _table([["operation", "low", "likely", "high", "unit"], *rows])
     for neuron in target.neurons:
         print(f"\nneuron {neuron.name}, in integers as the target computes it:\n{neuron.fixed.strip()}")
 
@@ -684,6 +695,9 @@ def _result_json(result: Result) -> dict[str, Any]:
     }
     if all(name in result.records for name in default_record(result.graph)):
         data["counts"] = {name: asdict(item) for name, item in result.counts.items()}
+        data["spike_rate"] = result.spike_rate
+        data["dormant"] = {name: found.tolist() for name, found in result.dormant.items()}
+        data["estimate"] = result.estimate.as_json()
     return data
 
 

@@ -8,6 +8,7 @@ from functools import cached_property
 
 from spikec.counts import Counts, count
 from spikec.diagnostics import CompileError
+from spikec.estimate import Estimate, Interval, Setting, dormant, estimate, spike_rate
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import Execution, default_record
 from spikec.ir.types import Array
@@ -32,6 +33,7 @@ class Result:
     _inputs: Mapping[str, Array] = field(repr=False)
     _full: Mapping[str, Array] = field(repr=False)
     _skip: int = field(default=0, repr=False)
+    _setting: Setting | None = field(default=None, repr=False)
 
     @classmethod
     def of(
@@ -42,6 +44,7 @@ class Result:
         backend: str,
         seconds: float,
         skip: int = 0,
+        setting: Setting | None = None,
     ) -> Result:
         """From what a backend gave; the first `skip` steps only led up to this run."""
         return cls(
@@ -54,7 +57,13 @@ class Result:
             inputs,
             execution.records,
             skip,
+            setting,
         )
+
+    @property
+    def samples(self) -> int:
+        """How many samples ran."""
+        return next((array.shape[0] for array in (*self.outputs.values(), *self.records.values())), 0)
 
     @property
     def steps(self) -> int:
@@ -93,3 +102,36 @@ class Result:
         if missing:
             raise CompileError("SPK010", f"the layer '{missing[0]}' was not recorded", fix="run with record='all'")
         return count(self.graph, self._inputs, self._full, skip=self._skip)
+
+    @cached_property
+    def spike_rate(self) -> dict[str, float]:
+        """Spikes per neuron and step, by layer, of what sends spikes or messages; needs a run with record="all"."""
+        return spike_rate(self.graph, self.counts, self.samples, self.steps)
+
+    @cached_property
+    def dormant(self) -> dict[str, Array]:
+        """Neurons that sent nothing in this run, by layer: their flat numbers; needs a run with record="all"."""
+        _ = self.counts  # says so where a layer was not recorded
+        return dormant(self.graph, {name: array[:, self._skip :] for name, array in self._full.items()})
+
+    @cached_property
+    def estimate(self) -> Estimate:
+        """Operations, time and energy of one inference on the target (`spikec.estimate`); needs a run with record="all"."""
+        if self._setting is None:
+            raise CompileError("SPK404", "the result belongs to no target", fix="run a build")
+        return estimate(self.graph, self.counts, self.samples, self.steps, self._setting)
+
+    @property
+    def energy(self) -> Interval | None:
+        """Joules an inference, with bounds, of what `estimate.energy_label` says; None where the target states no costs."""
+        return self.estimate.energy
+
+    @property
+    def power(self) -> Interval | None:
+        """Watts, with bounds; None where the target states no costs."""
+        return self.estimate.power
+
+    @property
+    def ops_per_joule(self) -> Interval | None:
+        """Synaptic operations a joule, with bounds; None where the target states no costs."""
+        return self.estimate.ops_per_joule

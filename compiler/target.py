@@ -67,6 +67,23 @@ class Toolchain:
 
 
 @dataclass(frozen=True)
+class Costs:
+    """What operations take, by one source: energy in picojoules, time in nanoseconds, each (low, likely, high).
+
+    label: what the figures are of ("Loihi-1-equivalent"), said beside every number made of them. error: the relative error that the
+    source states for its sums, 0 where it states none. note: what is left out.
+    """
+
+    label: str
+    status: str
+    source: str
+    error: float = 0.0
+    note: str = ""
+    energy: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+    time: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Target:
     """Everything the compiler knows of a target."""
 
@@ -79,6 +96,9 @@ class Target:
     operations: tuple[str, ...] = ()
     neurons: tuple[NativeNeuron, ...] = ()
     compiler: Toolchain = Toolchain()
+    #: What operations take (`spikec.estimate`), the first the likeliest; and what a dense network takes elsewhere.
+    costs: tuple[Costs, ...] = ()
+    baseline: Costs | None = None
 
     def number(self, name: str) -> float:
         """A limit's value. KeyError if the target has no such limit: a bug in a pass."""
@@ -115,11 +135,25 @@ class Target:
         return None
 
 
-_TOP: Final = {"name", "description", "backend", "passes", "level", "operations", "numbers", "neuron", "compiler"}
+_TOP: Final = {
+    "name",
+    "description",
+    "backend",
+    "passes",
+    "level",
+    "operations",
+    "numbers",
+    "neuron",
+    "compiler",
+    "costs",
+    "baseline",
+}
 _NUMBER: Final = {"value", "unit", "status", "source"}
 _SYSTEMS: Final = ("linux", "none")
 #: One line of words without anything that a shell or make would read: it goes into a Makefile.
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_+=.,/ -]*")
+_COSTS: Final = {item.name for item in fields(Costs)}
+_OPERATIONS: Final = {"synaptic_operation", "update", "spike", "message", "hop", "step", "multiply_add", "weight"}
 _NEURON: Final = {"name", "fixed", "pattern", "rules", "late", "bias_synapse", "implementation"}
 
 
@@ -201,6 +235,35 @@ def parse_target(text: str, file: str) -> Target:
                 table.get("implementation", {}),
             )
         )
+
+    def costs(table: Any, where: str) -> Costs:
+        if not isinstance(table, dict):
+            raise bad(f"{where} must be a table")
+        known(table, _COSTS, where)
+        if table.get("status") not in STATUS or not all(isinstance(table.get(k), str) and table[k] for k in ("label", "source")):
+            raise bad(f"{where} needs a label, a source and a status out of {', '.join(STATUS)}")
+        error, note = table.get("error", 0.0), table.get("note", "")
+        if isinstance(error, bool) or not isinstance(error, (int, float)) or not 0 <= error < 1 or not isinstance(note, str):
+            raise bad(f"{where}: error is a share of 1, and note is text")
+        found: dict[str, dict[str, tuple[float, float, float]]] = {}
+        for kind in ("energy", "time"):
+            entries = table.get(kind, {})
+            if not isinstance(entries, dict):
+                raise bad(f"{where}.{kind} must be a table")
+            known(entries, _OPERATIONS, f"{where}.{kind}")
+            found[kind] = {}
+            for key, value in entries.items():
+                three = value if isinstance(value, list) else [value] * 3
+                plain = all(isinstance(item, (int, float)) and not isinstance(item, bool) and item >= 0 for item in three)
+                if len(three) != 3 or not plain or sorted(three) != three:
+                    raise bad(f"{where}.{kind}.{key} is a number, or [low, likely, high]")
+                found[kind][key] = (float(three[0]), float(three[1]), float(three[2]))
+        return Costs(table["label"], table["status"], table["source"], float(error), note, found["energy"], found["time"])
+
+    if not isinstance(data.get("costs", []), list):
+        raise bad("costs must be a list of tables")
+    models = tuple(costs(table, f"costs[{number}]") for number, table in enumerate(data.get("costs", [])))
+    baseline = costs(data["baseline"], "baseline") if "baseline" in data else None
     tools = data.get("compiler", {})
     if not isinstance(tools, dict):
         raise bad("compiler must be a table")
@@ -220,4 +283,6 @@ def parse_target(text: str, file: str) -> Target:
         tuple(data.get("operations", ())),
         tuple(neurons),
         Toolchain(**tools),
+        models,
+        baseline,
     )
