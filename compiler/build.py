@@ -18,6 +18,7 @@ from spikec.cutoff import Cutoff, Decision
 from spikec.diagnostics import CompileError, Loc
 from spikec.estimate import Setting
 from spikec.folder import json_text, read_manifest, seal, sha256, write_folder
+from spikec.headroom import HeadRoom, head_room
 from spikec.impulse import Impulses, Run
 from spikec.impulse import measure as measure_impulses
 from spikec.inputs import check_inputs
@@ -387,6 +388,15 @@ class Build:
                 continue
             runs[name] = lambda inputs, wires, name=name: self._execute(name, built, inputs, wires, timeout)  # type: ignore[misc]
         return measure_impulses(self._stage(before).graph, built, runs)
+
+    def ranges(self, x: Any = None) -> HeadRoom:
+        """How far every sum and state of every population reaches in the worst case and, with data, on them; where one can wrap or
+        saturate, the neuron and the input that does it (`print(build.ranges().text())`).
+
+        x: as for `run`. Raises CompileError SPK404 for a network of floats, SPK006 and SPK007 for the data.
+        """
+        graph = self.graph()
+        return head_room(graph, self.target, None if x is None else check_inputs(graph, x))
 
     def memory(self) -> Memory:
         """Bytes of states, buffers and constants in the emitted C, layer by layer (`print(build.memory().text())`).

@@ -97,6 +97,7 @@ def _parser() -> _Parser:
     add("--cutoff", type=float, metavar="SHARE", help="answer early where at most this share of the answers is lost by it (0.002)")
     add("--chips", type=int, metavar="N", help="how many chips there are; default: those of the target's board")
     add("--strict", action="store_true", help="refuse every approximation that was not asked for")
+    add("--prove-ranges", action="store_true", help="refuse a network in which an integer can wrap or saturate")
     add("--weights", metavar="FILE", help="load this state dict (.pt) into the model first")
     add("--example", metavar="DATA", help="an input as the model itself takes it, to trace the model with")
     add("--input-shape", metavar="N,N,...", help="trace with random spikes of this shape instead of --example")
@@ -144,6 +145,8 @@ def _parser() -> _Parser:
     add("--level", help="the last graph of this level: float, fixed, placed")
     add("--full", action="store_true", help="write every array out")
     add("--memory", action="store_true", help="instead, what each layer takes in the emitted C, in bytes")
+    add("--ranges", action="store_true", help="instead, how far sums and states reach, and where one can wrap or saturate")
+    add("--input", metavar="DATA", help="with --ranges: how far they reach on these data as well")
 
     add = command("diff", _diff, "compare two graphs: lines, and numbers of arrays; exit 1 if they differ").add_argument
     add("a", metavar="A", help="a .sir, .nir, .onnx or .net file, or a build folder: its last graph")
@@ -229,6 +232,7 @@ def _compile(options: argparse.Namespace) -> int:
             labels=labels,
             bits=options.bits,
             strict=options.strict,
+            prove_ranges=options.prove_ranges,
             cutoff=options.cutoff,
             max_ram=_bytes("--max-ram", options.max_ram),
             max_flash=_bytes("--max-flash", options.max_flash),
@@ -358,6 +362,18 @@ def _show(options: argparse.Namespace) -> int:
     path = Path(options.build)
     with reading(path):
         folder = path.is_dir()
+    if options.input and not options.ranges:
+        raise CompileError("SPK001", "--input goes with --ranges")
+    if options.ranges:
+        from spikec.build import load
+
+        build = load(path)
+        reach = build.ranges(_data(options.input, build.graph()) if options.input else None)
+        if options.json:
+            _print_json(reach.as_json())
+        else:
+            print(reach.text(), end="")
+        return 0
     if options.memory:
         from dataclasses import asdict
 

@@ -47,6 +47,7 @@ CODES: dict[str, str] = {
     "SPK207": "an approximation that was not asked for (--strict)",
     "SPK208": "input of this kind cannot be sent to the target",
     "SPK209": "the network does not fit into the target's memory",
+    "SPK218": "an integer can wrap or saturate (--prove-ranges)",
     "SPK219": "a budget cannot be met",
     "SPK220": "no spiking counterpart: the activations cannot be converted",
     "SPK230": "the network needs more cores than there are",

@@ -26,6 +26,7 @@ from spikec.cutoff import calibrate as calibrate_cutoff
 from spikec.diagnostics import CompileError, Loc
 from spikec.files import check_file, reading
 from spikec.folder import is_build
+from spikec.headroom import head_room
 from spikec.inputs import as_array, by_name, check_inputs
 from spikec.ir.graph import Graph
 from spikec.ir.rules import verify
@@ -88,6 +89,7 @@ def compile(
     labels: Any = None,
     bits: int | None = None,
     strict: bool = False,
+    prove_ranges: bool = False,
     cutoff: float | None = None,
     max_ram: int | None = None,
     max_flash: int | None = None,
@@ -119,7 +121,8 @@ def compile(
     max_ram, max_flash: bytes that the emitted C may take, in place of the target's own limits; without flash, constants count as
     RAM. spiking: make a network of ReLUs spike (see `spikec.passes.ann_to_snn`, whose options are taken); by default where the
     model is an `.onnx`. calibrate may then be frames (samples, *shape), each fed for `steps` steps, 100 by default.
-    strict: refuse every approximation that was not asked for. dump_ir: a folder for the graph after every pass, which is written
+    strict: refuse every approximation that was not asked for. prove_ranges: refuse a network in which any integer can wrap or
+    saturate, in the worst case (see `Build.ranges`). dump_ir: a folder for the graph after every pass, which is written
     even where a later pass fails. on_stage: called with every stage. options: options of the target's passes, by name.
 
     Raises CompileError for everything that the user can mend, with all violations found.
@@ -130,6 +133,7 @@ def compile(
         kept = dict(build.options)
         bits = kept.pop("bits", None) if bits is None else bits
         strict = kept.pop("strict", False) or strict
+        prove_ranges = kept.pop("prove_ranges", False) or prove_ranges
         max_ram = kept.pop("max_ram", None) if max_ram is None else max_ram
         max_flash = kept.pop("max_flash", None) if max_flash is None else max_flash
         spiking = "ann-to-snn" in build.stage_names if spiking is None else spiking
@@ -221,18 +225,37 @@ def compile(
     if strict:
         ledger.strict()
     last = stages[-1].graph
+    if prove_ranges:
+        _prove(last, chosen, calibrate)
     if found := list(load_backend(chosen.backend, chosen).check(last)):
         raise CompileError.many(found)
     if cutoff is not None:
         early = _cutoff(last, given, cutoff, ledger, chosen)
     told = {
         key: value
-        for key, value in {"bits": bits, "strict": strict, "max_ram": max_ram, "max_flash": max_flash, **options}.items()
+        for key, value in {
+            "bits": bits,
+            "strict": strict,
+            **({"prove_ranges": True} if prove_ranges else {}),
+            "max_ram": max_ram,
+            "max_flash": max_flash,
+            **options,
+        }.items()
         if _plain(value)
     }
     made = Build(stages, ledger, chosen, text, golden_inputs(last, calibrate), told, origins=origins)
     made.cutoff = early if cutoff is not None else None
     return made
+
+
+def _prove(graph: Graph, target: Target, calibrate: Mapping[str, Array] | None) -> None:
+    """SPK218 for everything that can wrap or saturate, with what happens on the calibration data."""
+    if graph.level == "float":
+        what = f"prove_ranges is for integers; the target '{target.name}' runs this network in floats"
+        raise CompileError("SPK001", what, fix="ask for integers: --bits 8")
+    data = check_inputs(graph, calibrate) if calibrate is not None else None
+    if found := head_room(graph, target, data).diagnostics():
+        raise CompileError.many(found)
 
 
 def _limited(target: Target, max_ram: int | None, max_flash: int | None) -> Target:

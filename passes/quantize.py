@@ -16,10 +16,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from spikec.diagnostics import CompileError, Diagnostic
+from spikec.headroom import head_room
+from spikec.inputs import recode
+from spikec.ir.bounds import bounds_of
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import interpret, record_name
 from spikec.ir.neuron import Emit, Program
-from spikec.ir.ops import Add, Constant, Conv, Dense, Input, Neuron, Node, Ref, Reshape, Sparse
+from spikec.ir.ops import Add, Constant, Conv, Dense, Input, Neuron, Node, Ref, Reshape, Sparse, spread
 from spikec.ir.ranges import graph_ranges
 from spikec.ir.rules import verify
 from spikec.ir.text import parse_program
@@ -94,7 +97,7 @@ class Quantize:
             raise CompileError.many(
                 Diagnostic("SPK203", d.message, loc=d.loc, notes=d.notes, fix=d.fix) for d in error.diagnostics
             ) from None
-        self._head_room(result, ledger)
+        self._head_room(given, result, ledger)
         measure(given, result, self.calibrate, self.labels, ledger)
         return result
 
@@ -384,14 +387,16 @@ class Quantize:
         result = interpret(alone, data)
         return sum(int(np.count_nonzero(result.outputs[n.name] != records[n.name])) for n in _spiking(group))
 
-    def _head_room(self, graph: Graph, ledger: Ledger) -> None:
+    def _head_room(self, given: Graph, graph: Graph, ledger: Ledger) -> None:
         """Sums that the target cannot hold are refused; a current that could wrap, in the worst case, is told."""
-        wires = graph_ranges(graph).wires
+        found = graph_ranges(graph)
+        wires = found.wires
         limit = self.target.integer("sum_max")
         shift = self.target.integer("membrane_shift")
         one = 1 << self.target.integer("decay_bits")
         top = (1 << (self.target.integer("membrane_bits") - 1)) - 1
         problems = []
+        wrapping: list[tuple[Neuron, Array]] = []
         for node in graph.neurons:
             native = self.target.native(node.program)
             most = limit if native is not None else top
@@ -412,17 +417,45 @@ class Quantize:
             if decay is None:
                 continue
             # The gain of the leak is the sum of its geometric series.
-            kept = float(np.min(node.params[decay], initial=one - 1)) + 1
-            reach = largest * (1 << shift) * (one / kept if kept else math.inf)
-            if largest and reach > top:
-                ledger.record(
-                    node,
-                    "approximation",
-                    f"in the worst case its current reaches {reach:.4g} and wraps at {top + 1}",
-                    asked=self._asked,
-                )
+            shape = graph.shape_of(node.name)
+            sums = np.zeros(shape, np.int64)
+            for ref in node.inputs:
+                sums = np.maximum(sums, np.max(np.abs(np.stack(bounds_of(graph, ref, found))), axis=0))
+            kept = np.broadcast_to(spread(node.params[decay], shape), shape).astype(np.float64) + 1
+            with np.errstate(divide="ignore", invalid="ignore"):
+                reach = np.where(sums == 0, 0.0, sums * float(1 << shift) * one / kept)
+            if np.max(reach, initial=0) > top:
+                wrapping.append((node, reach))
         if problems:
             raise CompileError.many(problems)
+        if wrapping:
+            data = None if self.calibrate is None else recode(given, graph, self.calibrate)
+            self._wrapping(graph, wrapping, data, top, ledger)
+
+    def _wrapping(
+        self, graph: Graph, found: list[tuple[Neuron, Array]], data: Mapping[str, Array] | None, top: int, ledger: Ledger
+    ) -> None:
+        """Currents that wrap in the worst case. Without data that is an approximation; with data only what wraps on them is."""
+        rows = head_room(graph, self.target, data).rows if data is not None else ()
+        for node, reach in found:
+            worst = tuple(int(i) for i in np.unravel_index(int(np.argmax(reach)), reach.shape))
+            who = ", ".join(map(str, worst))
+            what = f"in the worst case the current of neuron {who} reaches {float(reach.max()):.4g} and wraps at {top + 1}"
+            count = int(np.count_nonzero(reach > top))
+            what += f" ({count} of {reach.size} neurons)" if count > 1 else ""
+            own = [row for row in rows if row.population == node.name and row.beyond == "wraps"]
+            if data is None:
+                ledger.record(node, "approximation", what, asked=self._asked)
+                continue
+            happened = next((row.happened for row in own if row.happened is not None), None)
+            if happened is not None:
+                place = ", ".join(map(str, happened.neuron))
+                what = f"the current of neuron {place} reaches {happened.value} {happened.cause} and wraps at {top + 1}"
+                ledger.record(node, "approximation", what, asked=self._asked)
+                continue
+            largest = max((max(-row.calibrated[0], row.calibrated[1]) for row in own if row.calibrated), default=0)
+            what += f"; on the calibration data it reaches {largest}, {100 * largest / (top + 1):.3g} % of that"
+            ledger.record(node, "convention", what)
 
     # Conversion ------------------------------------------------------------------------------------------------------
 

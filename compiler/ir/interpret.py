@@ -329,6 +329,9 @@ class Interpreter:
         result = x * self._param(node.factor, shape)
         return np.asarray(result if node.offset is None else result + self._param(node.offset, shape))
 
+    def observe(self, node: Neuron, values: Mapping[str, Any]) -> None:
+        """Told all variables of a population at the end of its step; for those who look inside a run."""
+
     def _neuron(self, node: Neuron) -> None:
         ports = self.graph.types[node.name]
         shape = (self.batch, *ports[0][1].shape)
@@ -340,6 +343,7 @@ class Interpreter:
         values: dict[str, Any] = {name: self.read(ref) for name, ref in zip(node.program.inputs, node.inputs, strict=True)}
         values |= self._params[node.name] | states | {STEP: self.t}
         values = run_program(node.program, values, self.truth)
+        self.observe(node, values)
         for name in states:
             # A state keeps its dtype: a reset that assigns a literal must not change what the next step computes in.
             states[name] = np.array(np.broadcast_to(values[name], shape), states[name].dtype)

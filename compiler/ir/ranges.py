@@ -257,11 +257,39 @@ def _widen(old: Interval, new: Interval) -> Interval:
     return (low, high)
 
 
+def _limit(values: list[int]) -> int | None:
+    """Where the last three of a sequence lead to if its differences shrink geometrically (Aitken), and a little beyond."""
+    if len(values) < 3:
+        return None
+    first, second = values[-2] - values[-3], values[-1] - values[-2]
+    if not 0 < abs(second) < abs(first) or (first < 0) != (second < 0):
+        return None
+    rest = second * second // (abs(first) - abs(second))
+    slack = rest // 64 + 64
+    return values[-1] + (rest + slack if second > 0 else -rest - slack)
+
+
+def _leap(past: Mapping[str, list[Interval]], states: Mapping[str, Interval]) -> dict[str, Interval]:
+    """The first state that still grows goes to where its growth leads; those that follow it have to wait."""
+    for name, history in past.items():
+        if len(history) > 1 and history[-1] != history[-2]:
+            low, high = (_limit([interval[side] for interval in history]) for side in (0, 1))
+            old = states[name]
+            new = (old[0] if low is None else min(old[0], low), old[1] if high is None else max(old[1], high))
+            return {**states, name: new}
+    return dict(states)
+
+
 def program_ranges(
-    program: Program, inputs: list[Interval], params: Mapping[str, Interval], init: Mapping[str, Interval]
+    program: Program, inputs: list[Interval], params: Mapping[str, Interval], init: Mapping[str, Interval], leaps: int = 0
 ) -> ProgramRanges:
-    """Intervals of a program for given inputs. Raises Overflow where int64 does not suffice."""
+    """Intervals of a program for given inputs. Raises Overflow where int64 does not suffice.
+
+    leaps: how often the limit of a slow leak is guessed before states grow to powers of two, which may be twice too far. A guess
+    is no more than a wider interval: what is returned is an invariant in any case.
+    """
     states = dict(init)
+    past: dict[str, list[Interval]] = {name: [] for name in states}
 
     def once(before: Mapping[str, Interval], out: dict[tuple[int, Expr], Interval] | None) -> dict[str, Interval]:
         env = {STEP: STEPS, **params, **before, **dict(zip(program.inputs, inputs, strict=True))}
@@ -272,10 +300,18 @@ def program_ranges(
         grown = {name: hull(states[name], env[name]) for name in states}
         if grown == states:
             break
-        states = grown if round_ < _EXACT_ROUNDS else {n: _widen(states[n], grown[n]) for n in states}
+        for name, history in past.items():
+            history.append(grown[name])
+        if round_ < _EXACT_ROUNDS * (1 + leaps):
+            states = grown
+            if leaps and round_ % _EXACT_ROUNDS == _EXACT_ROUNDS - 1:
+                states = _leap(past, grown)
+                past = {name: [] for name in states}
+        else:
+            states = {n: _widen(states[n], grown[n]) for n in states}
     else:
         raise Overflow("a state", INT64)
-    for _ in range(2):  # widening went too far by up to a factor of two: any further pass is still an invariant
+    for _ in range(2 + 4 * leaps):  # widening went too far by up to a factor of two: any further pass is still an invariant
         env = once(states, None)
         states = {name: hull(init[name], env[name]) for name in states}
     result = ProgramRanges(states)

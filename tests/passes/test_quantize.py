@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -379,16 +380,41 @@ def test_sums_beyond_the_accumulator_are_refused() -> None:
 
 
 def test_a_current_that_could_wrap_is_told() -> None:
-    g = graph(spikes((60,)), dense("d", "in", np.ones((1, 60), F)), cuba("l", "d", alpha=0.99), out=["l"])
+    weight = np.ones((2, 60), F)
+    weight[0, ::2] = -0.5
+    g = graph(spikes((60,)), dense("d", "in", weight), cuba("l", "d", alpha=0.99), out=["l"])
     _, ledger = fixed(g)
     entry = next(e for e in ledger if "wraps" in e.what)
     # 60 weights of 128 (the decay is not dyadic, the weights are), shifted by 6, times the leak's gain 4096 / 41.
-    assert (
-        entry.kind == "approximation"
-        and entry.what == f"in the worst case its current reaches {60 * 128 * 64 * 4096 / 41:.4g} and wraps at 8388608"
-    )
+    reach = f"{60 * 128 * 64 * 4096 / 41:.4g}"
+    worst = f"in the worst case the current of neuron 1 reaches {reach} and wraps at 8388608 (2 of 2 neurons)"
+    assert (entry.kind, entry.what) == ("approximation", worst)
     _, ledger = fixed(graph(spikes((6,)), dense("d", "in", np.ones((1, 6), F)), cuba("l", "d", alpha=0.5), out=["l"]))
     assert not [e for e in ledger if "wraps" in e.what]
+
+
+def test_calibration_data_clear_a_current_or_show_where_it_wraps() -> None:
+    """--strict refuses what wraps on the data, or what there are no data for; else the worst case is a note with the margin."""
+    g = graph(spikes((60,)), dense("d", "in", np.ones((2, 60), F)), cuba("l", "d", alpha=0.99, theta=2.0**10), out=["l"])
+    x = (np.random.default_rng(1).random((4, 50, 60)) < 0.02).astype(F)
+    made, ledger = fixed(g, calibrate={"in": x})
+    (entry,) = [e for e in ledger if "wraps" in e.what]
+    assert entry.kind == "convention" and "on the calibration data it reaches" in entry.what
+    told = int(re.search(r"it reaches (\d+),", entry.what).group(1))  # type: ignore[union-attr]  # it would fail here
+    u = 0
+    largest = 0
+    shown = made["l"].params
+    for t in range(50):  # the largest current on the data, by hand
+        total = x[:, t].astype(np.int64) @ made["d"].weight.astype(np.int64).T << 6
+        u = np.sign(u) * (np.abs(u * (4095 - int(shown["du"]))) >> 12) + total
+        largest = max(largest, int(np.abs(u).max()))
+    assert told == largest
+    x[2, 5:, :] = 1
+    _, ledger = fixed(g, calibrate={"in": x})
+    (entry,) = [e for e in ledger if "wraps" in e.what]
+    assert entry.kind == "approximation" and re.search(
+        r"neuron [01] reaches \d+ in sample 2 at step \d+ and wraps at 8388608", entry.what
+    )
 
 
 def test_a_decay_that_rounds_to_none_is_told() -> None:
