@@ -11,7 +11,7 @@ from spikec.inputs import recode
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import interpret
 from spikec.ir.neuron import Assign, Expr, Program, Var, substitute
-from spikec.ir.ops import Add, Concat, Conv, Dense, Gather, Neuron, Node, Ref, Reshape, Sparse
+from spikec.ir.ops import Add, Concat, Constant, Conv, Dense, Gather, Input, Neuron, Node, Ref, Reshape, Sparse
 from spikec.ir.types import Array
 from spikec.ledger import Ledger
 from spikec.score import score, scored_output
@@ -67,8 +67,10 @@ def spread_bias(node: Dense | Sparse | Conv, shape: tuple[int, ...]) -> Array:
 
 
 def silent_value(graph: Graph, ref: Ref) -> Array:
-    """What a value wire carries when no spike arrives: the sum of the biases behind it."""
+    """What a value wire carries when no spike arrives: the sum of the biases behind it, constants and populations left out."""
     node, shape = graph[ref.node], graph.shape_of(ref.node)
+    if graph.type_of(ref).kind != "value" or isinstance(node, (Neuron, Input, Constant)):
+        return np.zeros(shape)
     if isinstance(node, WEIGHTED):
         return spread_bias(node, shape).astype(np.float64) if node.bias is not None else np.zeros(shape)
     parts = [silent_value(graph, operand) for operand in node.inputs]

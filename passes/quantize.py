@@ -498,7 +498,7 @@ class Quantize:
         }
         bits, decay = self.target.integer("membrane_bits"), self.target.integer("decay_bits")
         widths = Widths(bits, bits, decay, decay)
-        made, translator = translate(node, infer_units(node, graph), operands, {}, scale, records, widths)
+        made, translator = translate(node, infer_units(node, graph), operands, {}, scale, largest_amount(node, records), widths)
         for what, error in translator.errors:
             if np.any(error):
                 self._approximate(ledger, node, what, error)

@@ -9,7 +9,7 @@ adaptation variable that counts spikes), which is inferred from the program; a f
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final
 
@@ -17,7 +17,8 @@ import numpy as np
 
 from spikec.diagnostics import CompileError, Diagnostic
 from spikec.ir.graph import Graph
-from spikec.ir.interpret import interpret
+from spikec.ir.interpret import interpret, record_name
+from spikec.ir.neuron import Var
 from spikec.ir.ops import Add, Constant, Conv, Dense, Input, Neuron, Node, Pool, Ref, Scale, Sparse
 from spikec.ir.ranges import graph_ranges
 from spikec.ir.rules import verify
@@ -26,7 +27,7 @@ from spikec.ledger import Ledger
 from spikec.passes.groups import WEIGHTED, Group, groups_of, measure, silent_value
 from spikec.passes.rewrite import redirect
 from spikec.passes.translate import NARROW_BITS, STATE_BITS, Widths, largest_amount, translate
-from spikec.passes.units import infer_units
+from spikec.passes.units import infer_units, is_truth
 from spikec.target import Target
 
 CANDIDATES: Final = (1.0, 0.98, 1.03, 0.95, 1.08, 0.9, 1.15, 1.3)
@@ -68,10 +69,13 @@ class ToFixed:
             for node in group.nodes:
                 members[node.name] = group
         done: set[int] = set()
-        waiting = list(graph.order)
-        for node in waiting:
+        for node in graph.order:
             found = members.get(node.name)
-            if found is not None and id(found) not in done:
+            if isinstance(node, Input):
+                scales[node.name, ""] = 1.0 if node.unit is None else 1 / node.unit
+            if found is None and not isinstance(node, Input):  # it hands on spikes, or numbers that a population emits
+                scales[node.name, ""] = self._joined(node, node.inputs, graph, scales)
+            elif found is not None and id(found) not in done and not isinstance(node, Input):
                 done.add(id(found))
                 self._group(found, graph, scales, converted, records, ledger)
         nodes = [converted.get(node.name, node) for node in graph.nodes]
@@ -104,7 +108,7 @@ class ToFixed:
         if isinstance(node, Scale):
             return [no("a scale that feeds no weight has no integer form", "leave out --bits")]
         for ref in node.inputs:
-            if ref.init is not None and ref.init.any() and graph.type_of(ref).kind == "value":
+            if ref.init is not None and ref.init.any() and graph.type_of(ref).kind != "spike":
                 return [no(f"initial values of {ref} have no integer form", "leave out --bits")]
         return []
 
@@ -130,33 +134,49 @@ class ToFixed:
         records: Mapping[str, Array] | None,
         ledger: Ledger,
     ) -> None:
-        sources = {node.name: self._source_scale(node, graph, scales) for node in group.weighted}
+        sources = {node.name: _scale_of(node, node.inputs[0], graph, scales) for node in group.weighted}
         largest = min(
             (sources[n.name] * self._top / float(np.max(np.abs(n.weight))) for n in group.weighted if n.weight.any()),
-            default=1.0,
-        )
+            default=0.0,
+        ) or self._without_weights(group, graph, scales)
         forced = [self.scales[n.name] * sources[n.name] for n in group.weighted if self.scales and n.name in self.scales]
         scale = forced[0] if forced else self._exact(group, sources, largest)
         if scale is None and records is not None and group.weighted and group.neurons:
             fewest = math.inf
             for factor in CANDIDATES:
                 trial = self._convert(group, graph, largest * factor, sources, scales, records, Ledger())
-                changed = self._changed(group, graph, trial, records)
+                changed = self._changed(group, graph, trial, scales, records)
                 if changed < fewest:
                     scale, fewest = largest * factor, changed
         scale = largest if scale is None else scale
         for node in self._convert(group, graph, scale, sources, scales, records, ledger):
             converted[node.name] = node
 
-    def _source_scale(self, node: Node, graph: Graph, scales: Mapping[tuple[str, str], float]) -> float:
-        """What 1 is at the operand of a weight: 1 for spikes and counts of spikes."""
-        (ref,) = node.inputs
-        if graph.type_of(ref).kind != "value" or isinstance(graph[ref.node], Input):
-            return 1.0
-        wire = (ref.node, ref.port)
-        if wire not in scales:
-            node.fail("SPK202", f"reads {ref}, a value that depends on itself through weights", fix="leave out --bits")
-        return scales[wire]
+    def _without_weights(self, group: Group, graph: Graph, scales: Mapping[tuple[str, str], float]) -> float:
+        """The scale of a group without weights: that of what enters it; of constants alone, one that holds them in 16 bits."""
+        own = {node.name for node in group.nodes}
+        entering = [
+            _scale_of(node, ref, graph, scales)
+            for node in group.nodes
+            for ref in (node.inputs if not isinstance(node, WEIGHTED) else ())
+            if ref.node not in own or isinstance(graph[ref.node], (Neuron, Input))
+        ]
+        if entering:
+            return min(entering)
+        largest = max((float(np.max(np.abs(n.value), initial=0.0)) for n in group.nodes if isinstance(n, Constant)), default=0.0)
+        return 2.0 ** (14 - math.frexp(largest)[1]) if largest else 1.0
+
+    def _joined(self, node: Node, refs: Iterable[Ref], graph: Graph, scales: Mapping[tuple[str, str], float]) -> float:
+        """The one scale of what a node hands on. Raises CompileError SPK202 where operands differ."""
+        found = {str(ref): _scale_of(node, ref, graph, scales) for ref in refs}
+        if len(set(found.values())) > 1:
+            told = ", ".join(f"{ref} in units of {1 / scale:.6g}" for ref, scale in found.items())
+            node.fail(
+                "SPK202",
+                f"joins wires of different scales: {told}",
+                fix="send each of them through weights of its own (an identity will do), or leave out --bits",
+            )
+        return next(iter(found.values()), 1.0)
 
     def _exact(self, group: Group, sources: Mapping[str, float], largest: float) -> float | None:
         """The largest power of two at which every weight is whole."""
@@ -174,7 +194,14 @@ class ToFixed:
         wires = [f"{name}.{port}" if port else name for name, ports in graph.types.items() for port, _ in ports]
         return interpret(graph, data, record=wires).records
 
-    def _changed(self, group: Group, graph: Graph, nodes: list[Node], records: Mapping[str, Array]) -> int:
+    def _changed(
+        self,
+        group: Group,
+        graph: Graph,
+        nodes: list[Node],
+        scales: Mapping[tuple[str, str], float],
+        records: Mapping[str, Array],
+    ) -> int:
         """Spikes of the group that change when everything around it is as in the float network; spiking sources only."""
         own = {node.name for node in group.nodes}
         inputs: dict[str, Input] = {}
@@ -187,7 +214,7 @@ class ToFixed:
                     refs.append(ref)
                     continue
                 type_ = graph.type_of(ref)
-                if type_.kind == "value":
+                if type_.kind == "value" or scales.get((ref.node, ref.port), 1.0) != 1.0:
                     return 0
                 name = f"from_{ref.node}_{ref.port}"
                 inputs[name] = Input(
@@ -195,7 +222,7 @@ class ToFixed:
                     type=TensorType(type_.kind, type_.shape, "i8" if type_.kind == "spike" else "i32"),
                     bounds=(0, 1 << 15),
                 )
-                data[name] = records[ref.node]
+                data[name] = records[record_name((ref.node, ref.port))]
                 refs.append(replace(ref, node=name, port=""))
             result.append(replace(node, inputs=tuple(refs)))
         spiking = [node for node in group.neurons if node.program.emits[0].kind == "spike"]
@@ -227,17 +254,36 @@ class ToFixed:
         )
         # A maximum of sums is not the sum of maxima.
         bias_moves = bias_moves and not any(isinstance(n, Pool) for n in group.nodes)
-        result = []
+        own = {node.name for node in group.nodes if not isinstance(node, (Neuron, Input))}
+        result: list[Node] = []
         for node in group.nodes:
+            if isinstance(node, Input):
+                continue
             if isinstance(node, WEIGHTED):
                 result.append(self._weights(node, scale / sources[node.name], scale, bias_moves, ledger))
             elif isinstance(node, Neuron):
-                result.append(self._neuron(node, graph, scale, scales, bias_moves, records, ledger))
+                result.append(self._neuron(node, graph, scale, scales, bias_moves, sources.values(), records, ledger))
+            elif isinstance(node, Constant):
+                result.append(self._constant(node, scale, ledger))
             else:
+                outside = [ref for ref in node.inputs if ref.node not in own]
+                known = {**scales, **{(name, ""): scale for name in own}}
+                if outside and self._joined(node, node.inputs, graph, known) != scale:
+                    node.fail(
+                        "SPK202",
+                        f"joins wires of different scales: {outside[0]} and the sums that it is joined with",
+                        fix="send each of them through weights of its own (an identity will do), or leave out --bits",
+                    )
                 result.append(node)
             if not isinstance(node, Neuron):
                 scales[node.name, ""] = scale
         return result
+
+    def _constant(self, node: Constant, scale: float, ledger: Ledger) -> Constant:
+        wanted = node.value.astype(np.float64) * scale
+        whole = np.rint(wanted)
+        self._note(ledger, node, f"constants to multiples of {1 / scale:.6g}", np.abs(whole - wanted) / scale)
+        return replace(node, value=whole.astype(np.int32))
 
     def _weights(self, node: Dense | Sparse | Conv, factor: float, scale: float, bias_moves: bool, ledger: Ledger) -> Node:
         wanted = node.weight.astype(np.float64) * factor
@@ -258,6 +304,7 @@ class ToFixed:
         scale: float,
         scales: dict[tuple[str, str], float],
         bias_moves: bool,
+        reading: Iterable[float],
         records: Mapping[str, Array] | None,
         ledger: Ledger,
     ) -> Node:
@@ -265,15 +312,20 @@ class ToFixed:
         for name, ref in zip(node.program.inputs, node.inputs, strict=True):
             kind = graph.type_of(ref).kind
             inner = kind == "value" and not isinstance(graph[ref.node], (Neuron, Input))
-            operands[name] = scale if inner else scales.get((ref.node, ref.port), 1.0)
+            operands[name] = scale if inner else _scale_of(node, ref, graph, scales)
         biases = {}
         if bias_moves:
             offset = silent_value(graph, node.inputs[0])
             if offset.any():
                 biases[node.program.inputs[0]] = offset
-        narrow = 0 < largest_amount(node, records) * scale < 1 << (NARROW_BITS - 1)
+        amounts = {name for name, own in operands.items() if own != 1.0}
+        largest = largest_amount(node, records)
+        if not largest and any(own != 1.0 for own in (*operands.values(), *reading)):
+            # Nothing tells how far states go, and what they sum up is of any size.
+            largest = 4 * sum(_amplitude(graph, ref, records, frozenset()) for ref in node.inputs)
+        narrow = 0 < largest * scale < 1 << (NARROW_BITS - 1)
         widths = Widths(STATE_BITS, NARROW_BITS if narrow else STATE_BITS)
-        translated, translator = translate(node, infer_units(node, graph), operands, biases, scale, records, widths)
+        translated, translator = translate(node, infer_units(node, graph, amounts), operands, biases, scale, largest, widths)
         for what, error in translator.errors:
             self._note(ledger, node, what, error)
         if "clip" in translated.program.operations():
@@ -282,11 +334,10 @@ class ToFixed:
             ledger.record(node, "convention", f"states saturate: {told}")
         for emit, (port, _) in zip(node.program.emits, graph.types[node.name], strict=True):
             if emit.kind != "spike":
-                scales[node.name, port] = translator.scale_of(emit.name)
+                unit = 1.0 if is_truth(Var(emit.name), node.program) else translator.scale_of(emit.name)
+                scales[node.name, port] = unit
                 if any(r.node == node.name and r.port == port for _, r in graph.outputs):
-                    ledger.record(
-                        node, "convention", f"the output {emit.name} is in units of {1 / translator.scale_of(emit.name):.6g}"
-                    )
+                    ledger.record(node, "convention", f"the output {emit.name} is in units of {1 / unit:.6g}")
         return translated
 
     def _note(self, ledger: Ledger, node: Node, what: str, error: Array, **more: Any) -> None:
@@ -303,6 +354,39 @@ class ToFixed:
             asked=f"--bits {self.bits}",
             **more,
         )
+
+
+def _scale_of(node: Node, ref: Ref, graph: Graph, scales: Mapping[tuple[str, str], float]) -> float:
+    """What 1 is on the wire that a node reads. Raises CompileError SPK202 where that depends on the node itself."""
+    if graph.type_of(ref).kind == "spike":
+        return 1.0
+    if (ref.node, ref.port) not in scales:
+        node.fail("SPK202", f"reads {ref}, whose scale depends on that of %{node.name} itself", fix="leave out --bits")
+    return scales[ref.node, ref.port]
+
+
+def _amplitude(graph: Graph, ref: Ref, records: Mapping[str, Array] | None, seen: frozenset[str]) -> float:
+    """What the numbers on a wire hardly exceed; a wire that feeds itself counts once."""
+    node = graph[ref.node]
+    if records is not None:
+        return float(np.max(np.abs(records[record_name((ref.node, ref.port))]), initial=0.0))
+    if graph.type_of(ref).kind == "spike" or isinstance(node, Input):
+        return 1.0
+    if isinstance(node, Constant):
+        return float(np.max(np.abs(node.value), initial=0.0))
+    if node.name in seen:
+        return 0.0
+    if isinstance(node, Neuron) and (largest := largest_amount(node, None)):
+        return largest
+    inside = [_amplitude(graph, operand, records, seen | {node.name}) for operand in node.inputs]
+    if isinstance(node, Sparse):
+        return inside[0] * float(np.max(np.bincount(node.rows, np.abs(node.weight)), initial=0.0))
+    if isinstance(node, WEIGHTED):
+        rows = np.abs(node.weight.astype(np.float64)).reshape(len(node.weight), -1).sum(axis=1)
+        return inside[0] * float(np.max(rows, initial=0.0))
+    if isinstance(node, Pool) and node.mode == "sum":
+        return inside[0] * math.prod(node.kernel)
+    return sum(inside) if isinstance(node, (Add, Neuron)) else max(inside, default=0.0)
 
 
 def _wide_enough(graph: Graph) -> Graph:

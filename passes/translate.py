@@ -48,17 +48,18 @@ def translate(
     operands: Mapping[str, float],
     biases: Mapping[str, Array],
     scale: float,
-    records: Mapping[str, Array] | None,
+    largest: float,
     widths: Widths,
 ) -> tuple[Neuron, Translator]:
-    """A population in integers, and the translator with its scales and errors (see there for the arguments).
+    """A population in integers, and the translator with its scales and errors (see there for the arguments). largest: what amounts
+    hardly exceed (see `largest_amount`), 0 if that is unknown.
 
     Without factors, constants that are whole at the weights' scale need no fraction bits.
     """
     translator = Translator(node, units, operands, biases, scale, 0, widths.whole, widths.factor, widths.number)
     result = translator.node()
     if translator.shifted or any(np.any(error) for _, error in translator.errors):
-        fraction = fraction_bits(largest_amount(node, records), scale, widths.state)
+        fraction = fraction_bits(largest, scale, widths.state)
         translator = Translator(node, units, operands, biases, scale, fraction, widths.state, widths.factor, widths.number)
         result = translator.node()
     return result, translator

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from spikec.ir.graph import Graph
 from spikec.ir.neuron import COMPARISONS, LOGIC, STEP, Call, Expr, Num, Program, Var, variables
 from spikec.ir.ops import Neuron
 
 
-def infer_units(node: Neuron, graph: Graph) -> dict[str, int]:
+def infer_units(node: Neuron, graph: Graph, amounts: Collection[str] = ()) -> dict[str, int]:
     """1 for variables that are amounts (they scale with the synaptic sum), 0 for pure numbers.
 
     What an amount is added to, compared with or assigned from is an amount; a constant factor may turn a number into an amount
-    (a threshold of 0.1 + 1.8 b), so nothing is concluded through it except from amounts. What is left is a number.
+    (a threshold of 0.1 + 1.8 b), so nothing is concluded through it except from amounts. What is left is a number. amounts: inputs
+    that are amounts though no synaptic sums, as a membrane that another population sends.
     """
     program = node.program
     constants = set(program.params)
     units: dict[str, int] = {STEP: 0}
     for name, ref in zip(program.inputs, node.inputs, strict=True):
-        units[name] = 1 if graph.type_of(ref).kind == "value" else 0
+        units[name] = 1 if name in amounts or graph.type_of(ref).kind == "value" else 0
     for statement in program.body:
         if _flag(statement.expr, program):
             units.setdefault(statement.name, 0)

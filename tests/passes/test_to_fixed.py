@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from spikec.diagnostics import CompileError
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import interpret
-from spikec.ir.ops import Conv, Dense, Input, Neuron, Pool, Ref, Reshape, Scale
+from spikec.ir.ops import Add, Concat, Constant, Conv, Dense, Gather, Input, Neuron, Pool, Ref, Reshape, Scale
 from spikec.ir.rules import verify
 from spikec.ir.text import parse_program
 from spikec.ir.types import TensorType
@@ -191,3 +195,129 @@ def test_the_unit_of_an_output_without_neurons_is_told() -> None:
     float_out, fixed_out = interpret(graph, x).outputs, interpret(fixed, {"in": x["in"].astype(bool)}).outputs
     for name in ("fc", "flat"):
         assert np.array_equal(fixed_out[name] * 0.015625, float_out[name])
+
+
+GRADED = """neuron @g(x) params(beta, theta) state(v = 0) {
+  v = beta * v + x
+  s = v > theta
+  m = select(s, v, 0)
+  c = select(s, 1, 0)
+  emit m: graded, v: value, s: graded, c: graded
+}"""
+READER = "neuron @r(x) params(beta) state(v = 0) {\nv = beta * v + x\nemit v: graded\n}"
+
+
+def through(kind: str, port: str, rng: np.random.Generator) -> tuple[object, ...]:
+    """How the last population reads a port of %l of shape (4, 4, 4)."""
+    source = Ref("l", port)
+
+    def w(*shape: int) -> np.ndarray:
+        return (rng.normal(size=shape) * 0.4).astype(F32)
+
+    flat = Reshape(name="flat", inputs=(source,), shape=(64,))
+    routes: dict[str, tuple[object, ...]] = {
+        "dense": (flat, Dense(name="sum", inputs=(Ref("flat"),), weight=w(5, 64))),
+        "delayed": (flat, Dense(name="sum", inputs=(Ref("flat", delay=2),), weight=w(5, 64))),
+        "conv": (Conv(name="sum", inputs=(source,), weight=w(3, 4, 2, 2)),),
+        "summed": (
+            Pool(name="p", inputs=(source,), mode="sum", kernel=(2, 2)),
+            Conv(name="sum", inputs=(Ref("p"),), weight=w(3, 4, 2, 2)),
+        ),
+        "average": (
+            Pool(name="p", inputs=(source,), mode="average", kernel=(2, 2)),
+            Conv(name="sum", inputs=(Ref("p"),), weight=w(3, 4, 2, 2)),
+        ),
+        "largest": (
+            Pool(name="p", inputs=(source,), mode="max", kernel=(2, 2)),
+            Conv(name="sum", inputs=(Ref("p"),), weight=w(3, 4, 2, 2)),
+        ),
+        "added": (flat, Add(name="a", inputs=(Ref("flat"), Ref("flat"))), Dense(name="sum", inputs=(Ref("a"),), weight=w(5, 64))),
+        "joined": (
+            flat,
+            Concat(name="a", inputs=(Ref("flat"), Ref("flat"))),
+            Dense(name="sum", inputs=(Ref("a"),), weight=w(5, 128)),
+        ),
+        "picked": (
+            Gather(name="a", inputs=(source,), indices=np.arange(0, 64, 3)),
+            Dense(name="sum", inputs=(Ref("a"),), weight=w(5, 22)),
+        ),
+        "itself": (Reshape(name="sum", inputs=(source,), shape=(64,)),),
+    }
+    return routes[kind]
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 1 << 30),
+    port=st.sampled_from(["", "v", "s", "c"]),
+    route=st.sampled_from(["dense", "delayed", "conv", "summed", "average", "largest", "added", "joined", "picked", "itself"]),
+    bits=st.sampled_from([6, 8, 12, 16]),
+    calibrated=st.booleans(),
+)
+def test_numbers_that_populations_emit_keep_their_scale(seed: int, port: str, route: str, bits: int, calibrated: bool) -> None:
+    """Membranes, truths and counts emitted as graded or value, read in every way: float and integers agree within rounding."""
+    rng = np.random.default_rng(seed)
+    data = {"in": spikes(rng, 4, 8, 2, 5, 5)}
+    nodes = (
+        Input(name="in", type=TensorType("spike", (2, 5, 5), "f32")),
+        # Weights that are whole at every width: what is left is the rounding of the second layer.
+        Conv(name="c", inputs=(Ref("in"),), weight=(rng.integers(-15, 16, (4, 2, 2, 2)) / 16).astype(F32)),
+        Neuron(name="l", inputs=(Ref("c"),), program=parse_program(GRADED), params={"beta": F32(0.5), "theta": F32(0.301)}),
+        *through(route, port, rng),
+        Neuron(name="r", inputs=(Ref("sum"),), program=parse_program(READER), params={"beta": F32(0.5)}),
+    )
+    graph = verify(Graph("g", "float", nodes, (("r", Ref("r")),)))  # type: ignore[arg-type]  # nodes of every kind
+    ledger = Ledger()
+    fixed = verify(ToFixed(target=load_target("host"), bits=bits, calibrate=data if calibrated else None).run(graph, ledger))
+    told = [entry.what for entry in ledger if "the output" in entry.what]
+    unit = float(told[0].rsplit(" ", 1)[1]) if told else 1.0
+    exact, got = interpret(graph, data).outputs["r"], interpret(fixed, data).outputs["r"] * unit
+    size = np.abs(exact).max()
+    assert np.abs(got - exact).max() <= (2.0 ** (1 - bits) * 16 + 0.02) * size + 0.02
+
+
+def test_wires_of_different_scales_are_not_added() -> None:
+    rng = np.random.default_rng(5)
+    graph = network(PROGRAMS["zero"], 0.9, 1.0, (rng.normal(size=(20, 30)) * 0.3).astype(F32))
+    program = graph["l"].program  # type: ignore[attr-defined]  # a population
+    params = {"beta": F32(0.8), "theta": F32(0.5)}
+    mixed = (
+        Add(name="mixed", inputs=(Ref("fc"), Ref("l", "v"))),
+        Neuron(name="l2", inputs=(Ref("mixed"),), program=program, params=params),
+    )
+    with pytest.raises(CompileError, match=r"error\[SPK202\]: %mixed: joins wires of different scales") as caught:
+        convert(graph.with_nodes((*graph.nodes, *mixed), (("l2", Ref("l2")),)))
+    assert "weights of" in caught.value.diagnostics[0].fix  # type: ignore[operator]  # there is one
+    looped = (
+        Dense(name="back", inputs=(Ref("l", "v", 1),), weight=np.eye(20, dtype=F32)),
+        Add(name="both", inputs=(Ref("fc"), Ref("back"))),
+        replace(graph["l"], inputs=(Ref("both"),)),  # type: ignore[type-var]  # a node
+    )
+    with pytest.raises(CompileError, match=r"error\[SPK202\]: %back: reads %l.v\[t-1\], whose scale depends on"):
+        convert(graph.with_nodes((*graph.nodes[:-1], *looped)))
+
+
+def test_a_population_that_reads_a_membrane_itself() -> None:
+    rng = np.random.default_rng(7)
+    graph = network(PROGRAMS["zero"], 0.9, 1.0, (rng.normal(size=(20, 30)) * 0.3).astype(F32), np.full(20, 0.05, F32))
+    program = graph["l"].program  # type: ignore[attr-defined]  # a population
+    direct = Neuron(name="l2", inputs=(Ref("l", "v"),), program=program, params={"beta": F32(0.8), "theta": F32(0.5)})
+    graph = graph.with_nodes((*graph.nodes, direct), (("l2", Ref("l2")),))
+    data = {"in": spikes(rng, 30, 40, 30)}
+    exact, got = interpret(graph, data).outputs["l2"], interpret(convert(graph, bits=16, calibrate=data), data).outputs["l2"]
+    assert exact.sum() > 300
+    assert np.count_nonzero(got != exact) < 0.03 * exact.sum()
+
+
+def test_constants_are_held_at_the_scale_of_their_sum() -> None:
+    rng = np.random.default_rng(8)
+    graph = network(PROGRAMS["zero"], 0.9, 1.0, (rng.normal(size=(20, 30)) * 0.3).astype(F32))
+    more = (
+        Constant(name="k", value=(rng.random(20) * 0.3).astype(F32), start=3),
+        Add(name="sum", inputs=(Ref("fc"), Ref("k"))),
+        replace(graph["l"], inputs=(Ref("sum"),)),  # type: ignore[type-var]  # a node
+    )
+    graph = verify(graph.with_nodes((*graph.nodes[:-1], *more)))
+    data = {"in": spikes(rng, 30, 40, 30)}
+    exact, got = interpret(graph, data).outputs["l"], interpret(convert(graph, bits=16), data).outputs["l"]
+    assert np.count_nonzero(got != exact) < 0.02 * exact.sum()
