@@ -35,6 +35,8 @@ FLAGS = {
     "avx2": ["-O3", "-mavx2", "-mfma", "-mbmi2", "-mpopcnt", "-fno-loop-unroll-and-jam"],
     "sse2": ["-O2"],
 }
+#: Which of the processor's rates bounds each workload.
+BOUND = {"W1": "rows", "W2": "runs", "W3": "rows", "W4": "scatter"}
 #: The hand-written program of each workload, and what its README compiles it with.
 BY_HAND = {"W1": ["w1v.c", "-DV32", "-DF=12"], "W2": ["w2.c"], "W3": ["w3.c"], "W4": ["w4.c"]}
 
@@ -68,10 +70,17 @@ def compile_c(folder: Path, sources: list[str], flags: list[str], name: str) -> 
     return target
 
 
-def run_ours(program: Path, data: Path) -> tuple[float, list[int]]:
-    """One round: milliseconds per inference, and all output counts."""
+def run_ours(program: Path, data: Path) -> tuple[float, list[int], float]:
+    """One round: milliseconds per inference, all output counts, and synaptic operations an inference."""
     lines = subprocess.run([str(program), str(data), "1"], check=True, capture_output=True, text=True).stdout.splitlines()
-    return float(lines[0].split()[1]), [int(n) for n in lines[1].split()[1:]]
+    return float(lines[0].split()[1]), [int(n) for n in lines[1].split()[1:]], float(lines[3].split()[1])
+
+
+def rates(kind: str) -> dict[str, float]:
+    """What the processor does at most, in 10^9 synaptic operations a second: see c/bound.c."""
+    program = compile_c(Path(__file__).with_name("c"), ["bound.c"], FLAGS[kind], f"bound_{kind}")
+    lines = subprocess.run([str(program)], check=True, capture_output=True, text=True).stdout.splitlines()
+    return {name: float(rate) for name, rate in (line.split() for line in lines)}
 
 
 def run_by_hand(program: Path, samples: int) -> float:
@@ -98,15 +107,16 @@ def bench_workload(name: str, kinds: list[str], rounds: int) -> list[str]:
         ours = compile_c(folder, sources, FLAGS[kind], f"{name}_{kind}")
         built = time.perf_counter() - begin
         theirs = compile_c(BUILD / "hand", [hand], [*FLAGS[kind], *options], f"{name}_{kind}_hand")
-        _, counts = run_ours(ours, data)
+        _, counts, operations = run_ours(ours, data)
         wrong = int(np.abs(np.array(counts) - work.counts.ravel()).sum())
         times: list[list[float]] = [[], []]
         for _ in range(rounds):
             times[0].append(run_ours(ours, data)[0])
             times[1].append(run_by_hand(theirs, len(work.counts)))
         mine, by_hand = (statistics.median(part) for part in times)
+        bound = operations / rates(kind)[BOUND[name]] * 1e-6
         rows.append(
-            f"{name:4} {kind:7} {mine:9.4f} {by_hand:9.4f} {mine / by_hand:6.2f} "
+            f"{name:4} {kind:7} {mine:9.4f} {by_hand:9.4f} {mine / by_hand:6.2f} {100 * bound / mine:6.0f} % "
             f"{wrong:6} of {int(work.counts.sum()):<7} {seconds:7.1f} {built:6.1f}"
         )
     return rows
@@ -143,7 +153,8 @@ def main() -> int:
     if workloads.SOURCE.is_dir():
         workloads.ensure_data()
         print("milliseconds an inference, batch 1, one core, medians; count differences are against a float simulation")
-        print("net  flags        ours   by hand  ratio  count differences  compile  build")
+        print("of the bound: of what the processor's additions would take, measured in the same run (c/bound.c)")
+        print("net  flags        ours   by hand  ratio of bound count differences  compile  build")
         for name in options.only.split(","):
             for row in bench_workload(name, options.flags.split(","), options.rounds):
                 print(row, flush=True)

@@ -4,7 +4,7 @@
  *
  * events.bin: int32 steps, samples, inputs, events; int32 ptr[samples * steps + 1]; uint16 index[events], sample by sample; without
  * events (inputs 0) the network runs on its own. Prints "round MS" for each round, the median over its samples, then "counts" and the
- * spikes of every output neuron of every sample. Events are turned into the interface's 32-bit lists before the clock starts. */
+ * spikes of every output neuron of every sample, the bytes of memory and the synaptic operations of a sample. Events are turned into the interface's 32-bit lists before the clock starts. */
 #define _POSIX_C_SOURCE 200809L
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,7 +40,7 @@ int main(int argc, char **argv) {
   int r, s, t, rounds, samples;
   spk_net *net = NULL;
   unsigned char *memory;
-  double *times;
+  double *times, operations = 0;
   const uint32_t outputs = spk_network.port[0].size;
   if (argc < 3) { fprintf(stderr, "usage: harness events.bin rounds [samples]\n"); return 2; }
   file = fopen(argv[1], "rb");
@@ -78,12 +78,17 @@ int main(int argc, char **argv) {
         }
       }
       times[s] = now() - begin;
+      for (i = 0; r == 0 && i < spk_network.counters; i++) {
+        const char *const end = strstr(spk_network.counter[i], " operations");
+        uint64_t value = 0;
+        if (end != NULL && spk_read_counter(net, (uint32_t)i, &value) == SPK_OK) { operations += (double)value; }
+      }
     }
     qsort(times, (size_t)samples, sizeof *times, smaller);
     printf("round %.6f\n", times[samples / 2]);
   }
   printf("counts");
   for (i = 0; i < (size_t)outputs * (size_t)samples; i++) { printf(" %u", counts[i]); }
-  printf("\nbytes %lu\n", (unsigned long)spk_size());
+  printf("\nbytes %lu\noperations %.0f\n", (unsigned long)spk_size(), operations / samples);
   return 0;
 }
