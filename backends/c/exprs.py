@@ -269,9 +269,16 @@ class _IntLoop(_Writer):
         pair = [self.expr(arg, index) for arg in product.args]
         for x, k in (pair, pair[::-1]):
             low, high = k.interval
+            if expr.op == ">>" and k.number == (1 << n) - 1 and fits32((x.interval[0], x.interval[1] + k.number)):
+                return _Int(self.decayed(x, n), "i32", interval)
             if low >= 0 and ((1 << n) - 1) * high < 1 << 32 and fits32(x.interval) and fits32(k.interval):
                 return _Int(self.product("rtz" if expr.op == "rtz" else "sar", x, k, n), "i32", interval)
         return None
+
+    def decayed(self, x: _Int, n: int) -> str:
+        """floor(x * (2^n - 1) / 2^n) = x - ceil(x / 2^n)."""
+        text = x.as_("i32")
+        return f"({text} - spk_sar32({text} + {(1 << n) - 1}, {n}))"
 
     def product(self, op: str, x: _Int, k: _Int, n: int) -> str:
         """The text of a product shifted right, in 32 bits."""
@@ -468,6 +475,10 @@ class _VectorLoop(_IntLoop):
 
     def scaled(self, expr: Call, index: int, interval: Interval) -> _Int | None:
         return super().scaled(expr, index, interval) if self.bits == 32 else None
+
+    def decayed(self, x: _Int, n: int) -> str:
+        text = self.lanes(x)
+        return f"spk_sub32({text}, spk_vsar32(spk_add32({text}, spk_set32({(1 << n) - 1})), {n}))"
 
     def product(self, op: str, x: _Int, k: _Int, n: int) -> str:
         return f"spk_vmul_{op}32({self.lanes(x)}, {self.lanes(k)}, {n})"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from spikec.backends.c.exprs import C_TYPES, Lanes, Loop, Operand, float_loop, integer_loop, vector_loop
-from spikec.backends.c.parts import StateRow
+from spikec.backends.c.parts import FEW, StateRow
 from spikec.backends.c.plan import Halo, arranged, state_kinds
 from spikec.backends.c.writer import Writer
 from spikec.ir.interpret import record_name
@@ -50,7 +50,7 @@ class Neurons(Writer):
         stored = self.plan.stored[node.name, ""]
         shape = self.graph.shape_of(node.name)
         full = np.broadcast_to(spread(array, shape), shape).reshape(-1)
-        return self.constant(f"{node.name}_{name}", kind, arranged(full, stored.layout))
+        return self.constant(f"{node.name}_{name}", kind, self.padded(arranged(full, stored.layout)))
 
     def loop(self, node: Neuron) -> Loop:
         """The program as the body of a loop."""
@@ -115,8 +115,9 @@ class Neurons(Writer):
         if any(re.search(r"\bt\b", line) for line in (*function.lines, *(emit for _, emit, *_ in lists))):
             function.add("int32_t t", "net->t")
             self.uses_time = True
+        beyond = all(stored.dense_depth < 0 or stored.ring == 1 for _, stored, _ in ports)
         flags = [number for number, (_, stored, _) in enumerate(ports) if stored.dense_depth >= 0]
-        self.functions.append(function.text(first.size, halo, lanes, flags, [row[:3] for row in lists]))
+        self.functions.append(function.text(first.size, halo, lanes, flags, [row[:3] for row in lists], beyond=beyond))
         if node.start:
             self.line(f"if (net->t >= {node.start}) {{")
         for *_, count in lists:
@@ -174,6 +175,10 @@ class _Function:
         self.parameters.append(parameter)
         self.arguments.append((argument, halo))
 
+    def names(self) -> list[str]:
+        """The pointers among the parameters."""
+        return [parameter.split()[-1].lstrip("*") for parameter in self.parameters if "*" in parameter]
+
     def call(self, last: list[str], row: Halo | None = None, *, ranged: bool = True) -> str:
         """The call for the whole population, or, in a loop over i, for a row of a map."""
         bounds = [] if not ranged else ["0"] if row is None else [f"(size_t)i * {row.width}u"]
@@ -182,9 +187,18 @@ class _Function:
         ]
         return f"{self.name}({', '.join([*bounds, *given, *last])})"
 
-    def text(self, size: int, halo: Halo | None, lanes: Lanes | None, flags: list[int], lists: list[tuple[int, str, str]]) -> str:
+    def text(
+        self,
+        size: int,
+        halo: Halo | None,
+        lanes: Lanes | None,
+        flags: list[int],
+        lists: list[tuple[int, str, str]],
+        *,
+        beyond: bool,
+    ) -> str:
         """The definition. `flags` are the ports whose values are stored; `lists` those whose events are listed here: number,
-        what is emitted, and the type of an event."""
+        what is emitted, and the type of an event. `beyond`: arrays have room behind the last neuron for a whole vector."""
         unused = ["  (void)t;"] if "int32_t t" in self.parameters else []
         body = [f"    {line}" for line in self.lines]
         if lanes is None and halo is None:
@@ -201,6 +215,8 @@ class _Function:
             return [f"  for (k = 0; k < {count}u; k++, i++) {{", *body, "  }"] if count else []
 
         begin.insert(1, "  uint32_t k;")
+        if lanes is not None and width >= 64:
+            begin += ["#if SPK_VECTOR", *(f"  SPK_OPAQUE({name});" for name in self.names()), "#endif"]
         if lanes is None:
             return "\n".join([*begin, *one_by_one(width), *end])
         w = lanes.bits
@@ -227,7 +243,30 @@ class _Function:
             *(f"    c{k} = spk_list{w}_u{index[4:6]}(m{k}, (uint32_t)i, e{k}, c{k});" for k, _, index in lists),
             "  }",
         ]
+        last = width % 64
+        if last < FEW or halo is not None or not beyond:
+            if width < 64:
+                return "\n".join([*begin, *one_by_one(width), *end])
+            loops = ["#if SPK_VECTOR", *whole, *one_by_one(last), "#else", *one_by_one(width), "#endif"]
+            return "\n".join([*inner, *begin, *loops, *end])
+        # What is computed beyond the last neuron is never read.
+        part = [
+            "  {",
+            *(f"    spk_m{w} {m}[64u / SPK_N{w}];" for m in masks),
+            "    uint32_t j;",
+            f"    SPK_UNROLL for (j = 0; j < ({last}u + SPK_N{w} - 1u) / SPK_N{w}; j++) {{ {self.name}_lanes({given}); }}",
+            f"    SPK_UNROLL for (j = ({last}u + SPK_N{w} - 1u) / SPK_N{w}; j < 64u / SPK_N{w}; j++) {{",
+            *(f"      {m}[j] = spk_truth{w}(0);" for m in masks),
+            "    }",
+            *(
+                f"    c{k} = spk_events_u{index[4:6]}(spk_bits{w}(m{k}) & UINT64_C({(1 << last) - 1}), (uint32_t)i, e{k}, c{k});"
+                for k, _, index in lists
+            ),
+            "  }",
+        ]
         if width < 64:
-            return "\n".join([*begin, *one_by_one(width), *end])
-        loops = ["#if SPK_VECTOR", *whole, *one_by_one(width % 64), "#else", *one_by_one(width), "#endif"]
+            begin.remove("  uint32_t k;")
+            loops = ["#if SPK_VECTOR", *part, "#else", "  {", "  uint32_t k;", *one_by_one(width), "  }", "#endif"]
+        else:
+            loops = ["#if SPK_VECTOR", *whole, *part, "#else", *one_by_one(width), "#endif"]
         return "\n".join([*inner, *begin, *loops, *end])

@@ -43,6 +43,15 @@ def event_room(stored: Stored) -> int:
     return stored.size + 32 if stored.index == "uint16_t" else stored.size
 
 
+#: Fewer neurons than that at the end of a population are computed one by one.
+FEW: Final = 5
+
+
+def tail(size: int) -> int:
+    """Room behind an array that a population reads or writes in vectors beyond its last neuron, of up to 32 lanes."""
+    return max(-size % 32 if size % 64 >= FEW else 0, rest(size))
+
+
 def rest(size: int) -> int:
     """Elements that fill a row of accumulators up to whole vectors of sixteen."""
     return -size % 16

@@ -11,7 +11,7 @@ import numpy as np
 from spikec.backends.c.exprs import C_TYPES, literal
 from spikec.backends.c.memory import ALIGN, Life, place
 from spikec.backends.c.neurons import Neurons
-from spikec.backends.c.parts import DTYPE, WIDTH, Member, StateRow, event_room, rest
+from spikec.backends.c.parts import DTYPE, WIDTH, Member, StateRow, event_room, tail
 from spikec.backends.c.plan import Halo, Stored, arranged, state_kinds
 from spikec.backends.c.sums import Sums
 from spikec.ir.interpret import record_name
@@ -41,7 +41,8 @@ class Storage(Sums, Neurons):
                 if self.merged.get(node.name, ("", None, ""))[2] == state.name:
                     total = self.plan.stored[self.merged[node.name][0], ""]
                     kind, halo = total.kind, total.halo
-                    length = (halo.length if halo else length) + rest(stored.size)
+                    length = halo.length if halo else length
+                length += tail(stored.size) if self.integer else 0
                 name = self.member(f"s_{node.name}_{state.name}", C_TYPES[kind], length, WIDTH[kind])
                 if self.merged.get(node.name, ("", None, ""))[2] == state.name:
                     total.member = name
@@ -67,7 +68,7 @@ class Storage(Sums, Neurons):
             stored.dense_depth = max(stored.dense_depth, 0)
         owner = stored.wire[0]
         if stored.dense_depth >= 0:
-            length = (stored.halo.length if stored.halo else stored.size * stored.ring) + rest(stored.size)
+            length = (stored.halo.length if stored.halo else stored.size * stored.ring) + tail(stored.size)
             step = stored.ring == 1 and not stored.observed and not isinstance(node, (Neuron, Constant))
             self.members.append(Member(stored.member, C_TYPES[stored.kind], length, WIDTH[stored.kind], owner, step))
         if stored.list_depth >= 0:
@@ -95,7 +96,7 @@ class Storage(Sums, Neurons):
             self.initial.append(f"for (i = 0; i < {stored.size}u; i++) {{ net->{name}[{at}] = {data}[i]; }}")
         else:
             data = self.constant(f"{node.name}_{state}_init", kind, arranged(full, stored.layout))
-            self.initial.append(f"memcpy(net->{name}, {data}, sizeof net->{name});")
+            self.initial.append(f"memcpy(net->{name}, {data}, {stored.size}u * sizeof *net->{name});")
 
     def share(self) -> None:
         """Let buffers of a step that are never live together share their place; call when the step function is written.

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from spikec.backends.c.exprs import C_TYPES, Lanes, Operand, fits32, literal
-from spikec.backends.c.parts import DTYPE, WIDTH, Member, StateRow, event_room
+from spikec.backends.c.parts import DTYPE, WIDTH, Member, StateRow, event_room, tail
 from spikec.backends.c.plan import Plan, Read, Stored, arranged
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import Wire
@@ -70,6 +70,11 @@ class Writer:
             self.owners[found] = self.owner
             self.arrays.append((found, c_type, data.astype(DTYPE[kind])))
         return self.constants[key]
+
+    def padded(self, array: Array) -> Array:
+        """An array with room behind that vectors may read, in a network of integers."""
+        flat = array.reshape(-1)
+        return np.pad(flat, (0, tail(array.shape[-1]))) if self.integer else flat
 
     def indices(self, name: str, array: Array, most: int) -> tuple[str, str]:
         """An array of numbers below `most`, and its type."""
@@ -151,7 +156,7 @@ class Writer:
         c_type = C_TYPES[stored.kind]
         text = self.array(stored, read.delay)
         if read.init is not None:
-            data = self.constant(f"{stored.member}_first", stored.kind, arranged(read.init, stored.layout))
+            data = self.constant(f"{stored.member}_first", stored.kind, self.padded(arranged(read.init, stored.layout)))
             text = f"net->t < {read.delay} ? {data} + (size_t)net->t * {stored.size}u : {text}"
         return f"const {c_type} *{name} = {text};"
 

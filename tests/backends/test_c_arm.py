@@ -85,9 +85,10 @@ NARROW: Program = parse_program(
     }"""
 )
 WIDE: Program = parse_program(
-    """neuron @wide(a) params(p, q) state(u: i32 = 5, v: i32 = 0, r: i8 = 0) {
+    """neuron @wide(a) params(p, q) state(u: i32 = 5, v: i32 = 0, c: i32 = -9, r: i8 = 0) {
       u = clip(rtz(u * p, 12) + (a << 9), 24)
-      v = wrap((v * q >> 12) + rtz(u, 3) - abs(a), 23)
+      c = clip((c * 7 >> 3) + (a << 20), 30)
+      v = wrap((v * q >> 12) + rtz(u, 3) - abs(a) + (c >> 18), 23)
       quiet = r > 0
       s = not quiet and v > p * 50
       v = select(s, v - q * 20, v)
