@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from spikec.target import Target as Target
     from spikec.target import load_target as load_target
     from spikec.target import target_names as target_names
+    from spikec.tune import Tuning as Tuning
+    from spikec.tune import tune as tune
     from spikec.verification import Verification as Verification
 
 #: Public name -> the module that defines it.
@@ -55,6 +57,7 @@ _HOME = {
     "PassBug": "spikec.diagnostics",
     "Result": "spikec.result",
     "Target": "spikec.target",
+    "Tuning": "spikec.tune",
     "Verification": "spikec.verification",
     "compile": "spikec.driver",
     "interpret": "spikec.ir.interpret",
@@ -67,6 +70,7 @@ _HOME = {
     "register_neuron": "spikec.frontend.registry",
     "target_names": "spikec.target",
     "trace": "spikec.driver",
+    "tune": "spikec.tune",
     "write_graph": "spikec.ir.text",
 }
 

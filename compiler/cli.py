@@ -117,6 +117,30 @@ def _parser() -> _Parser:
     add("--dump-ir", metavar="DIR", help="write the graph after every pass, even if a later one fails")
     add("--print-after", action="append", metavar="PASS", help="print the graph after this pass; repeatable")
 
+    add = command("tune", _tune, "search for the smallest builds of MODEL that keep a score; leave a Pareto front").add_argument
+    add("model", metavar="MODEL", help="file.py:name, a .nir, .net, .onnx or .sir file, or a build folder")
+    add("-o", "--output", metavar="DIR", required=True, help="the folder of the search; one that is there already is resumed")
+    add("--calibrate", metavar="DATA", required=True, help="inputs, and labels in key y; a part is held out for scoring")
+    add("--target", help="a target's name (see spikec targets) or a .toml file; default loihi2, or the build's own")
+    add("--budget", action="append", metavar="KEY=N", help="at most so many bytes, synapses, operations or steps; repeatable")
+    add("--min-score", type=float, metavar="SHARE", help="the least share of right answers (0.95)")
+    add("--trials", type=int, default=50, metavar="N", help="how many points to try in all; default 50")
+    add("--jobs", type=int, default=1, metavar="N", help="processes; with 1, the same seed gives the same trials")
+    add("--seed", type=int, default=0, metavar="N", help="of the split, the search and the recovery; default 0")
+    add(
+        "--held-out",
+        type=float,
+        default=0.3,
+        metavar="SHARE",
+        help="the share of the samples that builds are scored on; default 0.3",
+    )
+    add("--bits", metavar="N,N", help="widths of a weight to try; default: those of the target from 8 down to 3")
+    add("--recover", type=int, metavar="EPOCHS", help="also try a recovery of so many epochs after compiling")
+    add("--weights", metavar="FILE", help="load this state dict (.pt) into the model first")
+    add("--example", metavar="DATA", help="an input as the model itself takes it, to trace the model with")
+    add("--input-shape", metavar="N,N,...", help="trace with random spikes of this shape instead of --example")
+    add("--option", action="append", metavar="KEY=VALUE", help="an option of compile or of one of the target's passes; repeatable")
+
     add = command("run", _run, "run BUILD on input data").add_argument
     add("build", metavar="BUILD", help="a build folder")
     add("--input", metavar="DATA", required=True, help="the data; key x, the input's name, or the only array")
@@ -267,6 +291,49 @@ def _compile(options: argparse.Namespace) -> int:
         memory = build.memory()
         print(f"{memory.total:,} bytes of states and buffers, {memory.constants:,} bytes of constants (spikec show --memory)")
     print(f"written to {place}")
+    return 0
+
+
+def _tune(options: argparse.Namespace) -> int:
+    from spikec.tune import tune
+
+    data, labels = _calibration(options.calibrate)
+    budget: dict[str, float] = {}
+    for pair in options.budget or ():
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise CompileError("SPK001", f"--budget {pair}: write KEY=N, such as bytes=64K")
+        number = _scalar(value)
+        budget[key] = number if isinstance(number, (int, float)) else float(_bytes(f"--budget {key}", value) or 0)
+    bits = None
+    if options.bits is not None:
+        try:
+            bits = [int(part) for part in options.bits.split(",")]
+        except ValueError:
+            raise CompileError("SPK001", f"--bits is a list such as 8,4, not '{options.bits}'") from None
+    found = tune(
+        options.model,
+        _example(options),
+        data=data,
+        labels=labels,
+        output=options.output,
+        target=options.target,
+        budget=budget,
+        min_score=options.min_score,
+        trials=options.trials,
+        jobs=options.jobs,
+        seed=options.seed,
+        held_out=options.held_out,
+        bits=bits,
+        epochs=(0, options.recover) if options.recover else (0,),
+        weights=options.weights,
+        **dict(_option(pair) for pair in options.option or ()),
+    )
+    if options.json:
+        _print_json(found.as_json())
+    else:
+        print(found.text())
+        print(f"written to {options.output}: front.txt, front.json, front.png, front.svg and builds/")
     return 0
 
 

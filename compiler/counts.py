@@ -151,6 +151,18 @@ def count(graph: Graph, inputs: Mapping[str, Array], records: Mapping[str, Array
     return {node.name: table[node.name] for node in graph.nodes if node.name in table}
 
 
+def operations(graph: Graph, inputs: Mapping[str, Array], records: Mapping[str, Array]) -> Array:
+    """Synaptic operations of every sample at every step, (batch, T); inputs and records as for `count`."""
+    synaptic = [node for node in graph.nodes if isinstance(node, SYNAPTIC)]
+    traces = _traces(graph, inputs, records, [_wire(graph, node.inputs[0]) for node in synaptic])
+    total = np.zeros(next(iter(inputs.values())).shape[:2], np.int64)
+    for node in synaptic:
+        values = traces[_wire(graph, node.inputs[0])]
+        present = (values != 0).reshape(*values.shape[:2], -1).astype(np.float64)
+        total += (present @ fan_out(node, values.shape[2:]).ravel()).astype(np.int64)
+    return total
+
+
 def _follow(graph: Graph, readers: list[Node]) -> list[Node]:
     """Populations and synaptic nodes that are reached through nodes that only rearrange or add."""
     found: dict[str, Node] = {}

@@ -62,7 +62,7 @@ _WRITERS: Final = {
 _ANNS: Final = (".onnx",)
 #: What makes a network of activations spike, before all other passes; and the steps that a frame is fed for, if nothing is said.
 _TO_SPIKING: Final = ("fold-scale", "ann-to-snn")
-_FRAME_STEPS: Final = 100
+FRAME_STEPS: Final = 100
 _SPIKING_OPTIONS: Final = frozenset({"percentile", "fire", "reset", "initial", "readout", "measured"})
 #: The target where none is named and the model is no build, which has its own.
 DEFAULT_TARGET: Final = "loihi2"
@@ -151,7 +151,7 @@ def compile(
         reading["input_kind"] = input_kind
     if spiking and time_axis == "auto":
         time_axis = None  # a network of activations takes frames
-    frame_steps = steps if steps is not None else _FRAME_STEPS
+    frame_steps = steps if steps is not None else FRAME_STEPS
     if isinstance(frame_steps, bool) or not isinstance(frame_steps, int) or frame_steps < 1:
         raise CompileError("SPK001", f"steps is a whole number of at least 1, not {steps!r}")
     given: dict[str, Any] = {"target": chosen, "calibrate": None, "labels": None, "scales": None, "bits": bits, "strict": strict}
@@ -217,7 +217,7 @@ def compile(
         passes = [each for each in passes if each not in _TO_SPIKING]
         spiking = False
     if calibrate is not None:
-        calibrate = _frames(graph, calibrate, frame_steps) if spiking else check_inputs(graph, calibrate)
+        calibrate = frames(graph, calibrate, frame_steps) if spiking else check_inputs(graph, calibrate)
         given["calibrate"] = calibrate
     if labels is not None:
         given["labels"] = _labels(labels, calibrate)
@@ -388,7 +388,7 @@ def _is_ann(graph: Graph) -> bool:
     return is_ann(graph)
 
 
-def _frames(graph: Graph, data: Any, steps: int) -> dict[str, Array]:
+def frames(graph: Graph, data: Any, steps: int) -> dict[str, Array]:
     """Calibration data of a network of activations: frames (samples, *shape) are fed at every step, without a copy of each."""
     given = {name: as_array(name, array) for name, array in by_name(graph, data).items()}
     shapes = {node.name: node.type.shape for node in graph.inputs}
@@ -430,6 +430,12 @@ def _cutoff(graph: Graph, given: Mapping[str, Any], budget: float, ledger: Ledge
         measured={"mean steps": decided.mean_steps, "of steps": float(output.shape[1]), "answers changed": float(lost)},
     )
     return found
+
+
+def decide_early(build: Build, calibrate: Mapping[str, Array], labels: Array | None, budget: float) -> None:
+    """Give a build that was changed after compiling a cutoff, calibrated on data as its last graph takes it."""
+    given = {"calibrate": calibrate, "labels": labels}
+    build.cutoff = _cutoff(build.graph(), given, budget, build.ledger, build.target)
 
 
 def _labels(labels: Any, calibrate: Mapping[str, Any] | None) -> Any:
