@@ -155,12 +155,12 @@ def tune(
     """Search for the builds of a model that no other beats in score, bytes and synaptic operations at once.
 
     model, example_input, target, options: as for `spikec.compile`; they hold for every trial. data (samples, T, *shape), or a
-    mapping by input name; labels (samples,), or (samples, T) where every step has one. held_out: the share of the samples that every build
-    is scored on; the passes are calibrated, and weights trained again, on the rest. output: a folder for the journal of the trials,
-    the front as table (front.txt, front.json) and plot (front.png, front.svg), and a ready build of each of its points (builds/).
+    mapping by input name; labels (samples,), or (samples, T) where every step has one. held_out: the share of the samples that
+    builds are scored on; the passes are calibrated, and weights trained again, on the rest. output: a folder for the journal of the
+    trials, the front as table (front.txt, front.json) and plot (front.png, front.svg), and a ready build of each point (builds/).
     budget: limits by name out of FIGURES; min_score: the least score, as a share. trials: how many there shall be in all; a search
-    that is asked for again in the same folder goes on from where it was, and may have another budget. jobs: processes. With one
-    job, the same seed gives the same trials, interrupted or not; with more, which trial is proposed depends on which ended before.
+    that is asked for again in the same folder goes on from where it was, and may have another budget. jobs: processes. With one job
+    the same seed gives the same trials, interrupted or not; with more, what is proposed depends on which ended before.
     bits: widths of a weight to try, by default those of the target from 8 down to 3. prune, prune_structured: the largest shares to
     try. cutoffs: losses allowed for an early answer, 0 for none. epochs: lengths of a recovery after compiling, 0 for none.
 
@@ -461,8 +461,8 @@ def _mend(study: Any) -> None:
 def _first(study: Any, space: Mapping[str, Sequence[float]]) -> None:
     """Begin with nothing pruned and the most bits, and with the middle of everything."""
     known = [trial.params or trial.system_attrs.get("fixed_params") for trial in study.get_trials(deepcopy=False)]
-    for pick in (lambda v: v[0], lambda v: v[len(v) // 2]):
-        point = {name: pick(values) for name, values in space.items() if len(values) > 1}
+    for share in (0.0, 0.5):
+        point = {name: values[int(share * len(values))] for name, values in space.items() if len(values) > 1}
         if point and point not in known:
             study.enqueue_trial(point)
             known.append(point)
@@ -577,8 +577,7 @@ def _plot(folder: Path, found: Tuning) -> None:
     import matplotlib
     from matplotlib.figure import Figure
 
-    rc_context: Any = matplotlib.rc_context
-    with rc_context({"svg.hashsalt": "spikec"}):
+    with matplotlib.rc_context({"svg.hashsalt": "spikec"}):
         figure = Figure(figsize=(9, 4), layout="constrained")
         for axes, name in zip(figure.subplots(1, 2, sharey=True), _SMALLER, strict=True):
             for trials, colour, label in ((found.trials, "lightgrey", "trials"), (found.front, "tab:blue", "front")):
