@@ -42,6 +42,8 @@ GOLDEN_SAMPLES: Final = 3
 GOLDEN_STEPS: Final = 16
 #: What `verify` runs beside the reference where nothing is said, as far as it is there; the target's own backend as well.
 ENGINES: Final = ("numpy", "c")
+#: The report's name in a build folder.
+REPORT: Final = "report.html"
 #: Why a backend is not available, by backend: the codes of the tools that it needs.
 _ABSENT: Final = {"c": "SPK501", "lava": "SPK511"}
 
@@ -142,6 +144,8 @@ class Build:
 
         Raises CompileError SPK008 if it cannot be written, and then leaves nothing behind. The same build gives the same bytes.
         """
+        from spikec.report import render
+
         folder = Path(folder)
         stages = self.stages  # read all of them before anything is replaced: the place may be where they came from
         graph = stages[-1].graph
@@ -164,6 +168,7 @@ class Build:
             record = default_record(graph)
             golden = Golden(self.golden, interpret(graph, self.golden, record=record)) if self.golden else None
             backend.emit(graph, own, golden)
+            _write(place / REPORT, render(self, self._result(golden.expected) if golden else None))
             if not any(own.iterdir()):
                 own.rmdir()
             seal(
@@ -203,6 +208,35 @@ class Build:
         write_folder(folder, fill)
         self.folder = folder
         return folder
+
+    def report(self, path: str | Path | None = None, x: Any = None) -> Path:
+        """The report, one HTML page: that of the build folder, or a new one at `path`, with rates and estimates from data x.
+
+        x: as for `run`; without it the build's golden samples. Raises CompileError SPK001, SPK006, SPK007, SPK008, SPK404.
+        """
+        if path is None:
+            if x is not None:
+                raise CompileError("SPK001", "a report on other data needs a place", fix="report(path=..., x=...), -o FILE")
+            if self.folder is None or not (self.folder / REPORT).is_file():
+                what = "the build is not saved" if self.folder is None else f"{self.folder} was made without a report"
+                raise CompileError("SPK404", what, fix="save the build first, or say where the report goes (path=..., -o FILE)")
+            return self.folder / REPORT
+        from spikec.report import render
+
+        inputs = self.golden if x is None else check_inputs(self.graph(), x)
+        graph = self.graph()
+        ran = interpret(graph, inputs, record=default_record(graph)) if inputs else None
+        text = render(self, None if ran is None else self._result(ran, inputs))
+        path = Path(path)
+        try:
+            _write(path, text)
+        except OSError as error:
+            raise CompileError("SPK008", f"{path}: cannot be written ({error.strerror or error})") from None
+        return path
+
+    def _result(self, execution: Execution, inputs: Mapping[str, Array] | None = None) -> Result:
+        """What the reference gave for the golden samples, or for other inputs, with everything recorded."""
+        return Result.of(self.graph(), inputs or self.golden, execution, "reference", 0.0, 0, self._setting())
 
     # -------------------------------------------------------------------------------------------------------- runs
 

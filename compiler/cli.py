@@ -172,6 +172,11 @@ def _parser() -> _Parser:
     add("--ranges", action="store_true", help="instead, how far sums and states reach, and where one can wrap or saturate")
     add("--input", metavar="DATA", help="with --ranges: how far they reach on these data as well")
 
+    add = command("report", _page, "say where the HTML report of BUILD is, or write one on other data").add_argument
+    add("build", metavar="BUILD", help="a build folder")
+    add("--input", metavar="DATA", help="data for rates and estimates; default: the golden samples in the build")
+    add("-o", "--output", metavar="FILE", help="write the report here instead")
+
     add = command("diff", _diff, "compare two graphs: lines, and numbers of arrays; exit 1 if they differ").add_argument
     add("a", metavar="A", help="a .sir, .nir, .onnx or .net file, or a build folder: its last graph")
     add("b", metavar="B", nargs="?", help="the same; left out with --passes")
@@ -470,6 +475,23 @@ def _show(options: argparse.Namespace) -> int:
         _print_json({"ir": text})
     else:
         print(text, end="")
+    return 0
+
+
+def _page(options: argparse.Namespace) -> int:
+    from spikec.build import load
+
+    build = load(options.build)
+    x = _data(options.input, build.graph()) if options.input else None
+    if options.input and not options.output:
+        raise CompileError("SPK001", "a report on other data needs a place", fix="-o FILE")
+    if options.output and not _may_be_written(Path(options.output)):
+        raise CompileError("SPK008", f"{options.output}: cannot be written: not a file in an existing folder")
+    place = build.report(options.output, x)
+    if options.json:
+        _print_json({"report": str(place)})
+    else:
+        print(place)
     return 0
 
 

@@ -111,7 +111,7 @@ class Estimate:
         """For people: a table, the sources, the notes."""
         rows = self.rows()
         width = max(len(name) for name, _ in rows)
-        lines = [f"an inference of {self.steps} steps, mean of {self.samples} samples:"]
+        lines = [f"an inference of {self.steps} steps, mean of {self.samples} sample{'s' * (self.samples != 1)}:"]
         lines += [f"  {name:{width}}  {value}" for name, value in rows]
         lines += [f"source: {source}" for source in self.sources]
         lines += [f"note: {note}" for note in self.notes]
@@ -164,7 +164,7 @@ def estimate(graph: Graph, counts: Mapping[str, Counts], samples: int, steps: in
             seconds = steps * graph.dt
             power = Interval(_over(energy.value, seconds), energy.low / seconds, energy.high / seconds, "W")
             notes.append(f"power is that of real time, {graph.dt:g} s a step")
-        elif time is not None:
+        elif time is not None and time.low > 0:
             power = Interval(None, energy.low / time.high, energy.high / time.low, "W")
             notes.append("power is that of running as fast as the bound on time allows")
         operations = work["synaptic_operation"]

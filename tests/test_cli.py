@@ -44,7 +44,7 @@ def ran(capsys: pytest.CaptureFixture[str], *words: str, status: int = 0) -> str
 def test_help_of_every_command_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     parser = cli._parser()
     commands = next(a.choices for a in parser._actions if hasattr(a, "choices") and a.choices)
-    assert list(commands) == ["compile", "run", "verify", "show", "diff", "convert", "targets", "doctor", "setup"]
+    assert list(commands) == ["compile", "run", "verify", "show", "report", "diff", "convert", "targets", "doctor", "setup"]
     for name, command in commands.items():
         with pytest.raises(SystemExit) as left:
             cli.main([name, "--help"])

@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 # What a start must not load: frameworks whatever the command is, and for `import spikec` also what is slow.
 FRAMEWORKS = {"torch", "lava", "onnx", "nir", "snntorch", "h5py", "sklearn", "scipy"}
 LAZY_AT_START: dict[str, set[str]] = {
-    "spikec": FRAMEWORKS | {"networkx", "lark"},
+    "spikec": FRAMEWORKS | {"networkx", "lark", "jinja2"},
     "spikec.cli": FRAMEWORKS,
 }
 
