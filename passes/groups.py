@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -19,7 +19,7 @@ from spikec.score import score, scored_output
 WEIGHTED = (Dense, Sparse, Conv)
 
 
-@dataclass
+@dataclass(eq=False)
 class Group:
     """Nodes that exchange values (not spikes) within a step and therefore share one scale."""
 
@@ -36,8 +36,9 @@ class Group:
         return [node for node in self.nodes if isinstance(node, WEIGHTED)]
 
 
-def groups_of(graph: Graph) -> list[Group]:
-    """Connected components over wires of values, in node order; a weight or a neuron begins a new scale."""
+def groups_of(graph: Graph, apart: Collection[str] = ()) -> list[Group]:
+    """Connected components over wires of values, in node order; a weight or a neuron begins a new scale. Nodes in `apart` are in
+    no group."""
     parent: dict[str, str] = {}
 
     def root(name: str) -> str:
@@ -47,11 +48,13 @@ def groups_of(graph: Graph) -> list[Group]:
 
     members = []
     for node in graph.nodes:
+        if node.name in apart:
+            continue
         if isinstance(node, (*WEIGHTED, Neuron)) or graph.types[node.name][0][1].kind == "value":
             members.append(node)
             root(node.name)
             for ref in node.inputs if not isinstance(node, WEIGHTED) else ():
-                if graph.type_of(ref).kind == "value" and not isinstance(graph[ref.node], Neuron):
+                if graph.type_of(ref).kind == "value" and not isinstance(graph[ref.node], Neuron) and ref.node not in apart:
                     parent[root(ref.node)] = root(node.name)
     table: dict[str, Group] = {}
     for node in members:
@@ -74,6 +77,8 @@ def silent_value(graph: Graph, ref: Ref) -> Array:
     if isinstance(node, WEIGHTED):
         return spread_bias(node, shape).astype(np.float64) if node.bias is not None else np.zeros(shape)
     parts = [silent_value(graph, operand) for operand in node.inputs]
+    if not any(part.any() for part in parts):
+        return np.zeros(shape)
     rules: dict[type[Node], Callable[[], Array]] = {
         Add: lambda: np.asarray(sum(parts)),
         Reshape: lambda: parts[0].reshape(shape),

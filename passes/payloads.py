@@ -7,16 +7,18 @@ data lie on a grid themselves (pixels, counts) its unit is tried as well, and th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
-from spikec.diagnostics import CompileError
+from spikec.diagnostics import CompileError, Diagnostic
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Concat, Conv, Dense, Gather, Input, Node, Ref, Reshape, Sparse
 from spikec.ir.types import Array, TensorType, narrowest
+from spikec.ledger import Ledger
 from spikec.passes.groups import WEIGHTED
 
 #: Levels up to the largest magnitude that are tried.
@@ -59,6 +61,67 @@ def candidates(data: Array) -> Iterator[Payload]:
     exact = [n for n in GRIDS if np.all(np.abs((x := values * n / max(-low, high)) - np.rint(x)) < 1e-6 * n)]
     for levels in dict.fromkeys((*exact[:1], *LEVELS)):
         yield payload(levels, low, high)
+
+
+def check_options(
+    inputs: Sequence[Input], calibrate: Mapping[str, Array] | None, input_bits: int | None, input_max: float | None
+) -> None:
+    """Raises CompileError SPK208 where nothing tells how large the numbers get, SPK001 for options beyond their range."""
+    if calibrate is None and input_max is None:
+        raise CompileError.many(
+            Diagnostic(
+                "SPK208",
+                f"%{node.name}: holds real numbers, and nothing says how large they get",
+                loc=node.loc,
+                fix="give calibration data, or input_max; or name an encoder that makes spikes of them (--encode rate)",
+            )
+            for node in inputs
+        )
+    if input_bits is not None and not 2 <= input_bits <= 16:
+        raise CompileError("SPK001", f"input_bits is 2 to 16, not {input_bits}")
+    if input_max is not None and not 0 < input_max < math.inf:
+        raise CompileError("SPK001", f"input_max is a number above 0, not {input_max}")
+
+
+def by_range(
+    inputs: Sequence[Input], calibrate: Mapping[str, Array] | None, bits: int, input_max: float | None
+) -> dict[str, Payload]:
+    """Payloads of so many bits up to the largest magnitude; without a sign where the data have none."""
+    levels = (1 << (bits - 1)) - 1
+    chosen = {}
+    for node in inputs:
+        data = calibrate[node.name] if calibrate is not None else np.zeros(1)
+        most = input_max or float(np.max(np.abs(data), initial=0)) or 1.0
+        signed = calibrate is None or bool(np.any(data < 0))
+        chosen[node.name] = payload(levels if signed else 2 * levels + 1, -most if signed else 0.0, most)
+    return chosen
+
+
+def on_grid(data: Array) -> Payload | None:
+    """The payload that holds calibration data exactly, if they lie on a grid."""
+    found = next(candidates(data))
+    return found if np.all(np.abs(found.of(data) * found.unit - data.astype(np.float64)) < 1e-6 * found.unit) else None
+
+
+def tell(
+    ledger: Ledger, inputs: Sequence[Input], chosen: Mapping[str, Payload], calibrate: Mapping[str, Array] | None, asked: str
+) -> None:
+    """What rounding costs, measured on the calibration data."""
+    for node in inputs:
+        found = chosen[node.name]
+        told = f"numbers from {found.low} to {found.high} in units of {found.unit:.6g}"
+        if calibrate is None:
+            ledger.record(node, "approximation", f"sent as whole {told}", asked=asked or "input_max")
+            continue
+        data = calibrate[node.name].astype(np.float64)
+        error = np.abs(found.of(data) * found.unit - data)
+        error[error < 1e-6 * found.unit] = 0  # on the grid, but for the rounding of floats
+        if np.any(error):
+            changed = int(np.count_nonzero(error))
+            what = f"rounded to whole {told}"
+            ledger.record(node, "approximation", what, changed=changed, total=error.size, largest=float(error.max()), asked=asked)
+        else:
+            ledger.record(node, "convention", f"sent as whole {told}, which hold the calibration data exactly")
 
 
 def carrying(graph: Graph, payloads: Mapping[str, Payload]) -> Graph:

@@ -30,7 +30,7 @@ from spikec.ir.types import Array, TensorType
 from spikec.ledger import Ledger
 from spikec.native import begun
 from spikec.passes.groups import WEIGHTED, Group, groups_of, measure, silent_value, spread_bias, with_bias
-from spikec.passes.payloads import Payload, as_integers, carrying, choose, payload, real_inputs, worst_sum
+from spikec.passes.payloads import Payload, as_integers, by_range, carrying, check_options, choose, real_inputs, tell, worst_sum
 from spikec.passes.rewrite import fresh_name
 from spikec.passes.translate import Widths, largest_amount, translate
 from spikec.passes.units import infer_units
@@ -108,48 +108,13 @@ class Quantize:
         inputs = real_inputs(graph)
         if not inputs:
             return {}
-        if self.calibrate is None and self.input_max is None:
-            raise CompileError.many(
-                Diagnostic(
-                    "SPK208",
-                    f"%{node.name}: holds real numbers, and nothing says how large they get",
-                    loc=node.loc,
-                    fix="give calibration data, or input_max; or name an encoder that makes spikes of them (--encode rate)",
-                )
-                for node in inputs
-            )
-        if self.input_bits is not None and not 2 <= self.input_bits <= 16:
-            raise CompileError("SPK001", f"input_bits is 2 to 16, not {self.input_bits}")
-        if self.input_max is not None and not 0 < self.input_max < math.inf:
-            raise CompileError("SPK001", f"input_max is a number above 0, not {self.input_max}")
+        check_options(inputs, self.calibrate, self.input_bits, self.input_max)
         asked = "input_bits" if self.input_bits is not None else ""
         if self.input_bits is not None or self.calibrate is None:
-            levels = (1 << ((self.input_bits or 8) - 1)) - 1
-            chosen = {}
-            for node in inputs:
-                data = self.calibrate[node.name] if self.calibrate is not None else np.zeros(1)
-                most = self.input_max or float(np.max(np.abs(data), initial=0)) or 1.0
-                signed = self.calibrate is None or bool(np.any(data < 0))
-                chosen[node.name] = payload(levels if signed else 2 * levels + 1, -most if signed else 0.0, most)
+            chosen = by_range(inputs, self.calibrate, self.input_bits or 8, self.input_max)
         else:
             chosen = choose(graph, self.calibrate, lambda found: self._lost(graph, found))
-        for node in inputs:
-            found = chosen[node.name]
-            told = f"numbers from {found.low} to {found.high} in units of {found.unit:.6g}"
-            if self.calibrate is None:
-                ledger.record(node, "approximation", f"sent as whole {told}", asked=asked or "input_max")
-                continue
-            data = self.calibrate[node.name].astype(np.float64)
-            error = np.abs(found.of(data) * found.unit - data)
-            error[error < 1e-6 * found.unit] = 0  # on the grid, but for the rounding of floats
-            if np.any(error):
-                changed = int(np.count_nonzero(error))
-                what = f"rounded to whole {told}"
-                ledger.record(
-                    node, "approximation", what, changed=changed, total=error.size, largest=float(error.max()), asked=asked
-                )
-            else:
-                ledger.record(node, "convention", f"sent as whole {told}, which hold the calibration data exactly")
+        tell(ledger, inputs, chosen, self.calibrate, asked)
         return chosen
 
     def _carried(self, payloads: Mapping[str, Payload]) -> dict[str, Array] | None:

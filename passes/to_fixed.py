@@ -9,7 +9,7 @@ adaptation variable that counts spikes), which is inferred from the program; a f
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final
 
@@ -25,6 +25,7 @@ from spikec.ir.rules import verify
 from spikec.ir.types import Array, TensorType, narrowest
 from spikec.ledger import Ledger
 from spikec.passes.groups import WEIGHTED, Group, groups_of, measure, silent_value
+from spikec.passes.payloads import as_integers, by_range, check_options, on_grid, real_inputs, tell
 from spikec.passes.rewrite import redirect
 from spikec.passes.translate import NARROW_BITS, STATE_BITS, Widths, largest_amount, translate
 from spikec.passes.units import infer_units, is_truth
@@ -39,7 +40,8 @@ class ToFixed:
     """Floats to integers of `bits` bits a weight. Takes the float level, gives the fixed level; approximate.
 
     bits: 2 to 16. calibrate: (samples, T, *shape) by input name. labels: (samples,), to measure the accuracy. scales: by layer,
-    a scale that is to be kept, the one for which the weights were trained.
+    a scale that is to be kept, the one for which the weights were trained. input_bits: of real-valued input (by default as many as
+    a weight, at least 8, or what a grid takes that the data lie on); input_max: the largest magnitude of it, without calibration.
     """
 
     target: Target
@@ -47,6 +49,8 @@ class ToFixed:
     calibrate: Mapping[str, Array] | None = None
     labels: Array | None = None
     scales: Mapping[str, float] | None = None
+    input_bits: int | None = None
+    input_max: float | None = None
     name: ClassVar[str] = "to-fixed"
     levels: ClassVar[tuple[str, ...]] = ("float",)
 
@@ -58,26 +62,28 @@ class ToFixed:
         problems = [p for node in graph.nodes for p in self._refused(node, graph)]
         if problems:
             raise CompileError.many(problems)
-        records = self._float_run(graph)
+        given, graph = graph, self._whole_inputs(graph, ledger)
+        records = self._float_run(given)
         scales: dict[tuple[str, str], float] = {}
         converted: dict[str, Node] = {}
         for node in graph.nodes:
             if isinstance(node, (Input, Constant)):
                 converted[node.name] = self._source(node)
-        members: dict[str, Group] = {}
-        for group in groups_of(graph):
-            for node in group.nodes:
-                members[node.name] = group
-        done: set[int] = set()
-        for node in graph.order:
-            found = members.get(node.name)
-            if isinstance(node, Input):
-                scales[node.name, ""] = 1.0 if node.unit is None else 1 / node.unit
-            if found is None and not isinstance(node, Input):  # it hands on spikes, or numbers that a population emits
-                scales[node.name, ""] = self._joined(node, node.inputs, graph, scales)
-            elif found is not None and id(found) not in done and not isinstance(node, Input):
-                done.add(id(found))
+        handed = _handed_on(graph)
+        groups = groups_of(graph, handed)
+        grouped = {node.name for group in groups for node in group.nodes}
+        rest = [Group([node]) for node in graph.order if node.name not in grouped and not isinstance(node, Constant)]
+        waiting = [*rest, *groups]
+        while waiting:
+            # Where all wait for one another the first says so.
+            found = next((group for group in waiting if not _missing(group, graph, scales)), waiting[0])
+            waiting.remove(found)
+            if found not in rest:
                 self._group(found, graph, scales, converted, records, ledger)
+                continue
+            (node,) = found.nodes
+            unit = node.unit if isinstance(node, Input) else None
+            scales[node.name, ""] = 1 / unit if unit is not None else self._joined(node, node.inputs, graph, scales)
         nodes = [converted.get(node.name, node) for node in graph.nodes]
         result = _wide_enough(graph.with_nodes(nodes, level="fixed"))
         try:
@@ -90,7 +96,7 @@ class ToFixed:
             unit = scales.get((ref.node, ref.port), 1.0)
             if not isinstance(graph[ref.node], Neuron) and graph.type_of(ref).kind != "spike" and unit != 1.0:
                 ledger.record("", "convention", f"the output {name} is in units of {1 / unit:.6g}")
-        measure(graph, result, self.calibrate, self.labels, ledger)
+        measure(given, result, self.calibrate, self.labels, ledger)
         return result
 
     @property
@@ -102,9 +108,6 @@ class ToFixed:
         def no(message: str, fix: str) -> Diagnostic:
             return Diagnostic("SPK202", f"%{node.name}: {message}", loc=node.loc, fix=fix)
 
-        if isinstance(node, Input) and node.type.kind != "spike":
-            whole = node.bounds is not None
-            return [] if whole else [no("real-valued input has no integer form yet", "encode it as spikes, or leave out --bits")]
         if isinstance(node, Scale):
             return [no("a scale that feeds no weight has no integer form", "leave out --bits")]
         for ref in node.inputs:
@@ -112,12 +115,26 @@ class ToFixed:
                 return [no(f"initial values of {ref} have no integer form", "leave out --bits")]
         return []
 
+    def _whole_inputs(self, graph: Graph, ledger: Ledger) -> Graph:
+        """Real-valued inputs with the unit and the bounds of the whole numbers that they become."""
+        inputs = [node for node in real_inputs(graph) if node.bounds is None]
+        if not inputs:
+            return graph
+        check_options(inputs, self.calibrate, self.input_bits, self.input_max)
+        chosen = by_range(inputs, self.calibrate, self.input_bits or max(self.bits, 8), self.input_max)
+        if self.calibrate is not None and self.input_bits is None:
+            chosen |= {node.name: found for node in inputs if (found := on_grid(self.calibrate[node.name]))}
+        tell(ledger, inputs, chosen, self.calibrate, "input_bits" if self.input_bits is not None else f"--bits {self.bits}")
+        units = {node.name: replace(as_integers(node, chosen[node.name]), type=node.type) for node in inputs}
+        return graph.with_nodes(units.get(node.name, node) for node in graph.nodes)
+
     def _source(self, node: Input | Constant) -> Node:
         if isinstance(node, Constant):
             return replace(node, value=np.rint(node.value).astype(np.int32))
         if node.type.kind == "spike":
             return replace(node, type=TensorType("spike", node.type.shape, "i8"))
-        return replace(node, type=TensorType(node.type.kind, node.type.shape, "i32"))
+        dtype = "i32" if node.unit is None or node.bounds is None else narrowest(*node.bounds) or "i32"
+        return replace(node, type=TensorType(node.type.kind, node.type.shape, dtype))
 
     # Scales ----------------------------------------------------------------------------------------------------------
 
@@ -149,6 +166,16 @@ class ToFixed:
                 if changed < fewest:
                     scale, fewest = largest * factor, changed
         scale = largest if scale is None else scale
+        for layer in group.weighted:
+            most = float(np.max(np.abs(layer.weight), initial=0.0)) * scale / sources[layer.name]
+            if 0 < most < min(2, self._top):
+                others = ", ".join(f"%{n.name}" for n in group.weighted if n is not layer) or "it"
+                layer.fail(
+                    "SPK202",
+                    f"of its weights nothing is left at {self.bits} bits: it reads {layer.inputs[0]} in units of "
+                    f"{1 / sources[layer.name]:.6g}, and the sum, for {others}, is in units of {1 / scale:.6g}",
+                    fix="give it a population of its own, or more bits",
+                )
         for node in self._convert(group, graph, scale, sources, scales, records, ledger):
             converted[node.name] = node
 
@@ -159,7 +186,7 @@ class ToFixed:
             _scale_of(node, ref, graph, scales)
             for node in group.nodes
             for ref in (node.inputs if not isinstance(node, WEIGHTED) else ())
-            if ref.node not in own or isinstance(graph[ref.node], (Neuron, Input))
+            if ref.node not in own or isinstance(graph[ref.node], Neuron)
         ]
         if entering:
             return min(entering)
@@ -254,15 +281,13 @@ class ToFixed:
         )
         # A maximum of sums is not the sum of maxima.
         bias_moves = bias_moves and not any(isinstance(n, Pool) for n in group.nodes)
-        own = {node.name for node in group.nodes if not isinstance(node, (Neuron, Input))}
+        own = {node.name for node in group.nodes if not isinstance(node, Neuron)}
         result: list[Node] = []
         for node in group.nodes:
-            if isinstance(node, Input):
-                continue
             if isinstance(node, WEIGHTED):
                 result.append(self._weights(node, scale / sources[node.name], scale, bias_moves, ledger))
             elif isinstance(node, Neuron):
-                result.append(self._neuron(node, graph, scale, scales, bias_moves, sources.values(), records, ledger))
+                result.append(self._neuron(node, graph, scale, scales, bias_moves, own, sources.values(), records, ledger))
             elif isinstance(node, Constant):
                 result.append(self._constant(node, scale, ledger))
             else:
@@ -304,15 +329,14 @@ class ToFixed:
         scale: float,
         scales: dict[tuple[str, str], float],
         bias_moves: bool,
+        own: Collection[str],
         reading: Iterable[float],
         records: Mapping[str, Array] | None,
         ledger: Ledger,
     ) -> Node:
         operands = {}
         for name, ref in zip(node.program.inputs, node.inputs, strict=True):
-            kind = graph.type_of(ref).kind
-            inner = kind == "value" and not isinstance(graph[ref.node], (Neuron, Input))
-            operands[name] = scale if inner else _scale_of(node, ref, graph, scales)
+            operands[name] = scale if ref.node in own else _scale_of(node, ref, graph, scales)
         biases = {}
         if bias_moves:
             offset = silent_value(graph, node.inputs[0])
@@ -354,6 +378,30 @@ class ToFixed:
             asked=f"--bits {self.bits}",
             **more,
         )
+
+
+def _handed_on(graph: Graph) -> set[str]:
+    """Inputs, and nodes that hand on what inputs and populations give without adding a sum to it: their scale is given."""
+    found: set[str] = set()
+    for node in graph.order:
+        moved = node.inputs and not isinstance(node, (*WEIGHTED, Neuron))
+        if isinstance(node, Input) or (
+            moved and all(ref.node in found or isinstance(graph[ref.node], Neuron) for ref in node.inputs)
+        ):
+            found.add(node.name)
+    return found
+
+
+def _missing(group: Group, graph: Graph, scales: Mapping[tuple[str, str], float]) -> bool:
+    """Whether a scale that a group reads is not known yet."""
+    own = {node.name for node in group.nodes if not isinstance(node, Neuron)}
+    return any(
+        graph.type_of(ref).kind != "spike"
+        and (ref.node, ref.port) not in scales
+        and (ref.node not in own or isinstance(node, WEIGHTED))
+        for node in group.nodes
+        for ref in node.inputs
+    )
 
 
 def _scale_of(node: Node, ref: Ref, graph: Graph, scales: Mapping[tuple[str, str], float]) -> float:

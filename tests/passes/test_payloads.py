@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import snntorch as snn
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets import dense, graph, leaky, values
@@ -14,8 +16,8 @@ import spikec
 from spikec.diagnostics import CompileError
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import interpret
-from spikec.ir.ops import Add, Concat, Conv, Input, Ref, Reshape
-from spikec.ir.text import parse_graph, print_graph
+from spikec.ir.ops import Add, Concat, Conv, Gather, Input, Neuron, Pool, Ref, Reshape
+from spikec.ir.text import parse_graph, parse_program, print_graph
 from spikec.ir.types import Array
 from spikec.passes.payloads import candidates
 from spikec.runtime import encoders
@@ -190,3 +192,75 @@ def test_mistakes(target: str) -> None:
     with pytest.raises(CompileError) as strict:
         spikec.compile(net(), target=target, calibrate=x, strict=True)
     assert any("%in: rounded to whole numbers" in str(item) for item in strict.value.diagnostics)
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 1 << 30), bits=st.sampled_from([6, 8, 12, 16]), pooled=st.booleans(), signed=st.booleans())
+def test_a_processor_takes_real_numbers_through_every_wire(seed: int, bits: int, pooled: bool, signed: bool) -> None:
+    """Through weights, pools and straight into a population: integers and floats agree within rounding."""
+    rng = np.random.default_rng(seed)
+    x = (rng.normal(size=(3, 5, 2, 6, 6)) if signed else rng.random((3, 5, 2, 6, 6))).astype(F) * 3.7
+    program = parse_program("neuron @sum(a, b) state(v = 0) {\nv = 0.5 * v + a - 0.25 * b\nemit v: graded\n}")
+    weight = rng.normal(size=(2, 2, 1, 1)).astype(F)
+    pool = Pool(name="p", inputs=(Ref("in"),), mode="average" if pooled else "max", kernel=(2, 2), stride=(1, 1))
+    g = graph(
+        values((2, 6, 6)),
+        pool,
+        Conv(name="c", inputs=(Ref("p"),), weight=weight, bias=rng.normal(size=2).astype(F)),
+        Gather(name="cut", inputs=(Ref("in"),), indices=np.arange(72).reshape(2, 6, 6)[:, :5, :5]),
+        Neuron(name="l", inputs=(Ref("c"), Ref("cut")), program=program),
+        out=["l"],
+    )
+    build = spikec.compile(g, target="host", bits=bits, calibrate=x)
+    (told,) = [entry.what for entry in build.ledger if "the output" in entry.what]
+    exact = build.run(x, "reference", level="float").outputs["l"]
+    got = build.run(x, "reference").outputs["l"]
+    unit = float(told.rsplit(" ", 1)[1])
+    assert np.abs(got * unit - exact).max() <= (8 * 2.0 ** (1 - bits) + 0.002) * np.abs(exact).max()
+    np.testing.assert_array_equal(build.run(x, "numpy").outputs["l"], got)
+
+
+def test_a_traced_convolutional_network_on_host_with_a_constant_frame() -> None:
+    torch.manual_seed(0)
+    lif = {"beta": 0.9, "threshold": 0.1, "init_hidden": True}
+    net_ = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3),
+        snn.Leaky(**lif),
+        torch.nn.AvgPool2d(2),
+        torch.nn.Flatten(),
+        torch.nn.Linear(36, 5),
+        snn.Leaky(**lif),
+    )
+    frame = torch.rand(24, 1, 8, 8) * 4 - 1
+    x = frame[:, None].repeat(1, 15, 1, 1, 1).numpy()
+    build = spikec.compile(net_, frame[:2], target="host", bits=8, calibrate=x, time_axis=None, steps=15)
+    node = build.graph().inputs[0]
+    assert node.unit == pytest.approx(3 / 127, rel=0.02) and node.bounds is not None
+    (told,) = [entry for entry in build.ledger if entry.node == node.name and entry.pass_name == "to-fixed"]
+    rounding = np.abs(np.rint(x.astype(np.float64) / node.unit) * node.unit - x)
+    assert told.kind == "approximation" and told.total == x.size and told.largest == pytest.approx(rounding.max())
+    spikes = {name: next(iter(build.run(x, name).outputs.values())) for name in ("reference", "numpy", "c")}
+    np.testing.assert_array_equal(spikes["numpy"], spikes["reference"])
+    np.testing.assert_array_equal(spikes["c"], spikes["reference"])
+    exact = next(iter(build.run(x, "reference", level="float").outputs.values()))
+    assert exact.sum() > 150 and abs(spikes["c"].sum() - exact.sum()) < 0.05 * exact.sum()
+    assert build.verify(x).ok
+    (first, *_) = (item.name for item in build.graph().neurons)
+    hidden = [build.run(x, "numpy", level=level, record=first).records[first] for level in ("float", None)]
+    assert np.mean(hidden[0] != hidden[1]) < 0.015
+    # What is left is rounding: with sixteen bits it goes.
+    fine = spikec.compile(net_, frame[:2], target="host", bits=16, calibrate=x, time_axis=None, steps=15)
+    got = next(iter(fine.run(x, "c").outputs.values()))
+    assert np.count_nonzero(got != exact) < 0.02 * exact.sum()
+
+
+def test_real_numbers_on_host_need_a_range() -> None:
+    with pytest.raises(CompileError) as caught:
+        spikec.compile(net(), target="host", bits=8)
+    assert caught.value.code == "SPK208" and "input_max" in str(caught.value) and "--encode" in str(caught.value)
+    build = spikec.compile(net(), target="host", bits=8, input_max=2.0)
+    assert source(build).bounds == (-127, 127) and source(build).unit == pytest.approx(2 / 127)
+    pixels = np.repeat(RNG.integers(0, 17, (20, 1, 4)) / 16, 8, axis=1).astype(F)
+    assert source(spikec.compile(net(), target="host", bits=8, calibrate=pixels)).unit == 1 / 16
+    with pytest.raises(CompileError, match="beyond the range"):
+        build.run(frames() * 9)

@@ -321,3 +321,39 @@ def test_constants_are_held_at_the_scale_of_their_sum() -> None:
     data = {"in": spikes(rng, 30, 40, 30)}
     exact, got = interpret(graph, data).outputs["l"], interpret(convert(graph, bits=16), data).outputs["l"]
     assert np.count_nonzero(got != exact) < 0.02 * exact.sum()
+
+
+def early_and_late(bottom: str) -> Graph:
+    """A population that sums up what %skip and %late send, of which the first reads `bottom`."""
+    rng = np.random.default_rng(9)
+    graph = network(PROGRAMS["zero"], 0.9, 1.0, (rng.normal(size=(20, 30)) * 0.3).astype(F32))
+    name, _, port = bottom.partition(".")
+    skip = Dense(
+        name="skip", inputs=(Ref(name, port),), weight=(rng.normal(size=(6, 30 if name == "in" else 20)) * 0.3).astype(F32)
+    )
+    more = (
+        Dense(name="fc0", inputs=(Ref("in"),), weight=(rng.normal(size=(20, 30)) * 0.3).astype(F32)),
+        replace(graph["l"], name="l0", inputs=(Ref("fc0"),)),
+        skip,
+        *graph.nodes[1:],
+        Dense(name="late", inputs=(Ref("l", "v"),), weight=(rng.normal(size=(6, 20)) * 0.3).astype(F32)),
+        Add(name="both", inputs=(Ref("skip"), Ref("late"))),
+        replace(graph["l"], name="l2", inputs=(Ref("both"),)),
+    )
+    return verify(graph.with_nodes((graph.nodes[0], *more), (("l2", Ref("l2")),)))  # type: ignore[arg-type]  # nodes of every kind
+
+
+def test_a_sum_of_what_comes_early_and_late() -> None:
+    """Groups take their turn when the scales that they read are known, not in the order of their first nodes."""
+    graph = early_and_late("l0.v")
+    data = {"in": spikes(np.random.default_rng(1), 30, 40, 30)}
+    exact, got = interpret(graph, data).outputs["l2"], interpret(convert(graph, bits=16), data).outputs["l2"]
+    assert exact.sum() > 300
+    assert np.count_nonzero(got != exact) < 0.03 * exact.sum()
+
+
+def test_weights_that_would_vanish_beside_others_are_refused() -> None:
+    """Spikes and fine numbers in one sum: at the scale that the former need nothing is left of the latter's weights."""
+    with pytest.raises(CompileError, match=r"error\[SPK202\]: %late: of its weights nothing is left at 8 bits") as caught:
+        convert(early_and_late("in"))
+    assert "%skip" in str(caught.value)
