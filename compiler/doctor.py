@@ -74,6 +74,7 @@ def checks(lava: Check) -> list[Check]:
         _package("networkx", "for everything", required=True),
         _package("lark", "for everything", required=True),
         _package("jinja2", "for everything", required=True),
+        _package("scipy", "for delays longer than a chip's", required=True),
         _cache(),
         _package("torch", "to compile PyTorch models", extra="torch"),
         _package("snntorch", "to compile snnTorch models", extra="snntorch"),

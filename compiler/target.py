@@ -40,7 +40,8 @@ class NativeNeuron:
     are matched against up to algebra; without one the neuron is met at the fixed level only. `rules` says how each fixed parameter
     comes from the pattern's (see `spikec.passes.quantize`). `late` maps a parameter that shifts when the population starts late,
     the phase of a periodic reset, to the parameter that is its period. `bias_synapse` names the bias parameters and the decay value
-    at which a bias may arrive as a synaptic sum instead. `implementation` is for the backend.
+    at which a bias may arrive as a synaptic sum instead. `relay` are parameters, and the weight of a synapse, with which it passes
+    every spike on and remembers nothing. `implementation` is for the backend.
     """
 
     name: str
@@ -50,6 +51,7 @@ class NativeNeuron:
     late: Mapping[str, str]
     bias_synapse: Mapping[str, Any]
     implementation: Mapping[str, Any]
+    relay: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ _SYSTEMS: Final = ("linux", "none")
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_+=.,/ -]*")
 _COSTS: Final = {item.name for item in fields(Costs)}
 _OPERATIONS: Final = {"synaptic_operation", "update", "spike", "message", "hop", "step", "multiply_add", "weight"}
-_NEURON: Final = {"name", "fixed", "pattern", "rules", "late", "bias_synapse", "implementation"}
+_NEURON: Final = {"name", "fixed", "pattern", "rules", "late", "bias_synapse", "implementation", "relay"}
 
 
 def target_names() -> list[str]:
@@ -233,6 +235,7 @@ def parse_target(text: str, file: str) -> Target:
                 table.get("late", {}),
                 table.get("bias_synapse", {}),
                 table.get("implementation", {}),
+                table.get("relay", {}),
             )
         )
 

@@ -3,7 +3,7 @@
 Leiserson and Saxe: an integer lag r per node such that d + r(v) - r(u) is at least the hardware's minimum on every edge; the
 smallest lags come from Bellman-Ford. Node v then does its own step h - r(v) at hardware step h, so every spike is the same, r steps
 later. A population that starts late must be silent before and enter its step 0 in its initial state; four ways are tried in order,
-each by running the program itself.
+each by running the program itself. Where a delay exceeds the target's, relay neurons hold the spikes (`spikec.passes.relays`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from spikec.ir.ops import Add, Constant, Conv, Dense, Input, Neuron, Node, Ref, 
 from spikec.ir.ranges import graph_ranges
 from spikec.ir.types import DTYPES, Array, TensorType, int_range
 from spikec.ledger import Ledger
+from spikec.passes.relays import fewest, insert, longest_wait, relay_of
 from spikec.passes.rewrite import fresh_name, redirect, redirect_outputs
 from spikec.target import NativeNeuron, Target
 
@@ -49,13 +50,16 @@ class Retime:
     def run(self, graph: Graph, ledger: Ledger) -> Graph:
         """The retimed graph. Raises CompileError SPK204 (with the cycle), SPK205, SPK206."""
         hop = self.target.integer("synapse_hop") if self.hop is None else self.hop
-        lags = self._solve(graph, hop)
+        lags = self._solve(graph, hop, ledger)
         moved = graph.with_nodes(self._moved(node, lags) for node in graph.nodes)
-        problems = [*self._delays(moved, hop), *self._early_values(graph, lags)]
+        early = self._early_values(graph, lags)
+        taken = set(graph.by_name)
+        if self.target.has("max_delay") and hop <= self.target.integer("max_delay") + 1:
+            moved, lags = insert(moved, lags, self.target, hop, self.target.integer("max_delay"), taken, ledger)
+        problems = [*self._delays(moved, hop), *early]
         if problems:
             raise CompileError.many(problems)
         silent = _silent_inputs(moved, lags)
-        taken = set(graph.by_name)
         nodes: list[Node] = []
         for node in moved.nodes:
             own = lags[node.name]
@@ -74,8 +78,9 @@ class Retime:
 
     # Lags ------------------------------------------------------------------------------------------------------------
 
-    def _solve(self, graph: Graph, hop: int) -> dict[str, int]:
-        """The smallest lags: longest paths, found as shortest paths with the signs turned."""
+    def _solve(self, graph: Graph, hop: int, ledger: Ledger) -> dict[str, int]:
+        """The smallest lags: longest paths, found as shortest paths with the signs turned. Where a delay then exceeds what a
+        synapse holds, the lags that need the fewest relay neurons."""
         import networkx as nx
 
         constraints = nx.DiGraph()
@@ -118,7 +123,14 @@ class Retime:
                 notes=(f"every synapse takes {hop} step(s)" + (", and wires without a synapse take none" if self.rigid else ""),),
                 fix="let the recurrent connection read an earlier step, or put a synapse into it",
             ) from None
-        return {node.name: -int(found[node.name]) for node in graph.nodes}
+        lags = {node.name: -int(found[node.name]) for node in graph.nodes}
+        limit = self.target.integer("max_delay") if self.target.has("max_delay") else None
+        if limit is None or hop > limit + 1:
+            return lags
+        lags, proven = fewest(graph, constraints, _ROOT, lags, hop, limit, relay_of(self.target) is not None)
+        if not proven:
+            ledger.record("", "convention", "the search for the fewest relay neurons was cut short; there may be a way with fewer")
+        return lags
 
     def _moved(self, node: Node, lags: Mapping[str, int]) -> Node:
         own = lags[node.name]
@@ -145,15 +157,16 @@ class Retime:
         problems = []
         for node in graph.nodes:
             if isinstance(node, SYNAPSES):
-                extra = int(node.delay.max(initial=0)) if node.delay is not None else 0
-                needed = node.inputs[0].delay - hop + extra
+                needed = longest_wait(graph, node) - hop
                 if needed > limit:
+                    graded = graph.type_of(node.inputs[0]).kind != "spike"
+                    why = ", and relay neurons pass on spikes but no numbers" if graded else ", and it has no relay neuron"
                     problems.append(
                         Diagnostic(
                             "SPK205",
-                            f"%{node.name}: needs a synaptic delay of {needed} steps; {self.target.name} has {limit}",
+                            f"%{node.name}: needs a synaptic delay of {needed} steps; {self.target.name} has {limit}{why}",
                             loc=node.loc,
-                            fix="shorten the delay in the model",
+                            fix="shorten the delay in the model" + (", or send spikes" if graded else ""),
                         )
                     )
         return problems

@@ -195,6 +195,26 @@ def test_recurrence_and_skip_connections_with_delays() -> None:
 
 
 @pytest.mark.usefixtures("lava_env")
+def test_delays_beyond_the_maximum_go_through_relays() -> None:
+    """Two stages of relays behind the input, one behind a layer, which a loop and a readout share."""
+    delay = RNG.integers(0, 130, (20, 12)).astype(np.int32)
+    late = RNG.integers(0, 100, (20, 20)).astype(np.int32)
+    graph = retimed(
+        source(12),
+        dense("fc1", even((20, 12)), Ref("in"), delay=delay),
+        dense("rec", even((20, 20), 30), Ref("l1", delay=1), delay=late),
+        Add(name="sum", inputs=(Ref("fc1"), Ref("rec"))),
+        lif("l1", Ref("sum"), du=3500),
+        dense("fc2", even((9, 20)), Ref("l1", delay=80)),
+        lif("l2", Ref("fc2")),
+        outputs={"spk": Ref("l2")},
+    )
+    stages = {node.name for node in graph.neurons if "_relay" in node.name}
+    assert stages == {"in_relay1", "in_relay2", "l1_relay1"}
+    assert_equal(graph, {"in": spikes(2, 260, 12)}, (*default_record(graph), "sum", "in"))
+
+
+@pytest.mark.usefixtures("lava_env")
 def test_the_ways_of_starting_late() -> None:
     """A preimage as initial state, a bias from an always-on source, and a prologue: the host writes bias and state."""
     bias = np.full(10, 37)

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from nets import dense, graph, native, sir, spikes
 
+from spikec.backend import load_backend
 from spikec.diagnostics import CompileError
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import default_record, interpret
 from spikec.ir.neuron import Program
-from spikec.ir.ops import Add, Concat, Constant, Dense, Input, Neuron, Node, Ref
+from spikec.ir.ops import Add, Concat, Constant, Conv, Dense, Input, Neuron, Node, Ref, Reshape, Sparse
 from spikec.ir.rules import verify
 from spikec.ir.text import parse_graph, parse_program
 from spikec.ir.types import TensorType
 from spikec.ledger import Ledger
 from spikec.passes.retime import SYNAPSES, Retime
-from spikec.target import load_target
+from spikec.target import Number, Target, load_target
 
 LOIHI = load_target("loihi2")
 LIF, RESET = native("LIF"), native("LIFReset")
@@ -388,7 +390,28 @@ def test_a_neuron_that_reads_itself_without_a_synapse() -> None:
     agree(before, retime(before, rigid=False)[0])
 
 
-def test_delays_beyond_the_maximum_are_refused_all_at_once() -> None:
+def relays(g: Graph) -> int:
+    """Relay neurons of a retimed graph."""
+    return sum(g.types[n.name][0][1].size for n in g.neurons if "_relay" in n.name)
+
+
+def short(limit: int) -> Target:
+    """Loihi 2 with shorter delay lines, so that small numbers are long delays."""
+    number = Number(limit, "steps", "chosen", "a test")
+    return replace(LOIHI, numbers={**LOIHI.numbers, "max_delay": number})
+
+
+def held(g: Graph, limit: int, hop: int = 1) -> Graph:
+    """Retimed for such a target; no synapse waits longer than it can."""
+    after = verify(Retime(short(limit), hop=hop).run(verify(g), Ledger()))
+    for node in after.nodes:
+        if isinstance(node, SYNAPSES):
+            own = int(node.delay[node.weight != 0].max(initial=0)) if node.delay is not None else 0
+            assert hop <= node.inputs[0].delay and node.inputs[0].delay + own - hop <= limit, node.name
+    return after
+
+
+def test_delays_beyond_the_maximum_go_through_relays() -> None:
     def make(delay: int) -> Graph:
         return graph(
             spikes((2,), dtype="i8"),
@@ -399,13 +422,185 @@ def test_delays_beyond_the_maximum_are_refused_all_at_once() -> None:
             level="fixed",
         )
 
-    agree(make(63), retime(make(63))[0], steps=140)
-    with pytest.raises(CompileError) as caught:
-        retime(make(64))
-    assert str(caught.value) == (
-        "error[SPK205]: %x: needs a synaptic delay of 63 steps; loihi2 has 62\n  fix: shorten the delay in the model\n"
-        "error[SPK205]: %y: needs a synaptic delay of 63 steps; loihi2 has 62\n  fix: shorten the delay in the model"
+    for delay, count in ((63, 0), (64, 3), (127, 6), (200, 9)):
+        after, ledger = retime(make(delay))
+        assert relays(after) == count, "two elements of the input and one of a, a stage every 63 steps"
+        assert agree(make(delay), after, steps=2 * delay + 20) > 0
+        told = [e for e in ledger if "relay neuron(s)" in e.what]
+        assert sum(int(e.measured["neurons"]) for e in told) == count and all(e.kind == "exact" for e in told)
+
+
+def test_readers_share_a_chain_and_only_what_is_read_late_is_in_it() -> None:
+    delay = np.zeros((3, 4), np.int32)
+    delay[1, 2], delay[2, 2], delay[0, 3] = 5, 9, 3
+    weight = w(3, 4)
+    weight[2, 1], delay[2, 1] = 0, 50  # a synapse of weight 0 asks for nothing
+    g = graph(
+        spikes((4,), dtype="i8"),
+        dense("p", Ref("in", delay=1), weight, delay=delay),
+        lif("a", "p"),
+        dense("q", Ref("in", delay=7), w(2, 4, 1)),
+        lif("b", "q"),
+        out=["a", "b"],
+        level="fixed",
     )
+    after = held(g, 2)  # a stage holds 3 steps: q asks for 2 stages of all four, p for 1 of element 3 and 3 of element 2
+    assert relays(after) == 4 + 4 + 1
+    assert agree(g, after, steps=60) > 0
+
+
+def test_lags_are_moved_to_where_relays_are_fewer() -> None:
+    """The long delay of a wide layer is waited for in front of it, where one neuron does."""
+    g = graph(
+        spikes((1,), dtype="i8"),
+        dense("p", Ref("in", delay=1), w(20, 1)),
+        lif("a", "p"),
+        dense("q", Ref("a", delay=10), w(2, 20)),
+        lif("b", "q"),
+        level="fixed",
+    )
+    after = held(g, 4)
+    assert relays(after) == 1 * 1, "p reads 6 steps back in place of 1, and q 5 in place of 10"
+    assert (after["a"].lag, after["b"].lag) == (5, 0)
+    agree(g, after, steps=60)
+
+
+def test_numbers_cannot_be_relayed_but_lags_may_help() -> None:
+    values = Input(name="in", type=TensorType("graded", (3,), "i8"), bounds=(-3, 3))
+
+    def make(first: int, second: int) -> Graph:
+        parts = (dense("p", Ref("in", delay=first), w(2, 3)), lif("a", "p"), dense("q", Ref("a", delay=second), w(2, 2)))
+        return graph(values, *parts, lif("b", "q"), level="fixed")
+
+    with pytest.raises(CompileError) as caught:
+        retime(make(64, 1))
+    assert str(caught.value) == (
+        "error[SPK205]: %p: needs a synaptic delay of 63 steps; loihi2 has 62, and relay neurons pass on spikes but no numbers\n"
+        "  fix: shorten the delay in the model, or send spikes"
+    )
+    after, _ = retime(make(1, 70))
+    assert relays(after) == 0 and after["a"].lag == 7, "the first layer waits where the second could not"
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_layers_of_every_kind_with_long_delays(seed: int) -> None:
+    """Dense, sparse and convolutional layers, biases, images, loops, several readers: the same spikes on three engines."""
+    rng = np.random.default_rng(seed)
+    limit = int(rng.integers(1, 5))
+
+    def waits(shape: tuple[int, ...]) -> Any:
+        return rng.integers(0, 12, shape).astype(np.int32) if rng.random() < 0.7 else None
+
+    image = spikes((2, 5), dtype="i8")
+    kernel = (rng.integers(-5, 12, (3, 2, 3)) * 2).astype(np.int16)
+    rows = rng.random((4, 9)) < 0.5
+    nodes: list[Node] = [
+        image,
+        Conv(
+            name="c",
+            inputs=(Ref("in", delay=int(rng.integers(0, 10))),),
+            weight=kernel,
+            delay=waits(kernel.shape),
+            bias=np.array([2, 0, 4], np.int16) if seed % 2 else None,
+        ),
+        lif("a", "c", vth=8),
+        Reshape(name="flat", inputs=(Ref("a"),), shape=(9,)),
+        Sparse(
+            name="s",
+            inputs=(Ref("flat", delay=int(rng.integers(0, 8))),),
+            weight=(rng.integers(-5, 12, int(rows.sum())) * 2).astype(np.int16),
+            indices=np.nonzero(rows)[1].astype(np.int32),
+            indptr=np.concatenate([[0], rows.sum(axis=1).cumsum()]).astype(np.int32),
+            fan_in=9,
+            delay=waits((int(rows.sum()),)),
+        ),
+        Dense(name="r", inputs=(Ref("b", delay=int(rng.integers(1, 15))),), weight=w(4, 4, seed), delay=waits((4, 4))),
+        Add(name="sum", inputs=(Ref("s"), Ref("r"))),
+        lif("b", "sum", vth=20),
+        Dense(name="d", inputs=(Ref("a", delay=int(rng.integers(0, 9))),), weight=w(2, 3, seed)[:, :3].copy()[:, [0, 1, 2]]),
+        lif("e", "d"),
+    ]
+    if seed % 3:  # a dense layer over the last axis of an image
+        nodes[-2] = Dense(name="d", inputs=(Ref("a", delay=int(rng.integers(0, 9))),), weight=w(2, 3, seed), delay=waits((2, 3)))
+    g = verify(graph(*nodes, out=["b", "e"], level="fixed"))
+    after = held(g, limit)
+    assert relays(after) > 0
+    assert agree(g, after, seed, steps=50) > 0
+    x = {"in": (np.random.default_rng(seed).random((2, 40, 2, 5)) < 0.4).astype(np.int64)}
+    expected = interpret(after, x, record=default_record(after))
+    for name in ("numpy", "c"):
+        got = load_backend(name, LOIHI).run(after, x, record=default_record(after))
+        for key, value in expected.records.items():
+            np.testing.assert_array_equal(got.records[key], value, err_msg=f"{name} {key}")
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_relays_are_fewest_by_brute_force(seed: int) -> None:
+    """Every assignment of lags within reach is tried on small graphs; none needs fewer relay neurons."""
+    rng = np.random.default_rng(seed)
+    limit = int(rng.integers(1, 4))
+    nodes: list[Node] = [spikes((int(rng.integers(1, 4)),), dtype="i8")]
+    sizes = {"in": nodes[0].type.shape[0]}  # type: ignore[attr-defined]  # an input
+    for layer in range(3):
+        sizes[f"n{layer}"] = size = int(rng.integers(1, 5))
+        sources = [*rng.choice(list(sizes)[:-1], min(len(sizes) - 1, int(rng.integers(1, 3))), replace=False)]
+        if rng.random() < 0.4:
+            sources.append(f"n{layer}")
+        operands = []
+        for number, source in enumerate(sources):
+            name, loop = f"w{layer}{number}", source == f"n{layer}"
+            shape = (size, sizes[source])
+            own = rng.integers(0, 6, shape).astype(np.int32) if rng.random() < 0.4 else None
+            ref = Ref(str(source), delay=int(rng.integers(1 if loop else 0, 8)))
+            nodes.append(Dense(name=name, inputs=(ref,), weight=(rng.integers(0, 3, shape) * 2).astype(np.int16), delay=own))
+            operands.append(Ref(name))
+        nodes.append(Add(name=f"s{layer}", inputs=tuple(operands)))
+        nodes.append(lif(f"n{layer}", f"s{layer}"))
+    g = verify(graph(*nodes, out=["n2"], level="fixed"))
+
+    def needed(lag: dict[str, int]) -> int | None:
+        """Relay neurons with these lags of the populations, element by element; None if a synapse would get too little time."""
+        stages = {name: [0] * size for name, size in sizes.items()}
+        for node in g.nodes:
+            if isinstance(node, Dense):
+                ref = node.inputs[0]
+                even = node.delay is None or not node.delay[node.weight != 0].any()
+                wait = ref.delay + lag[f"n{node.name[1]}"] - lag[ref.node]
+                if wait < 1:
+                    return None
+                for (row, column), weight in np.ndenumerate(node.weight):
+                    total = wait + (0 if even else int(node.delay[row, column]))
+                    if (weight or even) and total > limit + 1:
+                        steps = -(-total // (limit + 1)) - 1
+                        stages[ref.node][column] = max(stages[ref.node][column], steps)
+        return sum(sum(column) for column in stages.values())
+
+    counts = []
+    for values in itertools.product(range(13), repeat=3):
+        count = needed({"in": 0, **{f"n{i}": value for i, value in enumerate(values)}})
+        if count is not None:
+            counts.append(count)
+    after = held(g, limit)
+    assert relays(after) == min(counts)
+    agree(g, after, seed, steps=60)
+
+
+@pytest.mark.parametrize("hop", [2, 3])
+def test_relays_where_a_synapse_takes_several_steps(hop: int) -> None:
+    g = graph(
+        spikes((3,), dtype="i8"),
+        dense("x", Ref("in", delay=11), w(2, 3), delay=np.array([[0, 1, 2], [9, 5, 3]])),
+        lif("a", "x"),
+        level="fixed",
+    )
+    assert agree(g, held(g, 3, hop), steps=50) > 0
+
+
+def test_a_synapse_that_takes_longer_than_a_delay_line_holds_is_not_relayed() -> None:
+    g = graph(spikes((2,), dtype="i8"), dense("x", Ref("in", delay=40), w(2, 2)), lif("a", "x"), level="fixed")
+    with pytest.raises(CompileError) as caught:
+        held(g, 1, hop=3)
+    assert caught.value.code == "SPK205"
 
 
 def test_a_biased_sum_that_is_read_later() -> None:
