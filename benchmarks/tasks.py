@@ -143,7 +143,8 @@ def with_weights(graph: Graph, weights: dict[str, Array]) -> Graph:
 def trained(name: str, start: Graph, train: Split, seed: int, epochs: int, rate: float) -> Graph:
     """The network after training, from the cache where it is there."""
     names = [node.name for node in start.nodes if isinstance(node, Dense)]
-    path = KEPT / f"{name}-{seed}.npz"
+    sizes = "-".join(str(node.weight.shape[0]) for node in start.nodes if isinstance(node, Dense))
+    path = KEPT / f"{name}-{sizes}-{epochs}-{seed}.npz"
     if path.exists():
         with np.load(path, allow_pickle=False) as found:
             return with_weights(start, {key: found[key] for key in names})

@@ -272,10 +272,14 @@ def chip_graph(number: int, programs: list[MadeProgram]) -> Graph:
 
 
 def union(graphs: list[Graph], change: Callable[[Graph], Graph]) -> Graph:
-    """Networks side by side in one, each changed first, names with a prefix: a simulator that starts slowly starts once."""
+    """Networks side by side in one, each changed first, names with a prefix: a simulator that starts slowly starts once.
+
+    Placed networks may share cores: the simulator does not know of them.
+    """
     nodes: list[Node] = []
     outputs = []
-    for index, graph in enumerate(map(change, graphs)):
+    changed = [change(graph) for graph in graphs]
+    for index, graph in enumerate(changed):
 
         def moved(ref: Ref, index: int = index) -> Ref:
             return Ref(f"g{index}_{ref.node}", ref.port, ref.delay, ref.init)
@@ -288,4 +292,4 @@ def union(graphs: list[Graph], change: Callable[[Graph], Graph]) -> Graph:
                 fields["program"] = node.program.renamed(f"g{index}_{node.program.name}")
             nodes.append(replace(node, **fields))
         outputs += [(f"g{index}_{name}", moved(ref)) for name, ref in graph.outputs]
-    return Graph("union", "fixed", tuple(nodes), tuple(outputs))
+    return Graph("union", changed[0].level, tuple(nodes), tuple(outputs))
