@@ -11,6 +11,7 @@ All are exact integers, and none depends on the backend:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -37,14 +38,16 @@ class Counts:
 
 def synapses(node: Dense | Sparse | Conv, shape: tuple[int, ...]) -> int:
     """The connections of a synaptic node whose operand has this shape, weights of zero left out."""
-    return int(fan_out(node, shape).sum())
+    if isinstance(node, Dense):
+        return int(np.count_nonzero(node.weight)) * math.prod(shape[:-1])
+    return int(np.count_nonzero(node.weight)) if isinstance(node, Sparse) else int(fan_out(node, shape).sum())
 
 
 def fan_out(node: Dense | Sparse | Conv, shape: tuple[int, ...]) -> Array:
     """For every element of the operand (shape), how many connections with a weight other than zero leave it."""
-    present = (node.weight != 0).astype(np.int64)
     if isinstance(node, Dense):
-        return np.broadcast_to(present.sum(axis=0), shape)
+        return np.broadcast_to(np.count_nonzero(node.weight, axis=0).astype(np.int64), shape)
+    present = (node.weight != 0).astype(np.int64)
     if isinstance(node, Sparse):
         return np.bincount(node.indices.astype(np.int64), weights=present, minlength=node.fan_in).astype(np.int64)
     group = node.weight.shape[0] // node.groups

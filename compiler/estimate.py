@@ -159,6 +159,8 @@ def estimate(graph: Graph, counts: Mapping[str, Counts], samples: int, steps: in
     else:
         if hops is None:
             notes.append("neurons have no cores: energy leaves out what a message takes from core to core")
+        else:
+            notes.append("hops a step are those that placement found, on the calibration data where there was any")
         notes += [model.note for model in (*priced, *timed[:1]) if model.note]
         if graph.dt:
             seconds = steps * graph.dt
