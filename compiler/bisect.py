@@ -19,7 +19,7 @@ from spikec.ir.interpret import interpret
 from spikec.ir.ops import Input, Neuron
 from spikec.ir.types import DTYPES, Array
 from spikec.progress import Bar
-from spikec.score import check_labels, score, scored_output
+from spikec.score import check_labels, classes, score, scored_output
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def bisect(build: Build, data: Any, labels: Any) -> Bisection:
     stages = build.stages
     inputs = check_inputs(stages[0].graph, data)
     samples, steps = next(iter(inputs.values())).shape[:2]
-    labels = check_labels(labels, samples, steps)
+    labels = check_labels(labels, samples, steps, classes(stages[0].graph))
     output = scored_output(stages[0].graph)
     scores: list[tuple[str, float]] = []
     with Bar("scoring") as bar:

@@ -409,7 +409,11 @@ class Build:
         """
         built = self.graph()
         if built.level == "float" or not built.inputs:
-            raise CompileError("SPK404", "impulses are sent through a graph of integers with inputs, and this build has none")
+            raise CompileError(
+                "SPK404",
+                "impulses are sent through a graph of integers with inputs, and this build has none",
+                fix="compile with --bits, or for a target of integers",
+            )
         names = self.stage_names
         before = names.index("retime") - 1 if "retime" in names else len(names) - 1
         runs: dict[str, Run] = {}

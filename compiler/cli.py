@@ -365,7 +365,8 @@ def _run(options: argparse.Namespace) -> int:
     batch = next(iter(result.outputs.values())).shape[0]
     print(f"{result.backend}: {batch} samples of {result.steps} steps in {result.seconds:.3g} s")
     rows: list[list[Any]] = [["output or layer", "shape", "non-zero", "a sample", "sum"]]
-    for name, array in (*result.outputs.items(), *result.records.items()):
+    recorded = [(name, array) for name, array in result.records.items() if name not in result.outputs]
+    for name, array in (*result.outputs.items(), *recorded):
         shape = "x".join(map(str, array.shape[2:])) or "1"
         count = int((array != 0).sum())
         rows.append([name, shape, count, f"{count / batch:.4g}", f"{array.sum():.6g}"])
@@ -890,6 +891,10 @@ def main(argv: Iterable[str] | None = None) -> int:
     except BrokenPipeError:
         _drop_output()  # the reader has gone
         return BROKEN_PIPE
+    except MemoryError as error:
+        what = f"more memory is needed than there is ({str(error).splitlines()[0]})" if str(error) else "there is no more memory"
+        _report(CompileError("SPK001", what, fix="give fewer samples or steps"), "--json" in arguments)
+        return 1
     except Exception as error:
         if isinstance(error, OSError) and error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
             _drop_output()

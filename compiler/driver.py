@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -35,7 +35,7 @@ from spikec.ir.types import KINDS, Array, Kind
 from spikec.ledger import Ledger
 from spikec.options import fits
 from spikec.pipeline import OPTIONAL, Stage, load_pass, run_passes, with_optional
-from spikec.score import answers, check_labels, scored_output
+from spikec.score import answers, check_labels, classes, scored_output
 from spikec.spelling import did_you_mean
 from spikec.target import FOLDER, Target, load_target, parse_target
 
@@ -138,6 +138,8 @@ def compile(
         max_flash = kept.pop("max_flash", None) if max_flash is None else max_flash
         spiking = "ann-to-snn" in build.stage_names if spiking is None else spiking
         options = {**kept, **options}
+    elif build is not None and spiking is None and "ann-to-snn" in build.stage_names:
+        spiking = True  # for another target it still has to spike
     chosen = _limited(chosen, max_ram, max_flash)
     asked_spiking = spiking or (spiking is None and bool(options.keys() & _SPIKING_OPTIONS - _reader_options(model)))
     spiking = asked_spiking or (spiking is None and isinstance(model, (str, os.PathLike)) and os.fspath(model).endswith(_ANNS))
@@ -220,7 +222,7 @@ def compile(
         calibrate = frames(graph, calibrate, frame_steps) if spiking else check_inputs(graph, calibrate)
         given["calibrate"] = calibrate
     if labels is not None:
-        given["labels"] = _labels(labels, calibrate)
+        given["labels"] = _labels(labels, calibrate, graph)
     stages = run_passes(graph, passes, {**given, **options}, ledger, seen)
     if strict:
         ledger.strict()
@@ -312,8 +314,11 @@ def read_model(
         return read(Path(path), name=name, dt=dt, ledger=ledger if ledger is not None else Ledger(), **options)
     if Path(path).suffix != ".sir":
         raise CompileError("SPK003", f"'{path}' is not a graph", fix=f"give a {_either([*_READERS, '.sir'])} file")
+    graph = read_graph(Path(path))
+    if dt is not None and graph.dt is None:  # what a torch model seldom says, and NIR needs
+        graph, dt = replace(graph, dt=dt), None
     asked = [key for key, value in {**options, "dt": dt}.items() if value is not None]
-    return verify(_plain_graph(read_graph(Path(path)), name, asked, os.fspath(path)))
+    return verify(_plain_graph(graph, name, asked, os.fspath(path)))
 
 
 def convert(
@@ -438,11 +443,11 @@ def decide_early(build: Build, calibrate: Mapping[str, Array], labels: Array | N
     build.cutoff = _cutoff(build.graph(), given, budget, build.ledger, build.target)
 
 
-def _labels(labels: Any, calibrate: Mapping[str, Any] | None) -> Any:
+def _labels(labels: Any, calibrate: Mapping[str, Any] | None, graph: Graph) -> Any:
     if calibrate is None:
         raise CompileError("SPK001", "labels need calibration data to belong to")
     samples, steps = next((data.shape[:2] for data in calibrate.values()), (0, 0))
-    return check_labels(labels, samples, steps)
+    return check_labels(labels, samples, steps, classes(graph))
 
 
 def _torch() -> ModuleType:
@@ -503,7 +508,7 @@ def _trace_module(
     from spikec.frontend import torch_trace
 
     if example_input is None:
-        where = " or define example_input in the model's file" if file else ""
+        where = ", or define example_input in the model's file" if file else ""
         raise CompileError(
             "SPK001",
             "an example input is needed to trace the model",

@@ -25,7 +25,7 @@ from spikec.ir.types import Array
 from spikec.ledger import Ledger
 from spikec.pipeline import Stage, make_pass, run_passes
 from spikec.progress import Bar
-from spikec.score import check_labels, score
+from spikec.score import check_labels, classes, score
 
 #: The passes that turn floats into integers.
 QUANTIZERS: Final = ("quantize", "to-fixed")
@@ -94,7 +94,7 @@ def recover(
     stages = build.stages
     inputs = check_inputs(stages[0].graph, data)
     samples, steps = next(iter(inputs.values())).shape[:2]
-    labels = check_labels(labels, samples, steps)
+    labels = check_labels(labels, samples, steps, classes(build.stages[0].graph))
     options = {**build.options, "target": build.target, "calibrate": {k: v[:256] for k, v in inputs.items()}}
     grid: tuple[int, int, int] = make_pass(quantizer, options).weight_grid  # type: ignore[attr-defined]  # both quantizers have it
     generator = torch.Generator().manual_seed(seed)

@@ -35,8 +35,13 @@ def score(output: Array, labels: Array) -> float:
     return float(right[counted].mean()) if counted.any() else 0.0
 
 
-def check_labels(labels: Any, samples: int, steps: int) -> Array:
-    """Labels as integers (samples,) or (samples, steps). Raises CompileError SPK006 or SPK007."""
+def classes(graph: Graph) -> int | None:
+    """How many classes the output that is scored tells apart; None without outputs."""
+    return graph.type_of(graph.output(scored_output(graph))).size if graph.outputs else None
+
+
+def check_labels(labels: Any, samples: int, steps: int, classes: int | None = None) -> Array:
+    """Labels as integers (samples,) or (samples, steps), below `classes`. Raises CompileError SPK006 or SPK007."""
     array = np.asarray(labels)
     if array.shape not in ((samples,), (samples, steps)):
         raise CompileError(
@@ -44,4 +49,7 @@ def check_labels(labels: Any, samples: int, steps: int) -> Array:
         )
     if array.dtype.kind not in "iu":
         raise CompileError("SPK007", f"the labels are {array.dtype}, not whole numbers")
+    if classes is not None and array.size and array.max() >= classes:
+        what = f"the labels reach {array.max()}, but the output tells {classes} classes apart, 0 to {classes - 1}"
+        raise CompileError("SPK007", what, fix="count classes from 0; a label below 0 is left out of the score")
     return array

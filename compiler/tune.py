@@ -35,7 +35,7 @@ from spikec.ir.text import npz_bytes, read_npz
 from spikec.ir.types import Array
 from spikec.progress import Bar
 from spikec.recover import recover
-from spikec.score import check_labels, score, scored_output
+from spikec.score import check_labels, classes, score, scored_output
 from spikec.spelling import did_you_mean
 
 #: What a budget may limit, and what each is.
@@ -178,7 +178,7 @@ def tune(
     samples, steps = next(iter(inputs.values())).shape[:2]
     if labels is None:
         raise CompileError("SPK001", "tune needs labels to score the builds with", fix="give labels; in a file, under the key y")
-    labels = check_labels(labels, samples, steps)
+    labels = check_labels(labels, samples, steps, classes(graph))
     if min(round(held_out * samples), samples - round(held_out * samples)) < 1:
         raise CompileError("SPK006", f"{samples} samples cannot be split into a calibration part and a held-out part")
     space: dict[str, Sequence[float]] = {

@@ -85,6 +85,15 @@ def test_two_bits_are_blamed_on_the_quantizer(tmp_path: Path, capsys: pytest.Cap
     assert "--bisect needs labelled data" in capsys.readouterr().err
 
 
+def test_labels_beyond_the_classes() -> None:
+    x, y = data(8)
+    build = spikec.compile(net(), target="host", bits=8, calibrate=x, labels=np.where(y > 1, -1, y))
+    with pytest.raises(CompileError, match="the labels reach 4, but the output tells 4 classes apart, 0 to 3"):
+        bisect(build, x, y * 0 + 4)
+    with pytest.raises(CompileError, match="the labels reach 9"):
+        spikec.compile(net(), target="host", bits=8, calibrate=x, labels=y * 0 + 9)
+
+
 def test_bad_labels() -> None:
     x, y = data(8)
     build = spikec.compile(net(), target="host", bits=8)

@@ -29,7 +29,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     fixed_build(tmp_path).save("build")
     (tmp_path / "tiny.sir").write_text(TINY)
-    np.savez(tmp_path / "x.npz", x=spikes(4, 10, seed=3), y=np.arange(4))
+    np.savez(tmp_path / "x.npz", x=spikes(4, 10, seed=3), y=np.arange(4) % 2)
     return tmp_path
 
 
@@ -44,7 +44,7 @@ def ran(capsys: pytest.CaptureFixture[str], *words: str, status: int = 0) -> str
 def test_help_of_every_command_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     parser = cli._parser()
     commands = next(a.choices for a in parser._actions if hasattr(a, "choices") and a.choices)
-    assert list(commands) == ["compile", "run", "verify", "show", "report", "diff", "convert", "targets", "doctor", "setup"]
+    assert list(commands) == ["compile", "tune", "run", "verify", "show", "report", "diff", "convert", "targets", "doctor", "setup"]
     for name, command in commands.items():
         with pytest.raises(SystemExit) as left:
             cli.main([name, "--help"])
@@ -203,6 +203,23 @@ def test_our_own_bug_leaves_a_reproducer(work: Path, capsys: pytest.CaptureFixtu
     assert json.loads((folder / "command.json").read_text())["arguments"][1] == "tiny.sir"
     assert spikec.read_graph(folder / "after-canonicalise.sir") == spikec.parse_graph(TINY)
     assert not Path("new").exists()
+
+
+def test_no_memory_is_no_bug(work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def greedy(*_: object, **__: object) -> None:
+        raise MemoryError("Unable to allocate 5.82 TiB")
+
+    monkeypatch.setattr("spikec.driver.compile", greedy)
+    told = ran(capsys, "compile", "tiny.sir", "-o", "out", status=1)
+    assert told == (
+        "error[SPK001]: more memory is needed than there is (Unable to allocate 5.82 TiB)\n  fix: give fewer samples or steps\n"
+    )
+
+
+def test_an_output_is_listed_once(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = ran(capsys, "run", "build", "--input", "x.npz", "--record", "all").partition("\n\n")[0].splitlines()[2:]
+    names = [row.split()[0] for row in rows]
+    assert len(names) == len(set(names)) > 1
 
 
 def test_interrupt(work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -211,3 +211,13 @@ def test_a_quantised_build_becomes_a_net_file(work: Path) -> None:
     x = (np.random.default_rng(1).random((3, 40, 3)) < 0.4).astype(np.int8)
     (before,), (after,) = interpret(graph, {"in": x}).outputs.values(), interpret(again, {"input": x}).outputs.values()
     assert np.array_equal(before, after)
+
+
+def test_a_graph_without_a_step_gets_one(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (work / "plain.sir").write_text(FLOAT.replace(" dt=1ms", ""))
+    status, told = ran(capsys, "convert", "plain.sir", "plain.nir")
+    assert status == 1
+    assert "fix: give dt" in told
+    assert ran(capsys, "convert", "plain.sir", "plain.nir", "--dt", "1ms")[0] == 0
+    assert read_model(work / "plain.nir").dt == 1e-3
+    assert ran(capsys, "convert", "tiny.sir", "tiny.nir", "--dt", "2ms")[0] == 1  # it has one

@@ -11,7 +11,7 @@ from nets import dense, graph, leaky, spikes
 import spikec
 from spikec.diagnostics import CompileError
 from spikec.ir.graph import Graph
-from spikec.ir.ops import Dense
+from spikec.ir.ops import Dense, Sparse
 
 CLASSES = 4
 
@@ -103,7 +103,8 @@ def test_gradual_pruning_reaches_the_same_budget_and_does_better(net: Graph) -> 
     once, slowly = spikec.recover(build, x, y, epochs=4), spikec.recover(build, x, y, epochs=4, rounds=4)
 
     def count(found: spikec.Build) -> int:
-        return sum(int(np.count_nonzero(node.weight)) for node in found.graph(level="fixed").nodes if isinstance(node, Dense))
+        nodes = [node for node in found.graph(level="fixed").nodes if isinstance(node, (Dense, Sparse))]
+        return sum(int(np.count_nonzero(node.weight)) for node in nodes)
 
     assert count(slowly) <= count(build) * 1.02
     assert right(slowly) > right(once)

@@ -158,7 +158,7 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "frobnicate",
-        "error[SPK001]: unknown command 'frobnicate'\n  fix: choose one of compile, run, verify, show, convert, targets, doctor, setup",
+        "error[SPK001]: unknown command 'frobnicate'\n  fix: choose one of compile, tune, run, verify, show, report, diff, convert, targets, doctor, setup",
     ),
     (
         "compile good.sir -o out --target host --option bits=4",
@@ -254,7 +254,7 @@ CASES: list[tuple[str, str]] = [
     ),
     (
         "compile good.py:net -o out",
-        "error[SPK001]: an example input is needed to trace the model\n  fix: give example_input, as the model takes it or define example_input in the model's file (command line: --example or --input-shape)",
+        "error[SPK001]: an example input is needed to trace the model\n  fix: give example_input, as the model takes it, or define example_input in the model's file (command line: --example or --input-shape)",
     ),
     (
         "compile nets.py:Two -o out --input-shape 1,6,3",
@@ -269,7 +269,7 @@ CASES: list[tuple[str, str]] = [
     ("run build --input short.npz", "error[SPK006]: the input 'in' has shape (4, 10, 2), not (batch, T, 3)"),
     (
         "run build --input sample.npz",
-        "error[SPK006]: the input 'in' has shape (10, 3), not (batch, T, 3)\n  fix: one sample also needs its batch axis: x[None]",
+        "error[SPK006]: the input 'in' has shape (10, 3), not (batch, T, 3)\n  fix: one sample also needs its batch axis, x[None]; frames shown at every step a time axis, np.repeat(x[:, None], T, axis=1)",
     ),
     ("run build --input text.npz", "error[SPK007]: the input 'in' holds <U3, not numbers"),
     ("run build --input twos.npz", "error[SPK007]: the input 'in' holds 2 at [1, 2, 0], but takes spikes, 0 or 1 (1 of 120)"),

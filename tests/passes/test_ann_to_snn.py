@@ -382,6 +382,8 @@ def test_the_driver_converts_where_it_is_asked_to() -> None:
     labels = np.arange(20) % 3
     build = spikec.compile(net, data[:2], target="host", spiking=True, calibrate=data, labels=labels, steps=40)
     assert build.stage_names == ["input", "fold-scale", "ann-to-snn", "canonicalise"]
+    other = spikec.compile(build, target="rpi4", calibrate=data, steps=40)  # for another target it still spikes
+    assert other.stage_names == build.stage_names
     assert build.verify(frames(data[:3], 40), backends=["numpy"]).ok
     with torch.no_grad():
         wanted = net(torch.tensor(data)).numpy()
