@@ -93,7 +93,10 @@ def _check(node: Input, array: Array) -> Array:
     if array.ndim != len(shape) + 2 or array.shape[2:] != shape:
         fix = None
         if array.ndim == len(shape) + 1 and array.shape[1:] == shape:
-            fix = "one sample also needs its batch axis, x[None]; frames shown at every step a time axis, np.repeat(x[:, None], T, axis=1)"
+            fix = (
+                "one sample also needs its batch axis, x[None]; "
+                "frames shown at every step a time axis, np.repeat(x[:, None], T, axis=1)"
+            )
         raise CompileError("SPK006", f"the input '{node.name}' has shape {array.shape}, not {wanted}", loc=node.loc, fix=fix)
     if 0 in array.shape[:2]:
         raise CompileError("SPK006", f"the input '{node.name}' of shape {array.shape} holds no samples or no steps")
