@@ -95,6 +95,11 @@ def _parser() -> _Parser:
     add("--max-synapses", type=int, metavar="N", help="prune until no more than so many synapses are left")
     add("--max-bytes", type=int, metavar="N", help="prune until the weights take no more than so many bytes")
     add("--cutoff", type=float, metavar="SHARE", help="answer early where at most this share of the answers is lost by it (0.002)")
+    add("--steps-to", type=int, metavar="N", help="at most so many steps: several become one, decays adjusted (needs --calibrate)")
+    add("--steps-loss", type=float, metavar="SHARE", help="the fewest steps that lose at most this share of the answers")
+    add("--simplify", type=float, metavar="SHARE", help="cheaper neurons where at most this share of the answers is lost (0.005)")
+    add("--max-delay", type=int, metavar="N", help="shorten synaptic delays to at most so many steps")
+    add("--delay-step", type=int, metavar="N", help="round synaptic delays to multiples of so many steps")
     add("--chips", type=int, metavar="N", help="how many chips there are; default: those of the target's board")
     add("--strict", action="store_true", help="refuse every approximation that was not asked for")
     add("--prove-ranges", action="store_true", help="refuse a network in which an integer can wrap or saturate")
@@ -205,7 +210,20 @@ def _parser() -> _Parser:
 
 
 #: Options of passes that have a flag of their own.
-_FLAGS = ("encode", "prune", "prune_structured", "prune_pattern", "max_synapses", "max_bytes", "chips")
+_FLAGS = (
+    "encode",
+    "prune",
+    "prune_structured",
+    "prune_pattern",
+    "max_synapses",
+    "max_bytes",
+    "chips",
+    "steps_to",
+    "steps_loss",
+    "simplify",
+    "max_delay",
+    "delay_step",
+)
 
 
 def _compile(options: argparse.Namespace) -> int:

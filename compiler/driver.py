@@ -438,7 +438,7 @@ def _cutoff(graph: Graph, given: Mapping[str, Any], budget: float, ledger: Ledge
 
 
 def decide_early(build: Build, calibrate: Mapping[str, Array], labels: Array | None, budget: float) -> None:
-    """Give a build that was changed after compiling a cutoff, calibrated on data as its last graph takes it."""
+    """Give a build that was changed after compiling a cutoff, calibrated on data as the user has them."""
     given = {"calibrate": calibrate, "labels": labels}
     build.cutoff = _cutoff(build.graph(), given, budget, build.ledger, build.target)
 

@@ -21,6 +21,9 @@ PASSES: Final[dict[str, str]] = {
     "place": "spikec.passes.place:Place",
     "shrink": "spikec.passes.shrink:Shrink",
     "prune": "spikec.passes.prune:Prune",
+    "delays": "spikec.passes.delays:Delays",
+    "shorten": "spikec.passes.shorten:Shorten",
+    "simplify": "spikec.passes.simplify:Simplify",
     "encode-inputs": "spikec.passes.encode_inputs:EncodeInputs",
     "fold-scale": "spikec.passes.fold_scale:FoldScale",
     "or-pool": "spikec.passes.or_pool:OrPool",
@@ -35,7 +38,7 @@ PASSES: Final[dict[str, str]] = {
 }
 
 #: Passes that no target lists: they run after `canonicalise`, in this order, when an option in their `asked_by` is given.
-OPTIONAL: Final = ("prune", "encode-inputs")
+OPTIONAL: Final = ("prune", "encode-inputs", "shorten", "simplify", "delays")
 
 
 class Pass(Protocol):

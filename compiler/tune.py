@@ -30,7 +30,7 @@ from spikec.diagnostics import CompileError
 from spikec.driver import FRAME_STEPS, decide_early, frames
 from spikec.driver import compile as compile_model
 from spikec.files import reading
-from spikec.inputs import check_inputs, recode
+from spikec.inputs import check_inputs
 from spikec.ir.text import npz_bytes, read_npz
 from spikec.ir.types import Array
 from spikec.progress import Bar
@@ -324,8 +324,7 @@ class _Search:
         if chosen["epochs"]:
             build = recover(build, train, labels, epochs=int(chosen["epochs"]), seed=self.seed)
             if cutoff:
-                ready = recode(build.stages[0].graph, build.graph(), seen)
-                decide_early(build, ready, labels[:_CALIBRATION], cutoff)
+                decide_early(build, seen, labels[:_CALIBRATION], cutoff)
         value, figures = measured(build, {name: array[self.check] for name, array in self.inputs.items()}, self.labels[self.check])
         folder = self.folder / "builds" / f"{number:04d}"
         build.save(folder)
@@ -335,10 +334,9 @@ class _Search:
 def measured(build: Build, inputs: Mapping[str, Array], labels: Array) -> tuple[float, dict[str, float]]:
     """The score of a build (its cutoff included) and its figures, on samples of the graph that it began with."""
     graph = build.graph()
-    inputs = recode(build.stages[0].graph, graph, inputs)
     result = build.run(inputs, "numpy", "all")
     output = result.outputs[scored_output(graph)]
-    work = operations(graph, inputs, result.records)
+    work = operations(graph, check_inputs(graph, inputs), result.records)
     steps = np.full(len(output), output.shape[1])
     value = score(output, labels)
     if build.cutoff is not None:

@@ -152,6 +152,21 @@ def level_crossing(signal: Any, step: float, *, several: bool = False) -> npt.ND
     return out
 
 
+def merge(spikes: Any, every: float) -> npt.NDArray[np.uint8]:
+    """One step for `every` steps: (batch, T, *shape) to (batch, ceil(T / every), *shape), 1 where any of them is not 0."""
+    array = np.asarray(spikes)
+    count = int(every)
+    if count != every or count < 1:
+        raise EncodingError(f"every is a whole number of at least 1, not {every:g}")
+    if array.ndim < 2:
+        raise EncodingError("the data are (batch, T, *shape)")
+    steps = -(-array.shape[1] // count)
+    padded = np.zeros((array.shape[0], steps * count, *array.shape[2:]), bool)
+    padded[:, : array.shape[1]] = array != 0
+    joined: npt.NDArray[np.uint8] = np.any(padded.reshape(array.shape[0], steps, count, *array.shape[2:]), axis=2).astype(np.uint8)
+    return joined
+
+
 def split(spikes: Any) -> npt.NDArray[np.uint8]:
     """Signed spikes as two channels: (batch, T, *shape) to (batch, T, 2, *shape), off (the negative ones) and on, as magnitudes."""
     signed = np.asarray(spikes).astype(np.int64)
@@ -165,6 +180,7 @@ ENCODERS: Final[dict[str, dict[str, float | None]]] = {
     "latency": {"threshold": 0.0, "tau": None},
     "delta": {"threshold": None},
     "level_crossing": {"step": None},
+    "merge": {"every": None},
 }
 
 
@@ -193,8 +209,11 @@ def encode(text: str, x: Any) -> Array:
 
     `rate` takes the value of each step as its probability; `phase` and `latency` take one that stays the same at all steps. Samples
     are numbered in the order of the batch. Signed spikes of `delta` and `level_crossing` are +1 and -1.
+    `merge` makes one step of several, the only one that changes T.
     """
     name, given = parse_encoder(text)
+    if name == "merge":
+        return merge(x, given["every"])
     array = _signal(x)
     if name == "delta":
         return delta(array, given["threshold"])

@@ -15,7 +15,6 @@ from nets import F, dense, graph, leaky, spikes
 import spikec
 from spikec.cli import main
 from spikec.diagnostics import CompileError
-from spikec.inputs import recode
 from spikec.ir.text import write_graph
 from spikec.tune import FIGURES, Trial, front_of, measured, tune
 
@@ -76,7 +75,7 @@ def test_a_build_scores_what_is_said(found: tuple[Path, Any]) -> None:
     check = np.sort(np.random.Generator(np.random.PCG64(0)).permutation(len(y))[:24])
     for trial in result.front:
         build = spikec.load(trial.folder)
-        run = build.run(recode(build.stages[0].graph, build.graph(), {"in": x[check]}), "reference", "all")
+        run = build.run(x[check], "reference", "all")
         output = run.outputs["l2"]
         found_answers = build.cutoff.decide(output).answers if build.cutoff else output.sum(1).argmax(1)
         assert trial.score == pytest.approx(np.mean(found_answers == y[check]))

@@ -222,3 +222,15 @@ def test_a_bad_name_says_what_there_is(text: str, message: str) -> None:
 def test_a_frame_for_latency_stays_the_same() -> None:
     with pytest.raises(encoders.EncodingError, match="stays the same at all steps"):
         encoders.encode("latency", np.arange(6).reshape(1, 2, 3) / 6)
+
+
+def test_merge_is_the_disjunction_of_steps() -> None:
+    x = np.zeros((1, 5, 2), np.float32)
+    x[0, 1, 0] = x[0, 2, 0] = x[0, 4, 1] = 1
+    assert encoders.encode("merge:every=2", x)[0].tolist() == [[1, 0], [1, 0], [0, 1]]
+    np.testing.assert_array_equal(encoders.merge(x, 1), x)
+    for every in (0, 1.5):
+        with pytest.raises(EncodingError, match="whole number of at least 1"):
+            encoders.merge(x, every)
+    with pytest.raises(EncodingError, match="batch"):
+        encoders.merge([1, 0], 2)
