@@ -212,7 +212,7 @@ class Place:
         usable = self.target.integer("chip_cores_usable")
         routers = [y * wide + (x if y % 2 == 0 else wide - 1 - x) for y in range(high) for x in range(wide)]
         chip = np.array([router * per_router + k for router in routers for k in range(per_router)])[:usable]
-        chips = -(-count // usable)
+        chips = max(1, -(-count // usable))  # without a neuron nothing is placed
         return np.concatenate([number * self.target.integer("chip_cores") + chip for number in range(chips)])[:count]
 
     def _hops(self, spots: Array) -> Array:

@@ -1,10 +1,11 @@
 """Fewer steps: several steps of the input become one, and decays and weights are adjusted.
 
 A state that decays by d a step decays by d^k in k of them. What arrives in k steps adds up with decays between 1 and d^(k-1), on
-average (1 - d^k) / (k (1 - d)), by which the weights in front are scaled, once for every decaying state that the input goes through;
-a bias, which arrives at every step, k times that. Delays are divided by k. A neuron that fired more than once in k steps fires once,
-and spikes of the input that fall together become one. What is lost by that is made up for by weights that are larger by a factor
-(BOOSTS), and where spikes are many, by decays that stay as they are: all are tried on the calibration data, and the least loss counts.
+average (1 - d^k) / (k (1 - d)), by which the weights in front are scaled, once for every decaying state that the input goes
+through; a bias, which arrives at every step, k times that. Delays are divided by k. A neuron that fired more than once in k steps
+fires once, and spikes of the input that fall together become one. What is lost by that is made up for by weights that are larger by
+a factor (BOOSTS), and where spikes are many, by decays that stay as they are: all are tried on the calibration data, and the least
+loss counts.
 """
 
 from __future__ import annotations

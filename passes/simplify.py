@@ -2,8 +2,8 @@
 
 Two things are tried, population by population, each on top of what was kept before: a state less (an adapting threshold stays at
 its initial value, which makes adaptive LIF neurons LIF; a synaptic current loses its memory and its weights are scaled by what it
-gathered, 1 / (1 - decay), which makes CUBA neurons LIF), and one value for the whole population in place of one per neuron or channel.
-A replacement stays if the loss of all that were kept, measured together, is within the budget.
+gathered, 1 / (1 - decay), which makes CUBA neurons LIF), and one value for the whole population in place of one per neuron or
+channel. A replacement stays if the loss of all that were kept, measured together, is within the budget.
 """
 
 from __future__ import annotations

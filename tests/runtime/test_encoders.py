@@ -206,7 +206,7 @@ def test_a_rate_may_change_from_step_to_step() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("morse", "there is no encoder 'morse': choose one of rate, phase, latency, delta, level_crossing"),
+        ("morse", "there is no encoder 'morse': choose one of rate, phase, latency, delta, level_crossing, merge"),
         ("rate:speed=3", "'speed=3': the encoder rate takes seed=…"),
         ("rate:seed", "'seed': the encoder rate takes seed=…"),
         ("rate:seed=x", "'seed=x': seed is a number"),
