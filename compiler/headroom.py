@@ -62,7 +62,7 @@ class Reach:
     @property
     def width(self) -> str:
         """The legal values in bits, and what happens beyond them."""
-        bits = max(self.legal[1].bit_length(), (-self.legal[0] - 1).bit_length() if self.legal[0] < 0 else 0) + 1
+        bits = (self.legal[1] - self.legal[0]).bit_length()
         return f"{bits} bits" + (f", {self.beyond}" if self.beyond else "")
 
 

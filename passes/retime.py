@@ -18,7 +18,7 @@ from spikec.diagnostics import CompileError, Diagnostic
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import Interpreter
 from spikec.ir.neuron import STEP, Assign, Call, Num, Program, Var, substitute, variables
-from spikec.ir.ops import Add, Constant, Conv, Dense, Input, Neuron, Node, Ref, Reshape, Sparse, spread
+from spikec.ir.ops import Add, Concat, Constant, Conv, Dense, Gather, Input, Neuron, Node, Ref, Reshape, Sparse, spread
 from spikec.ir.ranges import graph_ranges
 from spikec.ir.types import DTYPES, Array, TensorType, int_range
 from spikec.ledger import Ledger
@@ -431,7 +431,16 @@ def _muted(graph: Graph) -> tuple[Graph, dict[str, Any]]:
             nodes.append(Input(name=name, type=type_))
             targets[node.name, port] = Ref(name)
     outputs = redirect_outputs(graph.outputs, targets)
-    muted = graph.with_nodes(redirect(nodes, targets), outputs)
+    silent = {ref.node for ref in targets.values()}
+    quick: list[Node] = []
+    for node in redirect(nodes, targets):
+        hears = any(ref.node not in silent or ref.init is not None for ref in node.inputs)
+        if isinstance(node, SYNAPSES) and not hears:
+            node = replace(node, delay=None)  # when zeros were sent does not matter, and there may be many delays
+        elif isinstance(node, (Reshape, Gather, Concat)) and not hears:
+            silent.add(node.name)
+        quick.append(node)
+    muted = graph.with_nodes(quick, outputs)
     return muted, {item.name: np.zeros((1, *item.type.shape), np.int64) for item in muted.inputs}
 
 
