@@ -7,7 +7,7 @@ overflow; structure is drawn by hypothesis (and shrinks), the contents of arrays
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,7 +32,8 @@ from spikec.ir.ops import (
     Sparse,
     broadcasts,
 )
-from spikec.ir.types import Array, Kind, TensorType
+from spikec.ir.rules import verify
+from spikec.ir.types import DTYPES, Array, Kind, TensorType
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 
@@ -678,11 +679,35 @@ def random_inputs(graph: Graph, batch: int, steps: int, seed: int) -> dict[str, 
         shape = (batch, steps, *node.type.shape)
         density = (0.1, 0.5, 0.9)[(seed + index) % 3]
         if node.type.kind == "spike":
-            result[node.name] = (rng.random(shape) < density).astype(np.int8 if graph.level != "float" else np.float32)
+            result[node.name] = (rng.random(shape) < density).astype(np.int8 if graph.level != "float" else DTYPES[node.type.dtype])
         elif graph.level == "float":
-            result[node.name] = (rng.integers(-24, 25, shape) / 8 * (rng.random(shape) < density)).astype(np.float32)
+            result[node.name] = (rng.integers(-24, 25, shape) / 8 * (rng.random(shape) < density)).astype(DTYPES[node.type.dtype])
         else:
             low, high = node.bounds or (-128, 127)
             values = rng.integers(low, high + 1, shape)
             result[node.name] = np.where((rng.random(shape) < density) | (low > 0), values, 0)
     return result
+
+
+def widened(graph: Graph, number: int) -> Graph:
+    """The same graph with some inputs, weights, parameters and initial states in double precision."""
+    rng = np.random.default_rng(number)
+
+    def wide(value: Any) -> Any:
+        return (
+            value.astype(np.float64)
+            if isinstance(value, np.ndarray) and value.dtype == np.float32 and rng.random() < 0.4
+            else value
+        )
+
+    def changed(node: Node) -> Node:
+        if isinstance(node, Input):
+            return replace(node, type=TensorType(node.type.kind, node.type.shape, "f64" if rng.random() < 0.4 else "f32"))
+        more: dict[str, Any] = {
+            item.name: wide(getattr(node, item.name)) for item in fields(node) if item.name not in ("params", "init")
+        }
+        if isinstance(node, Neuron):
+            more |= {key: {name: wide(array) for name, array in getattr(node, key).items()} for key in ("params", "init")}
+        return replace(node, **more)
+
+    return verify(graph.with_nodes(changed(node) for node in graph.nodes))

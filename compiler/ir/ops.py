@@ -104,8 +104,9 @@ def _promote(level: Level, kind: Kind, declared: str, *dtypes: str) -> str:
         return declared
     if level != "float":
         return default_dtype(kind, level)
-    floats = [DTYPES[dtype] for dtype in dtypes if is_float(dtype)]
-    return short_dtype(np.zeros(0, np.result_type(*floats) if floats else np.float32))
+    if not any(map(is_float, dtypes)):
+        return "f32"
+    return short_dtype(np.zeros(0, np.result_type(*(DTYPES[dtype] for dtype in dtypes))))
 
 
 def _known(operands: Sequence[TensorType | None]) -> list[TensorType] | None:
@@ -177,12 +178,14 @@ class Dense(Node):
         (x,) = known
         if not x.shape or x.shape[-1] != fan_in:
             self.fail("SPK309", f"the weight takes {fan_in} inputs but %{self.inputs[0].node} has shape {x.shape}")
-        dtype = _promote(level, "value", self.dtype, x.dtype, short_dtype(self.weight))
+        dtype = _promote(level, "value", self.dtype, x.dtype, short_dtype(self.weight), *_bias_dtype(self))
         return self._output("value", (*x.shape[:-1], out), dtype)
 
     def row(self, level: Level) -> Ports:
         """Its type if its input has one axis."""
-        return self._output("value", (self.weight.shape[0],), _promote(level, "value", self.dtype, short_dtype(self.weight)))
+        return self._output(
+            "value", (self.weight.shape[0],), _promote(level, "value", self.dtype, short_dtype(self.weight), *_bias_dtype(self))
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -215,11 +218,11 @@ class Sparse(Node):
         _check_bias_delay(self, (out,), self.weight.shape)
         if (known := _known(operands)) is None:
             # The rows tell the shape even on a cycle that nothing enters.
-            return self._output("value", (out,), _promote(level, "value", self.dtype, short_dtype(self.weight)))
+            return self._output("value", (out,), _promote(level, "value", self.dtype, short_dtype(self.weight), *_bias_dtype(self)))
         (x,) = known
         if x.shape != (self.fan_in,):
             self.fail("SPK309", f"fan_in is {self.fan_in} but %{self.inputs[0].node} has shape {x.shape}")
-        dtype = _promote(level, "value", self.dtype, x.dtype, short_dtype(self.weight))
+        dtype = _promote(level, "value", self.dtype, x.dtype, short_dtype(self.weight), *_bias_dtype(self))
         return self._output("value", (out,), dtype)
 
     @property
@@ -272,7 +275,7 @@ class Conv(Node):
             wanted = f"({per_group * self.groups}, {'height, width' if space == 2 else 'length'})"
             self.fail("SPK309", f"the kernel takes shape {wanted} but %{self.inputs[0].node} has shape {x.shape}")
         size = window_shape(self, x.shape[1:], self.weight.shape[2:], self.dilation)
-        dtype = _promote(level, "value", self.dtype, x.dtype, short_dtype(self.weight))
+        dtype = _promote(level, "value", self.dtype, x.dtype, short_dtype(self.weight), *_bias_dtype(self))
         return self._output("value", (out, *size), dtype)
 
 
@@ -415,7 +418,9 @@ class Scale(Node):
             if array is not None and not broadcasts(array.shape, x.shape):
                 self.fail("SPK309", f"{name} of shape {array.shape} does not fit shape {x.shape}")
         kind: Kind = "graded" if x.kind != "value" and self.offset is None else "value"
-        dtypes = [x.dtype] + ([short_dtype(self.factor)] if self.factor.ndim else [])
+        # A single number is a scalar, which promotes nothing.
+        arrays = [a for a in (self.factor, self.offset) if a is not None and not (a.size == 1 and a.ndim <= 1)]
+        dtypes = [x.dtype, *map(short_dtype, arrays)]
         return self._output(kind, x.shape, _promote(level, kind, self.dtype, *dtypes))
 
 
@@ -503,6 +508,10 @@ def window_shape(node: Node, space: Sequence[int], kernel: Sequence[int], dilati
     if min(size) < 1:
         node.fail("SPK309", f"the window {tuple(kernel)} is larger than the input {tuple(space)}")
     return size
+
+
+def _bias_dtype(node: Dense | Sparse | Conv) -> list[str]:
+    return [] if node.bias is None else [short_dtype(node.bias)]
 
 
 def _check_bias_delay(node: Dense | Sparse | Conv, bias: tuple[int, ...], delay: tuple[int, ...]) -> None:

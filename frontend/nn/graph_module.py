@@ -99,7 +99,9 @@ class GraphModule(nn.Module):
     def _array(self, node: Node, name: str, array: Array, shape: tuple[int, ...] | None = None) -> torch.Tensor:
         key = (node.name, name)
         if key not in self._arrays:
-            self._arrays[key] = self._tensor(spread(array, shape) if shape is not None else array)
+            scalar = shape is not None and array.size == 1 and array.ndim <= 1  # promotes nothing, as in the interpreter
+            spread_out = array.reshape(()) if scalar else spread(array, shape) if shape is not None else array
+            self._arrays[key] = self._tensor(spread_out)
         return self._arrays[key]
 
     def weight_of(self, name: str) -> torch.Tensor:
@@ -336,10 +338,11 @@ class _Run:
         return total + (bias.reshape(-1, *(1,) * (total.ndim - 2)) if isinstance(node, Conv) else bias)
 
     def _product(self, node: Dense | Sparse | Conv, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        x = x.to(weight.dtype) if self.module.integer else x
+        wide = weight.dtype if self.module.integer else torch.promote_types(x.dtype, weight.dtype)
+        x, weight = x.to(wide), weight.to(wide)
         f = nn.functional
         if isinstance(node, Dense):
-            return f.linear(x, weight.to(x.dtype) if x.dtype == torch.float64 else weight)
+            return f.linear(x, weight)
         if isinstance(node, Sparse):
             full = weight.new_zeros((len(node.indptr) - 1, node.fan_in))
             index = (torch.from_numpy(node.rows), torch.from_numpy(np.array(node.indices, np.int64)))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from many import all_wires, compile_many, differences, require_compiler
-from strategies import graphs, random_inputs
+from strategies import graphs, random_inputs, widened
 
 from spikec.backends.c.backend import collect
 from spikec.backends.c.generate import unsupported
@@ -22,6 +22,7 @@ LONG = os.environ.get("SPIKEC_LONG") == "1"
 #: Examples in one translation unit; there is one shard for each of these.
 EXAMPLES = 60
 SHARDS = [("fixed", number) for number in range(50 if LONG else 6)] + [("float", number) for number in range(20 if LONG else 2)]
+SHARDS += [("wide", number) for number in range(20 if LONG else 1)]  # floats of both widths
 BATCH, STEPS = 2, 8
 
 
@@ -32,9 +33,9 @@ def test_reference_numpy_and_c_agree(level: str, shard: int) -> None:
     # A failure here shrinks: everything but C is checked as the graphs are drawn.
     @seed(shard)
     @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck), print_blob=True)
-    @given(graphs(level), st.integers(0, 1000))
+    @given(graphs("float" if level == "wide" else level), st.integers(0, 1000))
     def draw(graph: Graph, data: int) -> None:
-        verify(graph)
+        graph = widened(graph, data) if level == "wide" else verify(graph)
         text, arrays = print_graph(graph)
         again = parse_graph(text, arrays)
         assert again == graph

@@ -8,7 +8,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from nets import dense, graph, leaky, random_spikes, spikes
-from strategies import graphs, random_inputs
+from strategies import graphs, random_inputs, widened
 
 from spikec.frontend.nn.graph_module import GraphModule
 from spikec.ir.graph import Graph
@@ -27,6 +27,7 @@ def same(g: Graph, seed: int, steps: int = 9) -> None:
         found = GraphModule(g)({name: torch.from_numpy(np.array(value)) for name, value in x.items()}, record=names)
     for name, value in wanted.outputs.items():
         np.testing.assert_array_equal(found[name].numpy(), value, err_msg=f"output {name}")
+        assert g.level != "float" or found[name].numpy().dtype == value.dtype, name
     for name in names:
         np.testing.assert_array_equal(found[name].numpy(), wanted.records[name], err_msg=name)
 
@@ -35,6 +36,12 @@ def same(g: Graph, seed: int, steps: int = 9) -> None:
 @given(graphs("float"), st.integers(0, 99))
 def test_float_graphs(g: Graph, seed: int) -> None:
     same(g, seed)
+
+
+@settings(max_examples=40, deadline=None)
+@given(graphs("float"), st.integers(0, 99))
+def test_float_graphs_of_both_widths(g: Graph, seed: int) -> None:
+    same(widened(g, seed), seed)
 
 
 @settings(max_examples=40, deadline=None)

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets import F, dense, graph, leaky, native, spikes, values
+from strategies import graphs, random_inputs, widened
 
 from spikec.diagnostics import CompileError
 from spikec.ir.graph import Graph
@@ -17,7 +18,7 @@ from spikec.ir.interpret import Interpreter, default_record, interpret
 from spikec.ir.ops import Add, Concat, Constant, Conv, Dense, Gather, Input, Neuron, Pool, Ref, Reshape, Scale, Sparse
 from spikec.ir.rules import verify
 from spikec.ir.text import parse_program
-from spikec.ir.types import TensorType
+from spikec.ir.types import DTYPES, TensorType
 
 nn = torch.nn.functional
 
@@ -367,3 +368,29 @@ def test_a_population_that_only_feeds_itself() -> None:
     )
     g = verify(Graph("g", "float", nodes, (("l", Ref("l")),)))
     assert interpret(g, {}, steps=4).outputs["l"][0].tolist() == [[0, 0], [1, 1], [1, 0], [0, 0]]
+
+
+@settings(max_examples=150, deadline=None)
+@given(graphs("float"), st.integers(0, 1000), st.booleans())
+def test_what_is_computed_has_the_declared_type(g: Graph, seed: int, wide: bool) -> None:
+    """At every step, so that a delayed read is of one type from its first step on."""
+    g = widened(g, seed) if wide else verify(g)
+    inputs = random_inputs(g, 2, 5, seed)
+    machine = Interpreter(g, 2)
+    declared = {(node, port): DTYPES[type_.dtype] for node, ports in g.types.items() for port, type_ in ports}
+    for t in range(5):
+        now = machine.step({name: data[:, t] for name, data in inputs.items()})
+        assert {wire: value.dtype for wire, value in now.items()} == declared
+
+
+@pytest.mark.parametrize("bias", [np.float32, np.float64, np.int8, np.int32])
+def test_a_bias_and_an_offset_promote(bias: Any) -> None:
+    layers = [
+        dense("d", "in", np.eye(3, dtype=F), np.ones(3, bias)),
+        Scale(name="d", inputs=(Ref("in"),), factor=np.ones(3, F), offset=np.ones(3, bias)),
+        Scale(name="d", inputs=(Ref("in"),), factor=np.ones(1, np.float64), offset=np.ones((), np.float64)),
+    ]
+    for layer in layers:
+        g = verify(graph(values((3,)), layer))
+        got = interpret(g, {"in": np.ones((1, 2, 3), F)}).outputs["d"]
+        assert got.dtype == DTYPES[g.type_of(Ref("d")).dtype]

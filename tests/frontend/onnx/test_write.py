@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -15,7 +13,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from nets import LEAKY, sir
-from strategies import graphs, random_inputs
+from strategies import graphs, random_inputs, widened
 
 import spikec
 from spikec.diagnostics import CompileError
@@ -23,7 +21,7 @@ from spikec.frontend.onnx import read_onnx, write_onnx
 from spikec.frontend.onnx.write import model_of
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import interpret, record_name
-from spikec.ir.ops import Input, Neuron, Node, Ref
+from spikec.ir.ops import Input, Neuron, Ref
 from spikec.ir.rules import verify
 from spikec.ir.text import parse_program
 from spikec.ir.types import Array, TensorType
@@ -52,30 +50,6 @@ def differing(graph: Graph, inputs: dict[str, Array], record: tuple[str, ...] = 
         for k, v in found.items()
         if expected[k].dtype != v.dtype or not np.array_equal(expected[k], v)
     ]
-
-
-def widened(graph: Graph, number: int) -> Graph:
-    """The same graph with some inputs, weights, parameters and initial states in double precision."""
-    rng = np.random.default_rng(number)
-
-    def wide(value: Any) -> Any:
-        return (
-            value.astype(np.float64)
-            if isinstance(value, np.ndarray) and value.dtype == np.float32 and rng.random() < 0.4
-            else value
-        )
-
-    def changed(node: Node) -> Node:
-        if isinstance(node, Input):
-            return replace(node, type=TensorType(node.type.kind, node.type.shape, "f64" if rng.random() < 0.4 else "f32"))
-        more: dict[str, Any] = {
-            item.name: wide(getattr(node, item.name)) for item in fields(node) if item.name not in ("params", "init")
-        }
-        if isinstance(node, Neuron):
-            more |= {key: {name: wide(array) for name, array in getattr(node, key).items()} for key in ("params", "init")}
-        return replace(node, **more)
-
-    return verify(graph.with_nodes(changed(node) for node in graph.nodes))
 
 
 @pytest.mark.parametrize("shard", range(20 if LONG else 2))
