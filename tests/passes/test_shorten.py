@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,12 @@ from hypothesis import strategies as st
 from nets import F, dense, graph, leaky, spikes
 
 import spikec
+from spikec.cli import main
 from spikec.diagnostics import CompileError
 from spikec.inputs import recode
 from spikec.ir.interpret import interpret
 from spikec.ir.ops import Dense, Neuron, Ref
-from spikec.ir.text import parse_program
+from spikec.ir.text import parse_program, write_graph
 from spikec.ledger import Ledger
 from spikec.passes.shorten import Shorten, in_longer_steps
 from spikec.score import answers
@@ -96,6 +98,26 @@ def test_engines_agree_on_the_shortened_network() -> None:
     assert wanted.shape == (48, 10, 4)
     np.testing.assert_array_equal(build.run(x, "numpy").outputs["l2"], wanted)
     np.testing.assert_array_equal(build.run(x, "c").outputs["l2"], wanted)
+
+
+def test_the_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    x, y = data()
+    np.savez(tmp_path / "d.npz", x=x["in"], y=y)
+    write_graph(net(), tmp_path / "net.sir")
+    line = [
+        "compile",
+        str(tmp_path / "net.sir"),
+        "-o",
+        str(tmp_path / "b"),
+        "--target",
+        "host",
+        "--calibrate",
+        str(tmp_path / "d.npz"),
+    ]
+    assert main([*line, "--steps-to", "20", "--simplify", "0.02", "--max-delay", "4", "--delay-step", "2"]) == 0
+    assert "input -> canonicalise -> shorten -> simplify -> delays" in capsys.readouterr().out
+    assert main([*line, "--steps-loss", "2"]) == 1
+    assert "steps_loss is a share" in capsys.readouterr().err
 
 
 def test_biases_and_delays() -> None:
