@@ -11,9 +11,11 @@ import torch.nn as nn
 import torch.nn.functional as F
 from snntorch import surrogate, utils
 
+from spikec.frontend.onnx.write import model_of
 from spikec.frontend.torch_trace import trace
 from spikec.ir.interpret import interpret
 from spikec.ir.text import parse_graph, print_graph
+from support.onnx_models import run
 
 T, B = 9, 3
 
@@ -1061,6 +1063,10 @@ def test_graph_computes_what_the_model_computes(cls, shape, options):
     assert fired, "a silent network shows nothing"
     text, arrays = print_graph(graph)
     assert parse_graph(text, arrays) == graph
+    exported = run(model_of(graph), inputs)
+    assert exported.keys() == interpret(graph, inputs).outputs.keys()
+    for name, array in interpret(graph, inputs).outputs.items():
+        np.testing.assert_array_equal(exported[name], array, err_msg=f"{name} in onnxruntime")
 
 
 def test_readouts_are_named_after_their_nodes():
