@@ -142,6 +142,17 @@ def bench_digits(rounds: int) -> None:
         print(f"{engine:10} {value:8.4f} {value / medians['c']:11.1f}")
 
 
+def bench_start() -> None:
+    """Seconds that a start takes, best of five; tests count what is imported instead."""
+    for words, promised in ((("-c", "import spikec"), 0.3), (("-m", "spikec.cli", "--help"), 0.5)):
+        times = []
+        for _ in range(5):
+            begin = time.perf_counter()
+            subprocess.run([sys.executable, *words], check=True, capture_output=True)
+            times.append(time.perf_counter() - begin)
+        print(f"python {' '.join(words)}: {min(times):.2f} s (at most {promised} s on an idle machine)")
+
+
 def main() -> int:
     """Print the tables."""
     parser = argparse.ArgumentParser(description="the emitted C against hand-written C, as ratios within one run")
@@ -152,6 +163,7 @@ def main() -> int:
     BUILD.mkdir(parents=True, exist_ok=True)
     if workloads.SOURCE.is_dir():
         workloads.ensure_data()
+        bench_start()
         print("milliseconds an inference, batch 1, one core, medians; count differences are against a float simulation")
         print("of the bound: of what the processor's additions would take, measured in the same run (c/bound.c)")
         print("net  flags        ours   by hand  ratio of bound count differences  compile  build")

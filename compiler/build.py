@@ -17,6 +17,7 @@ from spikec.counts import SYNAPTIC, synapses
 from spikec.cutoff import Cutoff, Decision
 from spikec.diagnostics import CompileError, Loc
 from spikec.estimate import Setting
+from spikec.files import check_path
 from spikec.folder import json_text, read_manifest, seal, sha256, write_folder
 from spikec.headroom import HeadRoom, head_room
 from spikec.impulse import Impulses, Run
@@ -475,6 +476,7 @@ def load(folder: str | Path) -> Build:
 
     Raises CompileError: SPK002 no such folder, SPK401 not a build, SPK402 damaged, SPK403 made by another version.
     """
+    check_path("a build", folder)
     folder = Path(folder)
     manifest = read_manifest(folder)
     text = (folder / "target.toml").read_text(encoding="utf-8")

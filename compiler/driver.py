@@ -24,7 +24,7 @@ from spikec.counts import SYNAPTIC, synapses
 from spikec.cutoff import Cutoff
 from spikec.cutoff import calibrate as calibrate_cutoff
 from spikec.diagnostics import CompileError, Loc
-from spikec.files import check_file, reading
+from spikec.files import check_file, check_path, reading
 from spikec.folder import is_build
 from spikec.headroom import head_room
 from spikec.inputs import as_array, by_name, check_inputs
@@ -184,6 +184,8 @@ def compile(
     if name is not None and not (isinstance(name, str) and _NAME.fullmatch(name)):
         raise CompileError("SPK001", f"a graph's name consists of letters, digits, _ and ., not '{name}'")
     axes = {"time_axis": time_axis, "batch_axis": batch_axis, "steps": steps, "dt": dt, "input_kind": input_kind}
+    check_path("weights", weights)
+    check_path("dump_ir", dump_ir)
     plain = {"example_input": example_input, "weights": weights, **axes}
     if spiking:
         plain |= {"time_axis": "auto", "steps": None}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from spikec.diagnostics import CompileError
 
@@ -25,3 +27,9 @@ def check_file(path: Path) -> None:
     with reading(path):
         if not path.is_file():
             raise CompileError("SPK002", f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
+
+
+def check_path(what: str, value: Any) -> None:
+    """Raises CompileError SPK001 for what is no path; None is fine."""
+    if value is not None and not isinstance(value, (str, os.PathLike)):
+        raise CompileError("SPK001", f"{what} is a path, not {value!r}", fix="give a string or a pathlib.Path")

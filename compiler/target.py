@@ -165,7 +165,9 @@ def target_names() -> list[str]:
 
 
 def load_target(name: str) -> Target:
-    """A target by name, or from a path ending in `.toml`. Raises CompileError SPK004 or SPK012."""
+    """A target by name, or from a path ending in `.toml`. Raises CompileError SPK001, SPK004 or SPK012."""
+    if not isinstance(name, str):
+        raise CompileError("SPK001", f"target is a name, not {name!r}", fix="give the name of a target, or of a .toml file")
     path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
     with reading(path):
         found = path.is_file()

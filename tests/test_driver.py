@@ -489,3 +489,10 @@ def test_a_tensor_that_numpy_does_not_have_is_refused() -> None:
         CompileError, match=r"error\[SPK007\]: the input '\w+' does not become an array: Got unsupported ScalarType BFloat16"
     ):
         build.run(torch.zeros(1, 4, *shape, dtype=torch.bfloat16))
+
+
+def test_what_is_no_path_or_name() -> None:
+    fails("SPK001", lambda: spikec.compile(tiny(), target=5), "target is a name, not 5")  # type: ignore[arg-type]  # on purpose
+    fails("SPK001", lambda: spikec.compile(tiny(), weights=5), "weights is a path, not 5")  # type: ignore[arg-type]  # on purpose
+    fails("SPK001", lambda: spikec.compile(tiny(), dump_ir=5), "dump_ir is a path, not 5")  # type: ignore[arg-type]  # on purpose
+    fails("SPK001", lambda: spikec.load(5), "a build is a path, not 5")  # type: ignore[arg-type]  # on purpose
