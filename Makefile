@@ -59,8 +59,13 @@ format: $(READY) ## rewrite the Python files in the house style
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
-bench: $(READY) ## measure speed and size
+bench: $(READY) ## measure speed: against hand-written C, and against the quicker of the other tools
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/compare.py
+
+bench-all: $(READY) ## every contender on every network; renews the table in README.md and its plot
+	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/compare.py --all --write
 
 bench-counts: $(READY) ## instructions an inference, against the stored baseline
 	$(BIN)/python benchmarks/counts.py

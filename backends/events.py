@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -49,6 +51,8 @@ _CHUNK_BYTES: Final = 1 << 28
 _CROSSOVER: Final = 24
 #: A convolution of at most so many connections is also kept as a list of them.
 _MOST_CONNECTIONS: Final = 1 << 22
+#: Connections that are gathered at a time.
+_GATHERED: Final = 1 << 15
 _INT32: Final[Interval] = (-(1 << 31), (1 << 31) - 1)
 
 
@@ -61,40 +65,61 @@ class _Matrix:
     def __init__(self, matrix: Array, dtype: Any, bound: int | None, spikes: bool) -> None:
         self.spikes = spikes
         self.dtype = dtype
-        self.rows = np.ascontiguousarray(matrix)
-        self.exact: Any = None  # the type in which BLAS is exact
+        exact: Any = np.int64  # the type in which sums are exact, and BLAS can be used for the floating ones
         if bound is None:
-            self.exact = dtype
+            exact = dtype
         elif bound < 1 << 24:
-            self.exact = np.float32
+            exact = np.float32
         elif bound < 1 << 53:
-            self.exact = np.float64
-        self.blas = self.rows.astype(self.exact) if self.exact is not None else self.rows.astype(np.int64)
+            exact = np.float64
+        self.exact = exact
+        self.rows = np.ascontiguousarray(matrix, exact)
 
     def apply(self, x: Array) -> Array:
         """The product, by rows of the firing inputs or by BLAS, whichever is less work."""
+        if len(x) == 1:
+            (column,) = x[0].nonzero()
+            if not len(column):
+                return np.zeros((1, self.rows.shape[1]), self.dtype)
+            if len(column) * _CROSSOVER >= x.size:
+                return np.asarray(x.astype(self.exact, copy=False) @ self.rows).astype(self.dtype, copy=False)
+            return self._sum(x[0], column)[None].astype(self.dtype, copy=False)
         count = int(np.count_nonzero(x))
         if count == 0:
             return np.zeros((len(x), self.rows.shape[1]), self.dtype)
         if count * _CROSSOVER >= x.size or self.rows.size == 0:
-            kind = self.exact if self.exact is not None else np.int64
-            return np.asarray(x.astype(kind, copy=False) @ self.blas).astype(self.dtype, copy=False)
+            return np.asarray(x.astype(self.exact, copy=False) @ self.rows).astype(self.dtype, copy=False)
         row, column = np.nonzero(x)
-        parts = self.rows[column].astype(self.dtype, copy=False)
-        if not self.spikes:
-            parts = parts * x[row, column].astype(self.dtype, copy=False)[:, None]
-        if len(x) == 1:
-            return np.asarray(np.add.reduce(parts, axis=0, dtype=self.dtype))[None]
         total = np.zeros((len(x), self.rows.shape[1]), self.dtype)
-        active, starts = np.unique(row, return_index=True)
-        total[active] = np.add.reduceat(parts, starts, axis=0, dtype=self.dtype)
+        ends = np.searchsorted(row, np.arange(len(x) + 1)).tolist()
+        for number, (begin, end) in enumerate(pairwise(ends)):
+            if end > begin:
+                total[number] = self._sum(x[number], column[begin:end])
         return total
+
+    def _sum(self, x: Array, column: Array) -> Array:
+        """The rows of one sample's active inputs, added up."""
+        parts = self.rows[column]
+        if not self.spikes:
+            parts = parts * x[column].astype(self.exact)[:, None]
+        return np.asarray(np.add.reduce(parts, axis=0))
 
 
 class _Connections:
     """Stored connections, sorted by source: for x (rows, in) gives (rows, out)."""
 
-    def __init__(self, source: Array, target: Array, weight: Array, fan_in: int, out: int, dtype: Any, bound: int | None) -> None:
+    def __init__(
+        self,
+        source: Array,
+        target: Array,
+        weight: Array,
+        fan_in: int,
+        out: int,
+        dtype: Any,
+        bound: int | None,
+        spikes: bool = False,
+    ) -> None:
+        self.spikes = spikes
         order = np.argsort(source, kind="stable")
         self.target = target[order].astype(np.int64)
         self.weight = weight[order]
@@ -105,20 +130,41 @@ class _Connections:
         self.double = self.weight.astype(np.float64) if self.counting else self.weight
 
     def apply(self, x: Array) -> Array:
-        """Add up the connections of the active inputs only."""
+        """Add up the connections of the active inputs only, so many rows at a time that what is gathered stays in the cache."""
         row, column = np.nonzero(x)
         first, length = self.start[column], self.start[column + 1] - self.start[column]
-        total = int(length.sum())
-        # The positions of all connections of all active inputs, one input after the other.
         ends = np.cumsum(length)
+        if len(x) == 1 or not len(ends) or ends[-1] <= _GATHERED:
+            return self._some(x, row, column, first, length, ends)
+        result = np.zeros((len(x), self.out), self.dtype)
+        bounds = np.searchsorted(row, np.arange(len(x) + 1))  # where each row's active inputs begin
+        begin = 0
+        while begin < len(x):
+            past = ends[bounds[begin] - 1] if bounds[begin] else 0
+            # As many rows as fit, one at least.
+            end = int(np.searchsorted(ends[bounds[begin + 1 :] - 1], past + _GATHERED, side="right")) + begin + 1
+            end = max(min(end, len(x)), begin + 1)
+            part = slice(bounds[begin], bounds[end])
+            result[begin:end] = self._some(
+                x[begin:end], row[part] - begin, column[part], first[part], length[part], ends[part] - past
+            )
+            begin = end
+        return result
+
+    def _some(self, x: Array, row: Array, column: Array, first: Array, length: Array, ends: Array) -> Array:
+        total = int(ends[-1]) if len(ends) else 0
+        # The positions of all connections of all active inputs, input by input.
         where = np.arange(total) + np.repeat(first - (ends - length), length)
-        place = self.target[where] + np.repeat(row, length) * self.out
-        value = np.repeat(x[row, column], length)
+        place = self.target[where]
+        if len(x) > 1:
+            place = place + np.repeat(row * self.out, length)
         if self.counting:
-            flat = np.bincount(place, self.double[where] * value, minlength=len(x) * self.out)
-            return flat.astype(self.dtype).reshape(len(x), self.out)
+            weight = self.double[where]
+            if not self.spikes:
+                weight = weight * np.repeat(x[row, column], length)
+            return np.bincount(place, weight, minlength=len(x) * self.out).astype(self.dtype).reshape(len(x), self.out)
         result = np.zeros(len(x) * self.out, self.dtype)
-        np.add.at(result, place, self.weight[where].astype(self.dtype, copy=False) * value)
+        np.add.at(result, place, self.weight[where].astype(self.dtype, copy=False) * np.repeat(x[row, column], length))
         return result.reshape(len(x), self.out)
 
 
@@ -126,8 +172,16 @@ class _Windows:
     """A convolution as one product per group over gathered windows, or as a list of connections when few inputs fire."""
 
     def __init__(
-        self, node: Conv, weight: Array, shape: tuple[int, ...], out: tuple[int, ...], dtype: Any, bound: int | None
+        self,
+        node: Conv,
+        weight: Array,
+        shape: tuple[int, ...],
+        out: tuple[int, ...],
+        dtype: Any,
+        bound: int | None,
+        spikes: bool = False,
     ) -> None:
+        self.spikes = spikes
         self.shape, self.out_shape, self.dtype = shape, out, dtype
         self.groups = node.groups
         channels, filters = shape[0], weight.shape[0]
@@ -153,7 +207,7 @@ class _Windows:
         target = np.broadcast_to(o * size_out + p, inside.shape)[inside]
         values = np.broadcast_to(weight.reshape(filters, per_in, 1, taps), inside.shape)[inside]
         fan_in = self.shape[0] * size_in
-        return _Connections(source, target, values, fan_in, filters * size_out, self.dtype, bound)
+        return _Connections(source, target, values, fan_in, filters * size_out, self.dtype, bound, self.spikes)
 
     def apply(self, x: Array) -> Array:
         """x (rows, in * space) -> (rows, out * space')."""
@@ -197,13 +251,23 @@ _Linear = _Matrix | _Connections | _Windows
 
 
 def _shift_to_zero(x: Any, bits: int) -> Any:
-    return np.where(x < 0, -(-x >> bits), x >> bits) if isinstance(x, np.ndarray) else (-(-x >> bits) if x < 0 else x >> bits)
+    """Shift toward zero: what is below zero is first raised by 2^bits - 1."""
+    if not isinstance(x, np.ndarray):
+        return -(-x >> bits) if x < 0 else x >> bits
+    width = 8 * x.dtype.itemsize
+    if bits >= width:
+        return np.zeros_like(x)
+    raised = x >> (width - 1)
+    raised &= (1 << bits) - 1
+    raised += x
+    raised >>= bits
+    return raised
 
 
 def _choose(condition: Any, yes: Any, no: Any) -> Any:
-    if isinstance(condition, (bool, np.bool_)):
-        return yes if condition else no
-    return np.where(condition, yes, no)
+    if type(condition) is np.ndarray:
+        return np.where(condition, yes, no)
+    return yes if condition else no
 
 
 def _logical_not(x: Any) -> Any:
@@ -359,17 +423,18 @@ class _Engine:
             else:
                 low, high = INT64
                 bound, dtype = None, np.result_type(DTYPES[x.dtype], node.weight)
+            spikes = self.integer and low >= 0 and high <= 1
             if isinstance(node, Sparse):
                 pick = slice(None) if chosen is None else chosen
                 out = len(node.indptr) - 1
                 source, target = node.indices[pick], node.rows[pick]
-                yield delay, _Connections(source, target, node.weight[pick], node.fan_in, out, dtype, bound)
+                yield delay, _Connections(source, target, node.weight[pick], node.fan_in, out, dtype, bound, spikes)
                 continue
             weight = node.weight if chosen is None else np.where(chosen, node.weight, node.weight.dtype.type(0))
             if isinstance(node, Dense):
-                yield delay, _Matrix(weight.T, dtype, bound, self.integer and low >= 0 and high <= 1)
+                yield delay, _Matrix(weight.T, dtype, bound, spikes)
             else:
-                yield delay, _Windows(node, weight, x.shape, self.graph.shape_of(node.name), dtype, bound)
+                yield delay, _Windows(node, weight, x.shape, self.graph.shape_of(node.name), dtype, bound, spikes)
 
     def _depths(self, observed: set[Wire]) -> dict[Wire, int]:
         """How many past steps of a wire to keep; -1 for all of them."""
@@ -415,13 +480,149 @@ class _Engine:
                 (node,) = nodes
                 traces[node.name, ""] = _Trace(self._whole(node, inputs, traces, batch, length, steps))
                 continue
+            if not cyclic and self.integer:
+                assert isinstance(nodes[0], Neuron)
+                final[nodes[0].name] = self._alone(nodes[0], traces, batch, length, steps)
+                continue
             states = {node.name: self._initial(node, batch) for node in nodes if isinstance(node, Neuron)}
+            if self.integer:
+                self._cycle(nodes, states, traces, final, batch, length, steps)
+                continue
             for t in range(steps):
                 for node in nodes:
                     self._step(node, states, traces, batch, t, steps)
                     if isinstance(node, Neuron) and t - node.lag == length - 1:
                         final[node.name] = {k: v.copy() for k, v in states[node.name].items()}
         return traces, final
+
+    def _alone(self, node: Neuron, traces: dict[Wire, _Trace], batch: int, length: int, steps: int) -> dict[str, Array]:
+        """A population outside any cycle, at integer levels: all steps of its inputs are there. Returns the final states."""
+        source, ports = self.sources[node.name], self.graph.types[node.name]
+        shape = (batch, *ports[0][1].shape)
+        reads = [self._shifted(ref, traces, batch, steps, 0).astype(source.dtype, copy=False) for ref in node.inputs]
+        written = []
+        for port, type_ in ports:
+            data = np.zeros((steps, batch, *type_.shape), self._dtype((node.name, port)))
+            traces[node.name, port] = _Trace(data)
+            written.append(data)
+        states = list(self._initial(node, batch).values())
+        final = {name: value.copy() for name, value in zip(node.program.state_names, states, strict=True)}
+        step, last, spread_out = source.step, length - 1 + node.lag, np.broadcast_to
+        for t in range(node.start, steps):
+            after, emitted = step(*[read[t] for read in reads], *states, t)
+            for number, value in enumerate(after):
+                if type(value) is not np.ndarray or value.dtype != source.dtype or value.shape != shape:
+                    value = spread_out(np.asarray(value, source.dtype), shape)
+                states[number] = value
+            for data, value in zip(written, emitted, strict=True):
+                data[t] = value
+            if t == last:
+                final = {name: value.copy() for name, value in zip(node.program.state_names, states, strict=True)}
+        return final
+
+    def _cycle(
+        self,
+        nodes: list[Node],
+        states: dict[str, dict[str, Array]],
+        traces: dict[Wire, _Trace],
+        final: dict[str, dict[str, Array]],
+        batch: int,
+        length: int,
+        steps: int,
+    ) -> None:
+        """A cycle at integer levels, step by step. What does not change from step to step is looked up once."""
+        for node in nodes:
+            for port, type_ in self.graph.types[node.name]:
+                depth = self.depth[node.name, port]
+                shape = (steps if depth < 0 else depth + 1, batch, *type_.shape)
+                traces[node.name, port] = _Trace(np.zeros(shape, self._dtype((node.name, port))))
+        calls = [self._call(node, states, traces, batch, steps) for node in nodes]
+        ends = [(node, node.lag + length - 1) for node in nodes if isinstance(node, Neuron)]
+        for t in range(steps):
+            for call in calls:
+                call(t)
+            for node, last in ends:
+                if t == last:
+                    final[node.name] = {k: v.copy() for k, v in states[node.name].items()}
+
+    def _reader(self, ref: Ref, extra: int, traces: dict[Wire, _Trace], batch: int) -> Callable[[int], Array]:
+        """What a reference reads at step t, `extra` steps further back."""
+        data, back, delay = traces[ref.node, ref.port].data, ref.delay + extra, ref.delay
+        kept = len(data)
+
+        def read(t: int) -> Array:
+            if t - extra < delay:
+                return self._read(ref, traces, batch, t, extra)
+            found: Array = data[(t - back) % kept]
+            return found
+
+        return read
+
+    def _call(
+        self, node: Node, states: dict[str, dict[str, Array]], traces: dict[Wire, _Trace], batch: int, steps: int
+    ) -> Callable[[int], None]:
+        """A step of a node of a cycle, as a function of t."""
+        if isinstance(node, Neuron) and not node.start:
+            return self._population(node, states[node.name], traces, batch)
+        if isinstance(node, (Dense, Add)) and (isinstance(node, Add) or len(self.graph.shape_of(node.name)) == 1):
+            data = traces[node.name, ""].data
+            kept = len(data)
+            reads = [self._reader(ref, extra, traces, batch) for ref, extra in self._operands(node)]
+            if isinstance(node, Add):
+                narrow = self._fits_everywhere(node)
+
+                def add(t: int) -> None:
+                    total = reads[0](t)
+                    total = total if narrow else total.astype(np.int64)
+                    for read in reads[1:]:
+                        total = total + read(t)
+                    data[t % kept] = total
+
+                return add
+            linear = [item for _, item in self.linear[node.name]]
+            bias = None if node.bias is None else node.bias.astype(np.int64)
+
+            def weigh(t: int) -> None:
+                total: Any = None
+                for item, read in zip(linear, reads, strict=True):
+                    x = read(t)
+                    part = item.apply(x.reshape(-1, x.shape[-1]))
+                    total = part if total is None else total + part
+                total = total.reshape(data.shape[1:])
+                data[t % kept] = total if bias is None else total + bias
+
+            return weigh
+        return lambda t: self._step(node, states, traces, batch, t, steps)
+
+    def _fits_everywhere(self, node: Add) -> bool:
+        """Whether the types of all operands hold every partial sum, as NumPy promotes them."""
+        assert self.ranges is not None
+        low = high = 0
+        dtype = np.result_type(*(self._zero_type(ref) for ref in node.inputs))
+        limits = np.iinfo(dtype)
+        for ref in node.inputs:
+            span = self.ranges.wires[ref.node, ref.port]
+            span = span if ref.init is None else (min(span[0], of_array(ref.init)[0]), max(span[1], of_array(ref.init)[1]))
+            low, high = low + min(span[0], 0), high + max(span[1], 0)
+        return int(limits.min) <= low and high <= int(limits.max)
+
+    def _population(self, node: Neuron, states: dict[str, Array], traces: dict[Wire, _Trace], batch: int) -> Callable[[int], None]:
+        source, names = self.sources[node.name], node.program.state_names
+        shape = (batch, *self.graph.shape_of(node.name))
+        reads = [self._reader(ref, 0, traces, batch) for ref in node.inputs]
+        written = [(traces[node.name, port].data, len(traces[node.name, port].data)) for port, _ in self.graph.types[node.name]]
+        step, dtype = source.step, source.dtype
+
+        def fire(t: int) -> None:
+            after, emitted = step(*[read(t).astype(dtype, copy=False) for read in reads], *states.values(), t)
+            for name, value in zip(names, after, strict=True):
+                if type(value) is not np.ndarray or value.dtype != dtype or value.shape != shape:
+                    value = np.broadcast_to(np.asarray(value, dtype), shape)
+                states[name] = value
+            for (data, kept), value in zip(written, emitted, strict=True):
+                data[t % kept] = value
+
+        return fire
 
     def _step(
         self, node: Node, states: dict[str, dict[str, Array]], traces: dict[Wire, _Trace], batch: int, t: int, steps: int
@@ -623,6 +824,12 @@ def _components(graph: Graph) -> Iterator[tuple[list[Node], bool]]:
         yield [graph[name] for name in names], cyclic
 
 
+@lru_cache(maxsize=8)
+def _engine(graph: Graph, observed: frozenset[Wire]) -> _Engine:
+    """Ranges, weights by row and programs as functions take longer than a short run: they are kept with the graph."""
+    return _Engine(graph, set(observed))
+
+
 def run_events(
     graph: Graph, inputs: Mapping[str, Array], *, record: Collection[str] = (), progress: Progress | None = None
 ) -> Execution:
@@ -638,7 +845,7 @@ def run_events(
     outputs = {name: (ref.node, ref.port) for name, ref in graph.outputs}
     kept = {name: wires[name] for name in record}
     wanted = {*outputs.values(), *kept.values()}
-    engine = _Engine(graph, wanted)
+    engine = _engine(graph, frozenset(wanted))
     result: dict[Wire, Array] = {}
     states: dict[str, dict[str, Array]] = {}
     for node in graph.neurons:

@@ -134,6 +134,8 @@ def _check(node: Input, array: Array) -> Array:
                 fix="calibrate with data that reach so far, or clip the data",
             )
         array = whole
+    if node.type.kind == "spike" and node.bounds is None and array.dtype.kind in "biu" and array.min() >= 0 and array.max() <= 1:
+        return np.ascontiguousarray(array, dtype=dtype)  # nothing had to be stored to look: a long recording is checked quickly
     if node.type.kind == "spike":
         refuse((array != 0) & (array != 1), "but takes spikes, 0 or 1")
     if not is_float(node.type.dtype):
