@@ -138,11 +138,12 @@ class _Connections:
             return self._some(x, row, column, first, length, ends)
         result = np.zeros((len(x), self.out), self.dtype)
         bounds = np.searchsorted(row, np.arange(len(x) + 1))  # where each row's active inputs begin
+        reached = np.concatenate([[0], ends])[bounds]  # and its connections
         begin = 0
         while begin < len(x):
-            past = ends[bounds[begin] - 1] if bounds[begin] else 0
+            past = reached[begin]
             # As many rows as fit, one at least.
-            end = int(np.searchsorted(ends[bounds[begin + 1 :] - 1], past + _GATHERED, side="right")) + begin + 1
+            end = int(np.searchsorted(reached[begin + 1 :], past + _GATHERED, side="right")) + begin
             end = max(min(end, len(x)), begin + 1)
             part = slice(bounds[begin], bounds[end])
             result[begin:end] = self._some(
@@ -569,11 +570,10 @@ class _Engine:
             kept = len(data)
             reads = [self._reader(ref, extra, traces, batch) for ref, extra in self._operands(node)]
             if isinstance(node, Add):
-                narrow = self._fits_everywhere(node)
+                kind = self._sum_type(node)
 
                 def add(t: int) -> None:
-                    total = reads[0](t)
-                    total = total if narrow else total.astype(np.int64)
+                    total = reads[0](t).astype(kind, copy=False)
                     for read in reads[1:]:
                         total = total + read(t)
                     data[t % kept] = total
@@ -594,17 +594,18 @@ class _Engine:
             return weigh
         return lambda t: self._step(node, states, traces, batch, t, steps)
 
-    def _fits_everywhere(self, node: Add) -> bool:
-        """Whether the types of all operands hold every partial sum, as NumPy promotes them."""
+    def _sum_type(self, node: Add) -> Any:
+        """A type that holds every operand and every partial sum."""
         assert self.ranges is not None
         low = high = 0
-        dtype = np.result_type(*(self._zero_type(ref) for ref in node.inputs))
-        limits = np.iinfo(dtype)
+        widest: Any = np.int8
         for ref in node.inputs:
             span = self.ranges.wires[ref.node, ref.port]
             span = span if ref.init is None else (min(span[0], of_array(ref.init)[0]), max(span[1], of_array(ref.init)[1]))
             low, high = low + min(span[0], 0), high + max(span[1], 0)
-        return int(limits.min) <= low and high <= int(limits.max)
+            widest = np.result_type(widest, self._zero_type(ref))
+        kind = narrowest(low, high)
+        return np.int64 if kind is None else np.result_type(widest, DTYPES[kind])
 
     def _population(self, node: Neuron, states: dict[str, Array], traces: dict[Wire, _Trace], batch: int) -> Callable[[int], None]:
         source, names = self.sources[node.name], node.program.state_names

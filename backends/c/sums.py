@@ -271,9 +271,13 @@ class Sums(Writer):
         return narrow and x.size == part.weight.shape[1] and (pool is not None or x.binary)
 
     def starts(self, part: Weighted, state: _SumState, stored: Stored) -> bool:
-        """Whether it is the first part, and its kernel writes the accumulators without reading them."""
+        """Whether it is the first part, and its kernel writes the accumulators without reading them.
+
+        It writes whole vectors: the end of the last one must not lie in an earlier step of a ring, which lies behind.
+        """
         total = self.plan.sums[stored.wire[0]]
         first = part is total.parts[0] and not state.early and not state.into
+        first = first and (not state.direct or stored.ring == 1 or rest(stored.size) == 0)
         return first and self.fast(part, state, stored)
 
     def weighted(self, part: Weighted, state: _SumState, stored: Stored) -> None:

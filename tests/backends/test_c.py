@@ -592,3 +592,22 @@ def test_a_late_population_of_four_builds_without_warnings(backend: CBackend, tm
     backend.emit(graph, tmp_path)
     done = make(tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("size", [4, 16, 24])
+def test_sums_of_earlier_steps_are_not_overwritten(size: int, backend: CBackend) -> None:
+    """A kernel that writes whole vectors of accumulators must leave the step before alone, which lies behind them in the ring."""
+    rng = np.random.default_rng(1)
+    nodes: list[Node] = [
+        Input(name="x", type=TensorType("spike", (30,), "i8")),
+        Dense(name="fc", inputs=(Ref("x"),), weight=rng.integers(-9, 10, (size, 30)).astype(np.int8)),
+        Neuron(
+            name="l", inputs=(Ref("fc", delay=1),),
+            program=parse_program("neuron @n(a) state(v: i32 = 0) {\nv = a\ns = a < 0\nemit s\n}"),
+        ),
+        Neuron(name="m", inputs=(Ref("fc", delay=2),), program=parse_program("neuron @late(a) {\ns = a > 3\nemit s\n}")),
+    ]  # fmt: skip
+    graph = verify(Graph("ring", "fixed", tuple(nodes), (("l", Ref("l")), ("m", Ref("m")))))
+    x = {"x": (rng.random((2, 20, 30)) < 0.3).astype(np.int8)}
+    assert interpret(graph, x).outputs["l"].any() and interpret(graph, x).outputs["m"].any()
+    assert differences(interpret(graph, x), backend.run(graph, x)) == []
