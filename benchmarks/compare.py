@@ -434,8 +434,9 @@ def main() -> int:
     (BUILD / "table.md").write_text(text + "\n", encoding="utf-8")
     plot(results, BUILD / "speed.png")
     if options.write:
-        write_readme(text, workloads.ROOT / "README.md")
         shutil.copy(BUILD / "speed.png", PLOT)
+        picture = f"![time of one inference, as a multiple of spikec's C](docs/{PLOT.name})"
+        write_readme(f"{text}\n\n{picture}", workloads.ROOT / "README.md")
     return 0
 
 
