@@ -205,6 +205,26 @@ def tune(
     return _finish(search, limits, min_score)
 
 
+class _Lock:
+    """The journal's lock: the kernel's, which opens when a process is killed. Optuna's own is a file that stays."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "lock"
+        self.held = -1
+
+    def acquire(self) -> bool:
+        """Wait for it."""
+        import fcntl
+
+        self.held = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        fcntl.flock(self.held, fcntl.LOCK_EX)
+        return True
+
+    def release(self) -> None:
+        """Give it back."""
+        os.close(self.held)
+
+
 class _Search:
     """What all processes of a search share: the start, the data, the space and the journal."""
 
@@ -252,7 +272,7 @@ class _Search:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            storage = optuna.storages.JournalStorage(JournalFileBackend(str(self.folder / _JOURNAL)))
+            storage = optuna.storages.JournalStorage(JournalFileBackend(str(self.folder / _JOURNAL), _Lock(self.folder)))
             if not create:
                 return optuna.load_study(study_name="spikec", storage=storage)
             return optuna.create_study(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import spikec
 from spikec.cli import main
 from spikec.diagnostics import CompileError
 from spikec.ir.text import write_graph
-from spikec.tune import FIGURES, Trial, front_of, measured, tune
+from spikec.tune import FIGURES, Trial, _Lock, front_of, measured, tune
 
 CLASSES, INPUTS = 4, 16
 
@@ -165,6 +167,14 @@ def test_without_optuna(monkeypatch: Any, tmp_path: Path) -> None:
     with pytest.raises(CompileError, match="tune needs Optuna") as caught:
         search(tmp_path / "s")
     assert caught.value.diagnostics[0].code == "SPK009" and "spikec[tune]" in str(caught.value)
+
+
+def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
+    code = "import sys, os, pathlib; from spikec.tune import _Lock; _Lock(pathlib.Path(sys.argv[1])).acquire(); os._exit(9)"
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode == 9
+    lock = _Lock(tmp_path)
+    assert lock.acquire()
+    lock.release()
 
 
 def test_a_folder_of_other_files(tmp_path: Path) -> None:
