@@ -6,6 +6,7 @@ The ```python blocks of a page run one after the other, in one namespace; a ```t
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,12 @@ from pathlib import Path
 import pytest
 
 import spikec
+from spikec import cli
 from spikec.target import parse_target
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "CONTRIBUTING.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/optimizing.md")
+GUIDES = ("docs/optimizing.md", "docs/loihi2.md", "docs/c.md", "docs/frontends.md")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -50,7 +53,9 @@ def test_the_target_of_the_page_is_valid() -> None:
     assert [target.integer("memory") for target in found] == [262144]
 
 
-@pytest.mark.parametrize("page", (*PAGES, "CHANGELOG.md", "docs/diagnostics.md", "docs/support.md"))
+@pytest.mark.parametrize(
+    "page", ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/diagnostics.md", "docs/support.md", *GUIDES)
+)
 def test_links_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     for link in re.findall(r"\]\(([^)#]+)\)", text):
@@ -63,3 +68,16 @@ def test_the_readme_names_every_folder_and_target() -> None:
         assert f"{folder}/" in text
     for target in spikec.target_names():
         assert f"`{target}`" in text
+
+
+@pytest.mark.parametrize("page", ("README.md", *GUIDES))
+def test_the_commands_of_the_pages_are_understood(page: str) -> None:
+    """Every indented `spikec …` line parses, and every `make …` of the page is in a Makefile."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    commands = re.findall(r"^    spikec (.+)$", text, re.MULTILINE)
+    assert commands
+    for command in commands:
+        cli._parser().parse_args(shlex.split(command, comments=True))
+    made = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for goal in re.findall(r"`make ([a-z-]+)`", text):
+        assert f"\n{goal}:" in made or goal == "check", goal
