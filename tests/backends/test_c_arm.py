@@ -136,8 +136,12 @@ class Nets:
             self.lif("l1", "sum" if recurrent else "fc1", threshold),
             Dense(name="fc2", inputs=(Ref("l1"),), weight=self.weights(10, hidden, most=few), bias=np.full(10, 6, np.int32)),
             self.lif("l2", "fc2", lag=1),
+            # A sum that is kept for three steps and read after one and after three.
+            Dense(name="fc3", inputs=(Ref("l1"),), weight=self.weights(9, hidden, most=few)),
+            Add(name="late", inputs=(Ref("fc3", delay=3), Ref("fc3", delay=1))),
+            self.lif("l3", "late", 1000),
         ]
-        return verify(Graph(f"dense{hidden}", "fixed", tuple(nodes), (("l2", Ref("l2")),)))
+        return verify(Graph(f"dense{hidden}", "fixed", tuple(nodes), (("l2", Ref("l2")), ("l3", Ref("l3")))))
 
     def conv(self, channels: int, out: int, kernel: int, stride: int, padding: int, one: bool = False) -> Graph:
         """Channels last, a second convolution on top, and pooling; `one` axis of space instead of two."""
