@@ -546,7 +546,7 @@ def test_instances_do_not_share_anything() -> None:
         (
             """sir 1
             graph @g level=float { %x = input : value<3, i32>
-              %n = dense(%x) weight=[[1.0, 2.0, 0.5]] : value<1>
+              %n = dense(%x) weight=[[1.0, 2.0, 0.5]] : value<1, f64>
               output %n }""",
             "%x: the C backend does not compile an integer (i32) in a graph of floats",
         ),

@@ -412,7 +412,7 @@ def test_a_converted_network_reaches_loihi2_in_integers(options: dict[str, Any])
     net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
     data = np.random.default_rng(2).random((40, 6)).astype(np.float32)
     build = spikec.compile(net, data[:2], target="loihi2", spiking=True, calibrate=data, steps=100, measured=4, **options)
-    assert build.graph().level == "fixed"
+    assert build.graph().level == "placed"
     x = frames(data, 100)
     assert build.verify(x[:4], backends=["numpy"]).ok
     with torch.no_grad():

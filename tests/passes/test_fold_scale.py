@@ -58,7 +58,7 @@ CASES = {
     "behind a delay": ("%d = dense(%x) weight=[[1.0, 2.0, -1.0]] : value<1>\n%s = scale(%d[t-1]) factor=0.5 offset=1.0 : value<1>\noutput %s", 1),
     "first": ("%s = scale(%x) factor=0.5 offset=1.0 : value<3>\n%d = dense(%s) weight=[[1.0, 2.0, -1.0]] : value<1>\noutput %d", 1),
     "shared weights": ("%d = dense(%x) weight=@w : value<1>\n%e = dense(%x[t-1]) weight=@w : value<1>\n%s = scale(%d) factor=0.5 : value<1>\n%t = add(%s, %e) : value<1>\noutput %t", 0),
-    "wider": ("%d = dense(%x) weight=[[1.0, 2.0, -1.0]] : value<1>\n%s = scale(%d) factor=f64[0.5] : value<1, f64>\noutput %s", 1),
+    "wider": ("%d = dense(%x) weight=[[1.0, 2.0, -1.0], [0.5, 1.0, 0.0]] : value<2>\n%s = scale(%d) factor=f64[0.5, 0.25] : value<2, f64>\noutput %s", 1),
 }  # fmt: skip
 
 
