@@ -228,7 +228,10 @@ class _IntLoop(_Writer):
             return _Int(f"(int16_t)({a.as_('i16')} {op} {b.as_('i16')})", "i16", interval)
         if op in ("+", "-", "*"):
             kind = _wide(interval, a.interval, b.interval)
-            return _Int(f"({a.as_(kind)} {op} {b.as_(kind)})", kind, interval)
+            left, right = a.as_(kind), b.as_(kind)
+            if op != "-" and a.number is None and b.number is None:  # so that equal expressions are equal text: see comparisons
+                left, right = sorted((left, right))
+            return _Int(f"({left} {op} {right})", kind, interval)
         if op in ("neg", "abs"):
             kind = _wide(interval, a.interval)
             return _Int(f"(-{a.as_(kind)})" if op == "neg" else f"spk_abs{kind[1:]}({a.as_(kind)})", kind, interval)

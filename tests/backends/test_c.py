@@ -307,6 +307,18 @@ def test_accumulators_and_weights_are_as_narrow_as_proven() -> None:
     assert "int64_t" not in text.split("struct spk_state")[1].split("spk_step")[0].replace("uint64_t count", "")
 
 
+def test_a_comparison_of_equal_products_is_no_warning(backend: CBackend, tmp_path: Path) -> None:
+    program = parse_program("neuron @p(a) state(v: i64 = 3) {\ns = a * v == v * a\nv = wrap(v + a, 40)\nemit s\n}")
+    nodes = (
+        Input(name="x", type=TensorType("graded", (3,), "i16")),
+        Neuron(name="n", inputs=(Ref("x"),), program=program),
+    )
+    graph = verify(Graph("equal", "fixed", nodes, (("n", Ref("n")),)))
+    backend.emit(graph, tmp_path, golden(graph))
+    done = make(tmp_path, "check")
+    assert "0 differ" in done.stdout, done.stderr
+
+
 def test_feature_maps_lie_channels_last() -> None:
     text = generate(conv_net()).source
     assert text.count("#define SPK_OUT_LAST 1") == 2
