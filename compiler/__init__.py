@@ -35,13 +35,13 @@ if TYPE_CHECKING:
     from spikec.ir.text import read_graph as read_graph
     from spikec.ir.text import write_graph as write_graph
     from spikec.ledger import Ledger as Ledger
-    from spikec.recover import recover as recover
+    from spikec.recovery import recover as recover
     from spikec.result import Result as Result
     from spikec.target import Target as Target
     from spikec.target import load_target as load_target
     from spikec.target import target_names as target_names
-    from spikec.tune import Tuning as Tuning
-    from spikec.tune import tune as tune
+    from spikec.tuning import Tuning as Tuning
+    from spikec.tuning import tune as tune
     from spikec.verification import Verification as Verification
 
 #: Public name -> the module that defines it.
@@ -57,7 +57,7 @@ _HOME = {
     "PassBug": "spikec.diagnostics",
     "Result": "spikec.result",
     "Target": "spikec.target",
-    "Tuning": "spikec.tune",
+    "Tuning": "spikec.tuning",
     "Verification": "spikec.verification",
     "compile": "spikec.driver",
     "interpret": "spikec.ir.interpret",
@@ -66,11 +66,11 @@ _HOME = {
     "parse_graph": "spikec.ir.text",
     "parse_program": "spikec.ir.text",
     "read_graph": "spikec.ir.text",
-    "recover": "spikec.recover",
+    "recover": "spikec.recovery",
     "register_neuron": "spikec.frontend.registry",
     "target_names": "spikec.target",
     "trace": "spikec.driver",
-    "tune": "spikec.tune",
+    "tune": "spikec.tuning",
     "write_graph": "spikec.ir.text",
 }
 

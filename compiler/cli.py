@@ -318,7 +318,7 @@ def _compile(options: argparse.Namespace) -> int:
 
 
 def _tune(options: argparse.Namespace) -> int:
-    from spikec.tune import tune
+    from spikec.tuning import tune
 
     data, labels = _calibration(options.calibrate)
     budget: dict[str, float] = {}

@@ -168,7 +168,7 @@ class ToFixed:
         scale = largest if scale is None else scale
         for layer in group.weighted:
             most = float(np.max(np.abs(layer.weight), initial=0.0)) * scale / sources[layer.name]
-            if 0 < most < min(2, self._top):
+            if 0 < most < min(2, self._top) / 2:
                 others = ", ".join(f"%{n.name}" for n in group.weighted if n is not layer) or "it"
                 layer.fail(
                     "SPK202",

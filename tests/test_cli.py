@@ -303,7 +303,9 @@ def test_import_loads_nothing_heavy() -> None:
 
 
 def test_ctrl_c_in_a_real_process(work: Path) -> None:
-    code = "import spikec.build, time, sys; spikec.build.load = lambda f: print('on', flush=True) or time.sleep(30);"
+    # A shell starts what it puts into the background with this signal ignored.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    code += "import spikec.build, time, sys; spikec.build.load = lambda f: print('on', flush=True) or time.sleep(30);"
     code += "from spikec.cli import main; sys.exit(main(['run', 'build', '--input', 'x.npz']))"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout and process.stderr

@@ -241,3 +241,13 @@ def test_source_tree(tmp_path: Path) -> None:
     assert not (made / "spikec/passes/fold.py").is_symlink()
     message = "build/tree/spikec/ir/graph.py:3: error: no\n/a/b/build/tree/spikec/cli.py:1: note: spikec/x.py"
     assert source_tree.real_paths(message, small) == ("compiler/ir/graph.py:3: error: no\ncompiler/cli.py:1: note: spikec/x.py")
+
+
+def test_no_public_function_has_the_name_of_a_module() -> None:
+    """Importing `spikec.x` sets the attribute x of the package, whatever stood there before."""
+    from importlib.util import find_spec
+
+    import spikec
+
+    modules = [name for name in spikec.__all__ if not name.startswith("_") and name != "nn" and find_spec(f"spikec.{name}")]
+    assert not modules

@@ -18,7 +18,7 @@ import spikec
 from spikec.cli import main
 from spikec.diagnostics import CompileError
 from spikec.ir.text import write_graph
-from spikec.tune import FIGURES, Trial, _Lock, front_of, measured, tune
+from spikec.tuning import FIGURES, Trial, _Lock, front_of, measured, tune
 
 CLASSES, INPUTS = 4, 16
 
@@ -170,7 +170,7 @@ def test_without_optuna(monkeypatch: Any, tmp_path: Path) -> None:
 
 
 def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
-    code = "import sys, os, pathlib; from spikec.tune import _Lock; _Lock(pathlib.Path(sys.argv[1])).acquire(); os._exit(9)"
+    code = "import sys, os, pathlib; from spikec.tuning import _Lock; _Lock(pathlib.Path(sys.argv[1])).acquire(); os._exit(9)"
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode == 9
     lock = _Lock(tmp_path)
     assert lock.acquire()

@@ -34,7 +34,7 @@ from spikec.inputs import check_inputs
 from spikec.ir.text import npz_bytes, read_npz
 from spikec.ir.types import Array
 from spikec.progress import Bar
-from spikec.recover import recover
+from spikec.recovery import recover
 from spikec.score import check_labels, classes, score, scored_output
 from spikec.spelling import did_you_mean
 
@@ -518,7 +518,7 @@ def _spawn(search: _Search, trials: int, budget: Mapping[str, float], min_score:
     try:
         for worker in range(jobs):
             note = json.dumps({**task, "worker": worker})
-            command = [sys.executable, "-m", "spikec.tune", str(search.folder), note]
+            command = [sys.executable, "-m", "spikec.tuning", str(search.folder), note]
             started.append(subprocess.Popen(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL))
         study = search.study()
         while any(process.poll() is None for process in started):
