@@ -397,7 +397,7 @@ class Build:
                     expected,
                     got,
                     lambda cut: interpret(graph, cut, record=record),
-                    lambda cut, name=name: self._execute(name, graph, cut, record, timeout),  # type: ignore[misc]
+                    lambda cut, name=name: self._execute(name, graph, cut, record, timeout),  # type: ignore[misc]  # bound default
                 )
                 found += [first] if first else []
         batch, steps = next(iter(inputs.values())).shape[:2]
@@ -425,7 +425,7 @@ class Build:
                 if backends is not None:
                     raise
                 continue
-            runs[name] = lambda inputs, wires, name=name: self._execute(name, built, inputs, wires, timeout)  # type: ignore[misc]
+            runs[name] = lambda inputs, wires, name=name: self._execute(name, built, inputs, wires, timeout)  # type: ignore[misc]  # bound default
         return measure_impulses(self._stage(before).graph, built, runs)
 
     def ranges(self, x: Any = None) -> HeadRoom:

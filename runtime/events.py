@@ -99,7 +99,7 @@ def read_events(
         keep = t - (origin or 0) >= start
         if stop is not None:
             keep &= t - (origin or 0) < stop
-        parts.append(_Events(*(None if field is None else field[keep] for field in events)))  # type: ignore[arg-type]
+        parts.append(_Events(*(None if field is None else field[keep] for field in events)))  # type: ignore[arg-type]  # its fields
     found = _joined(parts)
     shift = start + (origin or 0)
     duration = None if stop is None else stop - start
@@ -613,7 +613,7 @@ def _open_npy(path: Path) -> _Source:
 
 def _pieces(events: _Events, size: int) -> Iterator[_Events]:
     for low in range(0, len(events.t), size):
-        yield _Events(*(None if field is None else field[low : low + size] for field in events))  # type: ignore[arg-type]
+        yield _Events(*(None if field is None else field[low : low + size] for field in events))  # type: ignore[arg-type]  # its fields
 
 
 def _joined(parts: list[_Events]) -> _Events:

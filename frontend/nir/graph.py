@@ -166,7 +166,7 @@ class _Flattener:
                     f"the nested graph needs one {kind}, not {len(ports)} ({names}): an edge to or from it does not say which",
                     "move its nodes into the outer graph",
                 )
-        return tuple((found[kind] or [""])[0] for kind in ("Input", "Output"))  # type: ignore[return-value]
+        return tuple((found[kind] or [""])[0] for kind in ("Input", "Output"))  # type: ignore[return-value]  # a pair
 
     def fields(self, path: str, kind: str, node: Tree) -> None:
         spec = PRIMITIVES[kind].split()

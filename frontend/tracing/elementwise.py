@@ -185,7 +185,7 @@ def _copy(rec: Recorder, run: Run, input: Any, src: Any, non_blocking: bool = Fa
     if shape_of(value) != tuple(result.shape):
         rec.emit("expand", (value,), result.shape, tensor=result)
     elif rec.dynamic(src):
-        rec.hang(result, value)  # type: ignore[arg-type]
+        rec.hang(result, value)  # type: ignore[arg-type]  # a tensor
     else:
         rec.mark_static(result)
     return result

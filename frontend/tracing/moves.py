@@ -381,7 +381,7 @@ def _setitem(rec: Recorder, run: Run, input: Any, index: Any, value: Any) -> Any
     entry = given if isinstance(value, torch.Tensor) and shape_of(given) == shape else rec.emit("expand", (given,), shape)
     if not hasattr(entry, "op"):
         entry = rec.emit("expand", (entry,), shape)
-    filling.entries[number % input.shape[axis]] = entry  # type: ignore[assignment]
+    filling.entries[number % input.shape[axis]] = entry  # type: ignore[assignment]  # filled in place
     new = new_value(input.shape)
     new.filling = filling
     rec.hang(input, new)

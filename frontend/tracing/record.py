@@ -149,7 +149,7 @@ class Recorder(TorchFunctionMode):
                 self.fail("SPK111", "a tensor is read as a whole before all of its entries are written")
             return value or self.constant(item)
         if isinstance(item, np.generic):
-            return item.item()  # type: ignore[no-any-return]
+            return item.item()  # type: ignore[no-any-return]  # of torch
         self.fail("SPK102", f"an operand of type {type(item).__name__} is not supported")
 
     def constant(self, tensor: Any) -> Const:
@@ -377,7 +377,7 @@ class Recorder(TorchFunctionMode):
     def surrogate(self, original: Any) -> Any:
         """A stand-in for `torch.autograd.Function.apply`: the forward pass is probed to be a Heaviside step."""
 
-        @classmethod  # type: ignore[misc]
+        @classmethod  # type: ignore[misc]  # torch is Any
         def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
             inner = original.__get__(None, cls)
             if self.paused:
