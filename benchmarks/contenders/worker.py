@@ -25,7 +25,7 @@ if hasattr(os, "sched_setaffinity"):
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import network  # noqa: E402 - the environment comes first
-import numpy as np  # noqa: E402
+import numpy as np  # noqa: E402 - the path comes first
 
 
 def main() -> None:

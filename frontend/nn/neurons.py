@@ -80,7 +80,7 @@ class Neuron(Stateful):
 
     def step(self, x: torch.Tensor) -> torch.Tensor:
         """One step: from the input to the output, changing the state."""
-        raise NotImplementedError
+        raise NotImplementedError  # each neuron states its own step
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """One step, x (batch, ...); or all steps along time_axis, and the same shape out."""

@@ -14,17 +14,17 @@ for _path in (ROOT, ROOT / "benchmarks" / "contenders"):
         sys.path.insert(0, str(_path))
 
 import numpy_events  # noqa: E402 - the path comes first
-import torch_net  # noqa: E402
-import torchscript  # noqa: E402
-from network import Layer, Net, Skip, connections  # noqa: E402
+import torch_net  # noqa: E402 - the path comes first
+import torchscript  # noqa: E402 - the path comes first
+from network import Layer, Net, Skip, connections  # noqa: E402 - the path comes first
 
-from benchmarks import compare  # noqa: E402
-from spikec.ir.graph import Graph  # noqa: E402
-from spikec.ir.interpret import interpret  # noqa: E402
-from spikec.ir.ops import Add, Conv, Dense, Input, Neuron, Node, Pool, Ref, Reshape  # noqa: E402
-from spikec.ir.rules import verify  # noqa: E402
-from spikec.ir.text import parse_program  # noqa: E402
-from spikec.ir.types import TensorType  # noqa: E402
+from benchmarks import compare  # noqa: E402 - the path comes first
+from spikec.ir.graph import Graph  # noqa: E402 - the path comes first
+from spikec.ir.interpret import interpret  # noqa: E402 - the path comes first
+from spikec.ir.ops import Add, Conv, Dense, Input, Neuron, Node, Pool, Ref, Reshape  # noqa: E402 - the path comes first
+from spikec.ir.rules import verify  # noqa: E402 - the path comes first
+from spikec.ir.text import parse_program  # noqa: E402 - the path comes first
+from spikec.ir.types import TensorType  # noqa: E402 - the path comes first
 
 LIF = parse_program(
     "neuron @n(x) params(alpha, beta, theta) state(i = 0, v = 0) {\ni = alpha * i + x\nv = beta * v + i\ns = v >= theta\n"

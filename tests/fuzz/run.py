@@ -25,14 +25,14 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 from spikec.backends.c.backend import CBackend, folder_files  # noqa: E402 - the path comes first
-from spikec.backends.c.generate import generate  # noqa: E402
-from spikec.backends.c.parts import kernel_files  # noqa: E402
-from spikec.ir.graph import Graph  # noqa: E402
-from spikec.ir.ops import Add, Conv, Dense, Input, Neuron, Node, Pool, Ref, Reshape, Sparse  # noqa: E402
-from spikec.ir.rules import verify  # noqa: E402
-from spikec.ir.text import parse_program  # noqa: E402
-from spikec.ir.types import TensorType  # noqa: E402
-from spikec.target import load_target  # noqa: E402
+from spikec.backends.c.generate import generate  # noqa: E402 - the path comes first
+from spikec.backends.c.parts import kernel_files  # noqa: E402 - the path comes first
+from spikec.ir.graph import Graph  # noqa: E402 - the path comes first
+from spikec.ir.ops import Add, Conv, Dense, Input, Neuron, Node, Pool, Ref, Reshape, Sparse  # noqa: E402 - the path comes first
+from spikec.ir.rules import verify  # noqa: E402 - the path comes first
+from spikec.ir.text import parse_program  # noqa: E402 - the path comes first
+from spikec.ir.types import TensorType  # noqa: E402 - the path comes first
+from spikec.target import load_target  # noqa: E402 - the path comes first
 
 CORPUS = ROOT / "tests" / "corpus"
 TARGETS = ("api", "stream", "text")
