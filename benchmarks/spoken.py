@@ -52,12 +52,12 @@ def train(data: Path, kept: Path) -> dict[str, np.ndarray]:
 
     class Fire(torch.autograd.Function):
         @staticmethod
-        def forward(context, v):  # type: ignore[no-untyped-def]  # torch's
+        def forward(context, v):
             context.save_for_backward(v)
             return (v >= 0).float()
 
         @staticmethod
-        def backward(context, gradient):  # type: ignore[no-untyped-def]  # torch's
+        def backward(context, gradient):
             (v,) = context.saved_tensors
             return gradient / (1 + 5 * v.abs()) ** 2
 

@@ -170,7 +170,7 @@ def trained(name: str, start: Graph, train: Split, seed: int, epochs: int, rate:
                 bar(epoch * batches + k + 1, epochs * batches)
     weights = {key: module.weight_of(key).detach().numpy().copy() for key in names}
     KEPT.mkdir(parents=True, exist_ok=True)
-    np.savez(path, **weights)  # type: ignore[arg-type]  # arrays by name
+    np.savez(path, **weights)
     return with_weights(start, weights)
 
 

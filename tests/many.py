@@ -58,7 +58,7 @@ def compile_many(graphs: Sequence[Graph], observe: Sequence[Sequence[str]], flag
     """One library for all graphs; `observe` names the wires to read besides those that are always readable."""
     sources, networks = many_sources(graphs, observe)
     path = build_library(sources, ["all.c", "host.c"], flags=flags)
-    return [Compiled(path, network) for network in networks]  # type: ignore[arg-type]
+    return [Compiled(path, network) for network in networks]
 
 
 def differences(want: Execution, have: Execution) -> list[str]:

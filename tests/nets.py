@@ -38,7 +38,7 @@ def graph(*nodes: Node, out: Any = None, level: str = "float", dt: float | None 
     """A graph whose outputs are pairs, names of nodes, or the last node."""
     chosen = [nodes[-1].name] if out is None else out
     pairs = tuple((item, Ref(item)) if isinstance(item, str) else item for item in chosen)
-    return Graph("g", level, nodes, pairs, dt)  # type: ignore[arg-type]
+    return Graph("g", level, nodes, pairs, dt)
 
 
 def spikes(shape: tuple[int, ...], name: str = "in", dtype: str = "f32") -> Input:

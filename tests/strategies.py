@@ -668,7 +668,7 @@ def graphs(draw: Draw, level: str = "fixed") -> Graph:
     for node in made[:-1]:
         if _chance(draw, 3):
             outputs.append((f"o_{node.name}", Ref(node.name)))
-    return Graph("g", level, tuple(builder.nodes), tuple(outputs))  # type: ignore[arg-type]
+    return Graph("g", level, tuple(builder.nodes), tuple(outputs))
 
 
 def random_inputs(graph: Graph, batch: int, steps: int, seed: int) -> dict[str, Array]:

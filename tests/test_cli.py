@@ -95,15 +95,15 @@ def test_json_everywhere(work: Path, capsys: pytest.CaptureFixture[str]) -> None
         return json.loads(ran(capsys, *words, "--json"))
 
     made = got("compile", "tiny.sir", "-o", "new", "--target", "reference")
-    assert made["neurons"] == 4 and made["output"] == "new"  # type: ignore[index]
+    assert made["neurons"] == 4 and made["output"] == "new"
     made = got("compile", "tiny.sir", "-o", "new", "--target", "reference", "--print-after", "input")
-    assert list(made["printed"]) == ["input"]  # type: ignore[index]
+    assert list(made["printed"]) == ["input"]
     found = got("run", "build", "--input", "x.npz", "--record", "all")
-    assert found["counts"]["lif1"]["updates"] == 80  # type: ignore[index]
-    assert got("verify", "build", "--backends", "numpy")["ok"] is True  # type: ignore[index]
-    assert got("show", "build")["ir"] == spikec.load("build").ir()  # type: ignore[index]
-    assert {"loihi2", "host", "reference"} <= {row["name"] for row in got("targets")}  # type: ignore[union-attr, index]
-    assert got("targets", "loihi2")["numbers"]["max_delay"]["value"] == 62  # type: ignore[index]
+    assert found["counts"]["lif1"]["updates"] == 80
+    assert got("verify", "build", "--backends", "numpy")["ok"] is True
+    assert got("show", "build")["ir"] == spikec.load("build").ir()
+    assert {"loihi2", "host", "reference"} <= {row["name"] for row in got("targets")}
+    assert got("targets", "loihi2")["numbers"]["max_delay"]["value"] == 62
 
 
 def test_errors_as_json_go_to_both(work: Path, capsys: pytest.CaptureFixture[str]) -> None:

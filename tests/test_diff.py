@@ -49,7 +49,7 @@ def test_types_and_shapes() -> None:
 def test_parameters_and_lines_without_arrays() -> None:
     a = tiny()
     lif = a["lif1"]
-    b = a.with_nodes([replace(n, params={**lif.params, "theta": np.float32(1.0)}) if n is lif else n for n in a.nodes])  # type: ignore[attr-defined, call-arg]
+    b = a.with_nodes([replace(n, params={**lif.params, "theta": np.float32(1.0)}) if n is lif else n for n in a.nodes])
     found = diff(a, b, ("old", "new"))
     assert found.lines.startswith("--- old\n+++ new\n")
     assert [c.text() for c in found.arrays] == ["lif1.theta: scalar f32, 1 of 1 changed, by at most 0.25"]

@@ -208,8 +208,8 @@ def test_backends_are_known_by_name(build: Build) -> None:
 
 
 def graph_with(kind: str, dtype: str, level: str = "float", bounds: tuple[int, int] | None = None) -> Graph:
-    node = Input(name="in", type=TensorType(kind, (2,), dtype), bounds=bounds)  # type: ignore[arg-type]
-    return Graph("g", level, (node,), (("out", Ref("in")),))  # type: ignore[arg-type]
+    node = Input(name="in", type=TensorType(kind, (2,), dtype), bounds=bounds)
+    return Graph("g", level, (node,), (("out", Ref("in")),))
 
 
 BAD_INPUTS = [
@@ -422,7 +422,7 @@ def test_verify_counts_and_names_what_differs(build: Build, monkeypatch: pytest.
 
     monkeypatch.setitem(spikec.BACKENDS, "numpy", f"{__name__}:Wrong")
     monkeypatch.setitem(sys.modules, __name__, type(sys)(__name__))
-    sys.modules[__name__].Wrong = Wrong  # type: ignore[attr-defined]
+    sys.modules[__name__].Wrong = Wrong
     x = spikes(8, 20)
     found = build.verify(x, ["numpy"])
     a, b = interpret(tiny(), {"in": x}, record=["lif2"]), interpret(wrong, {"in": x}, record=["lif2"])
@@ -473,10 +473,10 @@ def test_a_trace_of_events_is_input() -> None:
 
 def test_a_dt_or_a_name_of_another_type() -> None:
     with pytest.raises(CompileError) as caught:
-        spikec.compile(tiny(), target="reference", dt="1ms")  # type: ignore[arg-type]
+        spikec.compile(tiny(), target="reference", dt="1ms")
     assert str(caught.value) == "error[SPK001]: dt is a number of seconds, not '1ms'"
     with pytest.raises(CompileError) as caught:
-        spikec.compile(tiny(), target="reference", name=5)  # type: ignore[arg-type]
+        spikec.compile(tiny(), target="reference", name=5)
     assert str(caught.value) == "error[SPK001]: a graph's name consists of letters, digits, _ and ., not '5'"
 
 
@@ -492,7 +492,7 @@ def test_a_tensor_that_numpy_does_not_have_is_refused() -> None:
 
 
 def test_what_is_no_path_or_name() -> None:
-    fails("SPK001", lambda: spikec.compile(tiny(), target=5), "target is a name, not 5")  # type: ignore[arg-type]  # on purpose
-    fails("SPK001", lambda: spikec.compile(tiny(), weights=5), "weights is a path, not 5")  # type: ignore[arg-type]  # on purpose
-    fails("SPK001", lambda: spikec.compile(tiny(), dump_ir=5), "dump_ir is a path, not 5")  # type: ignore[arg-type]  # on purpose
-    fails("SPK001", lambda: spikec.load(5), "a build is a path, not 5")  # type: ignore[arg-type]  # on purpose
+    fails("SPK001", lambda: spikec.compile(tiny(), target=5), "target is a name, not 5")
+    fails("SPK001", lambda: spikec.compile(tiny(), weights=5), "weights is a path, not 5")
+    fails("SPK001", lambda: spikec.compile(tiny(), dump_ir=5), "dump_ir is a path, not 5")
+    fails("SPK001", lambda: spikec.load(5), "a build is a path, not 5")

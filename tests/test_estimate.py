@@ -67,7 +67,7 @@ def test_hops_cost_and_their_absence_is_said() -> None:
     assert without.hops is None and any("no cores" in note for note in without.notes)
     assert with_hops.hops == 20 and not any("no cores" in note for note in with_hops.notes)
     assert any("that placement found" in note for note in with_hops.notes)
-    assert with_hops.energy.value - without.energy.value == pytest.approx(20 * 3.5e-12)  # type: ignore[union-attr, operator]
+    assert with_hops.energy.value - without.energy.value == pytest.approx(20 * 3.5e-12)
 
 
 def test_a_target_without_costs_has_none_and_says_so() -> None:

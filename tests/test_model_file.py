@@ -76,7 +76,7 @@ def test_nothing_stays_behind(folder: Path) -> None:
 
 def test_a_module_of_the_same_name_comes_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mine = type(sys)("helper")
-    mine.WIDTH = 7  # type: ignore[attr-defined]
+    mine.WIDTH = 7
     monkeypatch.setitem(sys.modules, "net", mine)
     (folder / "a" / "helper.py").write_text("import sys\nsys.modules['net']\nWIDTH = 3\n")
     with user_code(f"{folder}/a/net.py:Net"):

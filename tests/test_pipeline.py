@@ -84,7 +84,7 @@ def test_every_pass_can_be_loaded_under_its_name(name: str) -> None:
 
 def test_options_go_to_the_passes_that_have_them() -> None:
     made = make_pass("quantize", {"target": LOIHI, "bits": 4, "hop": 3, "calibrate": None})
-    assert (made.bits, made.calibrate) == (4, None)  # type: ignore[attr-defined]
+    assert (made.bits, made.calibrate) == (4, None)
     assert make_pass("canonicalise", {"target": LOIHI}) == make_pass("canonicalise", {})
 
 

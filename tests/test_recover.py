@@ -86,10 +86,10 @@ def test_the_score_rises_and_what_was_trained_is_what_runs(net: Graph, target: s
     # The same grid, and not a weight off it; what was pruned stays.
     for node in better.graph(level="fixed").nodes:
         if isinstance(node, Dense) and node.name in build.graph(level="fixed"):
-            before = build.graph(level="fixed")[node.name].weight  # type: ignore[attr-defined]  # the same layer
+            before = build.graph(level="fixed")[node.name].weight
             assert node.weight.shape == before.shape
             if "prune" in options:
-                pruned = build.graph(after="prune")[node.name].weight == 0  # type: ignore[attr-defined]  # the same layer
+                pruned = build.graph(after="prune")[node.name].weight == 0
                 assert not node.weight[pruned].any()
     # Compiling the trained floats again at the same scales rounds nothing: they lie on the grid.
     notes = [e for e in better.ledger if e.pass_name in ("quantize", "to-fixed") and "scale" in e.measured]

@@ -178,7 +178,7 @@ def test_edges_of_the_picture() -> None:
 def test_the_picture_is_svg_with_layers_from_left_to_right() -> None:
     text = draw(loops(), {"l1": 0.25})
     root = ElementTree.fromstring(text)
-    boxes = [(g.find("text").text, float(g.find("rect").get("x"))) for g in root.iter("g")]  # type: ignore[union-attr, arg-type]
+    boxes = [(g.find("text").text, float(g.find("rect").get("x"))) for g in root.iter("g")]
     assert [name for name, _ in boxes] == ["in", "l1", "l2", "l2"]  # the last is the output of this name
     assert [x for _, x in boxes] == sorted({x for _, x in boxes})
     assert [p.get("class") for p in root.iter("path")].count("back") == 2 and "25 %" in text

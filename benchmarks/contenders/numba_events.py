@@ -14,7 +14,7 @@ BATCHES = False
 
 
 @numba.njit(fastmath=False, cache=False)
-def _dense(weight, events, count, current):  # type: ignore[no-untyped-def]  # numba infers them
+def _dense(weight, events, count, current):
     for e in range(count):
         row = weight[events[e]]
         for o in range(current.size):
@@ -22,14 +22,14 @@ def _dense(weight, events, count, current):  # type: ignore[no-untyped-def]  # n
 
 
 @numba.njit(fastmath=False, cache=False)
-def _lists(target, weight, start, events, count, current):  # type: ignore[no-untyped-def]  # numba infers them
+def _lists(target, weight, start, events, count, current):
     for e in range(count):
         for k in range(start[events[e]], start[events[e] + 1]):
             current[target[k]] += weight[k]
 
 
 @numba.njit(fastmath=False, cache=False)
-def _fire(current, i, v, alpha, has_alpha, beta, theta, events):  # type: ignore[no-untyped-def]  # numba infers them
+def _fire(current, i, v, alpha, has_alpha, beta, theta, events):
     count = 0
     for o in range(v.size):
         c = current[o]
@@ -47,7 +47,7 @@ def _fire(current, i, v, alpha, has_alpha, beta, theta, events):  # type: ignore
 
 
 @numba.njit(fastmath=False, cache=False)
-def _whole_w4(v, bias, beta, theta, targets, weights, steps, counts):  # type: ignore[no-untyped-def]  # numba infers them
+def _whole_w4(v, bias, beta, theta, targets, weights, steps, counts):
     n = v.size
     current = np.zeros(n, np.float32)
     events = np.empty(n, np.int64)
@@ -70,7 +70,7 @@ def _whole_w4(v, bias, beta, theta, targets, weights, steps, counts):  # type: i
 
 
 @numba.njit(cache=False)
-def _list(frame, events):  # type: ignore[no-untyped-def]  # numba infers them
+def _list(frame, events):
     count = 0
     for k in range(frame.size):
         if frame[k]:

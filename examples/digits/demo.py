@@ -62,7 +62,7 @@ def snntorch_trace(net: nn.Module, x: Array) -> Trace:
     for hook in hooks:
         hook.remove()
     layers = {path: tuple(np.stack(part, axis=1) for part in zip(*steps, strict=True)) for path, steps in heard.items()}
-    return Trace(spikes.numpy().swapaxes(0, 1), layers)  # type: ignore[arg-type]  # two arrays each
+    return Trace(spikes.numpy().swapaxes(0, 1), layers)
 
 
 def float_flips(build: spikec.Build, x: Array, trace: Trace) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -34,6 +34,7 @@ class Built:
 
 _X, _V = Var("x"), Var("v")
 _T = Var("t")
+_POOLS: dict[str, Literal["sum", "average", "max"]] = {"sum": "sum", "mean": "average", "max": "max"}
 #: What a reduction over time is: a value that after the last step is the answer.
 REDUCTIONS: dict[str, Program] = {
     "sum": Program("running_sum", ("x",), (), (State("v"),), (Assign("v", _V + _X),), (Emit("v", "value"),)),
@@ -653,9 +654,9 @@ class _Builder:
             weight = np.ones((1, window[0]), np.float64 if self.dtype == "f64" else np.float32)
             inner_ref = self.add(Dense(name=self.name(f"{name}_dense"), inputs=(ref,), weight=weight, loc=loc), None)
         else:
-            mode = {"sum": "sum", "mean": "average", "max": "max"}[fn]
+            mode = _POOLS[fn]
             ready = self.reshaped(ref, (channels, *window), own, f"{name}_in", loc)
-            inner_ref = self.add(Pool(name=self.name(f"{name}_pool"), inputs=(ready,), mode=mode, kernel=window, loc=loc), None)  # type: ignore[arg-type]
+            inner_ref = self.add(Pool(name=self.name(f"{name}_pool"), inputs=(ready,), mode=mode, kernel=window, loc=loc), None)
         self.add(Reshape(name=name, inputs=(inner_ref,), shape=shape, loc=loc), cell)
 
     def _leaf(self, cell: Cell) -> None:

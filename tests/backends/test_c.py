@@ -48,7 +48,7 @@ def _compiler() -> None:
 
 @pytest.fixture
 def backend() -> CBackend:
-    return CBackend(None)  # type: ignore[arg-type]  # the target's content is not looked at
+    return CBackend(None)
 
 
 def lif(name: str, source: str, **more: Any) -> Neuron:
@@ -416,7 +416,7 @@ def test_bad_input_data(backend: CBackend) -> None:
 
 
 def test_the_backend_is_in_the_table() -> None:
-    assert isinstance(load_backend("c", None), CBackend)  # type: ignore[arg-type]
+    assert isinstance(load_backend("c", None), CBackend)
 
 
 # -------------------------------------------------------------------------------------------------------- the interface

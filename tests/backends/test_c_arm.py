@@ -322,7 +322,7 @@ def test_the_digits_run_on_arm(board: str, tools: Tools, tmp_path: Path, digits:
     compiler, _, emulator, *_ = MACHINES[machine]
     tools(compiler, emulator)
     graph, golden = digits
-    CBackend(None).emit(graph, tmp_path, golden)  # type: ignore[arg-type]  # the target's content is not looked at
+    CBackend(None).emit(graph, tmp_path, golden)
     said = run(["make", "check", f"CC={compiler}", f"ARCH={flags}", "LDFLAGS=-static", f"RUN={emulator}"], tmp_path).decode()
     compared = re.search(r"ok: 40 samples, (\d+) values compared, 0 differ", said)
     # Spikes of three layers and the output in each step, and at the end the states: one number at least for each neuron.
@@ -342,14 +342,14 @@ def test_weights_in_a_file_of_their_own(machine: str, tools: Tools, tmp_path: Pa
     graph = verify(Graph("big", "fixed", nodes, (("l1", Ref("l1")),)))
     inputs = random_inputs(graph, 1, 4, 1)
     golden = Golden(inputs, interpret(graph, inputs, record=default_record(graph)))
-    CBackend(None).emit(graph, tmp_path, golden)  # type: ignore[arg-type]
+    CBackend(None).emit(graph, tmp_path, golden)
     assert (tmp_path / "weights.bin").exists()
     command = ["make", "check", f"CC={compiler}", f"ARCH={flags}", "LDFLAGS=-static", f"RUN={emulator}"]
     assert b"ok: 1 samples" in run(command, tmp_path)
 
 
 def assembly(folder: Path, graph: Graph, command: Iterable[str]) -> str:
-    CBackend(None).emit(graph, folder)  # type: ignore[arg-type]
+    CBackend(None).emit(graph, folder)
     run([*command, *STRICT, "-fno-asynchronous-unwind-tables", "-S", "-o", "network.s", "network.c"], folder)
     return (folder / "network.s").read_text()
 
@@ -388,7 +388,7 @@ def test_the_core_is_a_library_for_a_microcontroller(
     """No operating system, no libc but memcpy and memset; and the very code built for it passes the check, under qemu's Cortex-A."""
     tools("arm-none-eabi-gcc", "arm-linux-gnueabihf-gcc", "qemu-arm")
     graph, golden = digits
-    CBackend(None).emit(graph, tmp_path, golden)  # type: ignore[arg-type]
+    CBackend(None).emit(graph, tmp_path, golden)
     assert not (tmp_path / "weights.c").exists()
     flags = [*CORTEX_M[processor].split(), *STRICT, "-O2", "-ffreestanding", "-fno-short-enums"]
     run(["arm-none-eabi-gcc", *flags, "-c", "network.c"], tmp_path)
@@ -465,7 +465,7 @@ def test_clang_gives_the_same_bits(instructions: str, kernels: BatchProgram, too
 def test_any_extension_builds(tmp_path: Path) -> None:
     """Whatever this processor has: the code asks for each set of instructions that it uses."""
     require_compiler()
-    CBackend(None).emit(Nets().dense(33, 150), tmp_path)  # type: ignore[arg-type]
+    CBackend(None).emit(Nets().dense(33, 150), tmp_path)
     for flags in ("-msse4.2", "-mpopcnt", "-mavx", "-mavx2 -mno-popcnt", "-mavx512f", "-mavx512bw", "-mavx512vbmi2 -mavx512bw"):
         run(["cc", *STRICT, "-O2", *flags.split(), "-c", "network.c"], tmp_path)
 
@@ -482,7 +482,7 @@ def test_ci_installs_every_tool() -> None:
 
 def test_the_readme_says_how_to_cross_compile(tmp_path: Path) -> None:
     graph = Nets().dense(7, 3)
-    CBackend(None).emit(graph, tmp_path)  # type: ignore[arg-type]
+    CBackend(None).emit(graph, tmp_path)
     text = (tmp_path / "README.md").read_text()
     for _, flags, emulator, *_ in MACHINES.values():
         assert flags in text and f"RUN={emulator}" in text

@@ -83,7 +83,7 @@ def events(x: Array, step_us: int = 1000) -> list[tuple[int, int, int, int]]:
     found = []
     for t, frame in enumerate(x):
         where = [tuple(int(i) for i in at) for at in np.argwhere(frame) for _ in range(int(frame[tuple(at)]))]
-        rng.shuffle(where)  # type: ignore[arg-type]
+        rng.shuffle(where)
         times = np.sort(rng.integers(0, step_us, len(where))) + t * step_us
         found += [(int(when), xx, yy, p) for when, (p, yy, xx) in zip(times, where, strict=True)]
     return found

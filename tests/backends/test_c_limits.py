@@ -81,7 +81,7 @@ def test_without_flash_the_constants_count_as_memory() -> None:
 )
 def test_bad_limits(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(CompileError, match="SPK001") as caught:
-        spikec.compile(tiny(), calibrate=spikes(4), **arguments)  # type: ignore[arg-type]
+        spikec.compile(tiny(), calibrate=spikes(4), **arguments)
     assert caught.value.diagnostics[0].message == message
 
 

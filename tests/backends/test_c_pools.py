@@ -62,7 +62,7 @@ def network(
     ],
 )
 def test_pools_of_spikes(options: dict[str, object], folded: bool) -> None:
-    graph = network(**options)  # type: ignore[arg-type]
+    graph = network(**options)
     assert ("_window" in generate(graph).source) == folded
     data = {"in": (np.random.default_rng(1).random((6, 15, 3, 12, 12)) < 0.2).astype(np.int8)}
     record = default_record(graph)

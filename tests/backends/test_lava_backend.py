@@ -231,7 +231,7 @@ def test_the_ways_of_starting_late() -> None:
         outputs={"spk": Ref("reset")},
     )
     starts = {node.name: node.start for node in graph.neurons}
-    assert starts["prologue"] == 3 and "constant_on" in graph and graph["memory"].init, graph  # type: ignore[attr-defined]
+    assert starts["prologue"] == 3 and "constant_on" in graph and graph["memory"].init, graph
     for batch, steps in ((1, 1), (3, 11)):
         assert_equal(graph, {"in": spikes(batch, steps, 6)})
 

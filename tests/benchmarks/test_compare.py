@@ -104,7 +104,7 @@ def test_lists_of_connections_are_the_convolution() -> None:
 def test_a_tool_without_sparse_synapses_says_so() -> None:
     net = Net("W4", 3, np.zeros((1, 2), np.int64), sparse={"v0": np.zeros(2)})
     with pytest.raises(Skip, match="no sparse synapses"):
-        torch_net.prepare(net, lambda layer: None, lambda neuron: None)  # type: ignore[arg-type,return-value]  # never reached
+        torch_net.prepare(net, lambda layer: None, lambda neuron: None)
 
 
 def test_the_table_and_where_it_goes(tmp_path: Path) -> None:

@@ -378,8 +378,8 @@ def test_mistakes_are_told() -> None:
     for make, text in (
         (lambda: nn.LIF(1.5), "beta is a decay, from 0"),
         (lambda: nn.LIF(0.5, learn=("alpha",)), "LIF has no alpha to learn; it has beta, threshold"),
-        (lambda: nn.LIF(0.5, reset_by="soft"), 'reset_by is "zero" or "subtract"'),  # type: ignore[arg-type]
-        (lambda: nn.LIF(0.5, time_axis="t"), "time_axis is a number or None"),  # type: ignore[arg-type]
+        (lambda: nn.LIF(0.5, reset_by="soft"), 'reset_by is "zero" or "subtract"'),
+        (lambda: nn.LIF(0.5, time_axis="t"), "time_axis is a number or None"),
         (lambda: nn.Grid(8, 0.3), "a power of two as its unit"),
         (lambda: nn.SparseLinear(4, 4, density=0), "density is above 0"),
         (lambda: nn.SparseLinear(4, 4, mask=torch.ones(2, 2)), "the mask has shape"),

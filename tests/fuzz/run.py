@@ -60,7 +60,7 @@ def networks() -> list[Graph]:
         return TensorType("spike", shape, "i8")
 
     def neuron(name: str, source: str, program: object = LIF) -> Neuron:
-        return Neuron(name=name, inputs=(Ref(source),), program=program)  # type: ignore[arg-type]  # a Program
+        return Neuron(name=name, inputs=(Ref(source),), program=program)
 
     recurrent: list[Node] = [
         Input(name="x", type=spike(33)),

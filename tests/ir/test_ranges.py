@@ -59,7 +59,7 @@ def taken(expr: Expr, values: dict, where: np.ndarray, index: int, intervals: di
 @settings(max_examples=150, deadline=None)
 @given(fixed_programs(inputs=(10,)), st.integers(0, 1 << 30))
 def test_every_expression_lies_inside(made: object, seed: int) -> None:
-    program, widths = made.program, made.params  # type: ignore[attr-defined]
+    program, widths = made.program, made.params
     rng = np.random.default_rng(seed)
     params = {k: rng.integers(-(1 << b) + 1, 1 << b, 6) for k, b in widths.items()}
     bounds = {k: (int(v.min()), int(v.max())) for k, v in params.items()}

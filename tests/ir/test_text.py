@@ -147,7 +147,7 @@ def test_float32_digits_are_the_shortest(x: float) -> None:
 def test_infinity_and_nan_are_read_before_they_are_judged() -> None:
     body = "%c = constant() value=[nan, inf, -inf] : value<3>\noutput %c"
     g = sir(body)
-    assert np.isnan(g["c"].value[0]) and list(g["c"].value[1:]) == [np.inf, -np.inf]  # type: ignore[attr-defined]
+    assert np.isnan(g["c"].value[0]) and list(g["c"].value[1:]) == [np.inf, -np.inf]
     with pytest.raises(CompileError) as caught:
         verify(g)
     assert str(caught.value) == "error[SPK305]: %c: value holds nan at [0] (3 of 3)"
@@ -276,7 +276,7 @@ def _expressions() -> st.SearchStrategy:
 @settings(max_examples=200, deadline=None)
 @given(_expressions())
 def test_expressions_keep_their_shape(expr: object) -> None:
-    text = f"neuron @p(a, b, c) {{\n  x = {expr_text(expr)}\n  emit a\n}}"  # type: ignore[arg-type]
+    text = f"neuron @p(a, b, c) {{\n  x = {expr_text(expr)}\n  emit a\n}}"
     program = parse_program(text)
     assert repr(program.body[0].expr) == repr(expr)
     # Long lines are broken, which means nothing to the parser.

@@ -116,7 +116,7 @@ def test_the_error_of_a_layer_stays_within_half_a_spike(seed: int, fire: str) ->
     graph, steps = sir(text, RELU), 50
     data = rng.normal(size=(6, 5)).astype(np.float32)
     after, _ledger = convert(graph, data, steps, percentile=100.0, fire=fire)
-    theta = float(after["r"].params["theta"])  # type: ignore[attr-defined]
+    theta = float(after["r"].params["theta"])
     wanted = interpret(graph, {"x": data[:, None]}).outputs["y"][:, 0]
     found = interpret(after, {"x": frames(data, steps)}).outputs["y"][:, -1] / steps
     bound = np.abs(second).sum(axis=1) * (theta / (2 * steps)) + 1e-3
@@ -148,7 +148,7 @@ def test_a_maximum_pool_adds_no_error(fire: str) -> None:
             assert np.array_equal(pooled.sum(axis=1), wanted)
             assert set(np.unique(pooled)) <= {0, 1}
         else:  # the membrane of the output sums up what the spikes are worth
-            assert np.allclose(pooled[:, -1], wanted * after["r"].params["theta"])  # type: ignore[attr-defined]
+            assert np.allclose(pooled[:, -1], wanted * after["r"].params["theta"])
 
 
 def close(graph: Graph, data: Array, tolerance: float = 0.02, **options: Any) -> tuple[Graph, Ledger]:
@@ -161,7 +161,7 @@ def close(graph: Graph, data: Array, tolerance: float = 0.02, **options: Any) ->
     for name, array in wanted.items():
         final = found[name][:, -1] / steps
         if after.type_of(after.output(name)).kind == "spike":
-            final = found[name].sum(axis=1) * after["r"].params["theta"] / steps  # type: ignore[attr-defined]
+            final = found[name].sum(axis=1) * after["r"].params["theta"] / steps
         assert np.abs(final - array[:, 0]).max() <= tolerance * max(1.0, float(np.abs(array).max())), name
     return after, ledger
 

@@ -124,7 +124,7 @@ def test_topologies(case: str) -> None:
     if case in LEFT:
         assert [node.name for node in after.nodes] == LEFT[case]
     if case == "initial values before a delayed identity":
-        assert after["d"].inputs[0].init.tolist() == [*INIT.tolist(), [0, 0, 0]]  # type: ignore[union-attr]
+        assert after["d"].inputs[0].init.tolist() == [*INIT.tolist(), [0, 0, 0]]
 
 
 @settings(max_examples=60, deadline=None)

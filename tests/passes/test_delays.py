@@ -47,7 +47,7 @@ def test_a_shared_delay_is_read_from_the_operand() -> None:
     weight = np.array([[1.0, 0.5], [0.0, 2.0]])
     g, ledger = net([[3, 3], [9, 3]], weight), Ledger()
     after = Delays(delay_step=1).run(g, ledger)
-    assert after["a"].delay is None and after["a"].inputs[0].delay == 3  # type: ignore[attr-defined]  # a dense layer
+    assert after["a"].delay is None and after["a"].inputs[0].delay == 3
     x = {"in": random_spikes((4, 20, 2), 1)}
     np.testing.assert_array_equal(interpret(after, x).outputs["n"], interpret(g, x).outputs["n"])
     assert [entry.kind for entry in ledger] == ["exact"]
@@ -56,9 +56,9 @@ def test_a_shared_delay_is_read_from_the_operand() -> None:
 def test_axonal_form_is_told() -> None:
     ledger = Ledger()
     g = net([[1, 4], [1, 4], [1, 5]])
-    assert not is_axonal(g["a"], (2,))  # type: ignore[arg-type]  # a dense layer
+    assert not is_axonal(g["a"], (2,))
     after = Delays(max_delay=4).run(g, ledger)
-    assert is_axonal(after["a"], (2,))  # type: ignore[arg-type]  # a dense layer
+    assert is_axonal(after["a"], (2,))
     assert any(entry.what == "every source has one delay: axonal form" for entry in ledger)
 
 

@@ -128,7 +128,7 @@ def test_any_two_layers(level: str, data: st.DataObject) -> None:
 
     source = Input(name="in", type=TensorType("spike", (2, 8, 9), "f32" if level == "float" else "i8"))
     first = layer("a", Ref("in", delay=pick(0, 1)), (2, 8, 9))
-    shape = Graph("g", level, (source, first), (("a", Ref("a")),)).shape_of("a")  # type: ignore[arg-type]
+    shape = Graph("g", level, (source, first), (("a", Ref("a")),)).shape_of("a")
     if min(shape[1:]) < 5:
         return
     nodes: list[Any] = [source, first]
@@ -140,7 +140,7 @@ def test_any_two_layers(level: str, data: st.DataObject) -> None:
         nodes.append(Reshape(name="r", inputs=(ref,), shape=(shape[0], shape[2], shape[1])))
         ref, shape = Ref("r"), (shape[0], shape[2], shape[1])
     nodes.append(layer("b", ref, shape))
-    before = Graph("g", level, tuple(nodes), (("b", Ref("b")),))  # type: ignore[arg-type]
+    before = Graph("g", level, tuple(nodes), (("b", Ref("b")),))
     after = fold(before)
     for node in after.nodes:
         if isinstance(node, (Conv, Dense, Sparse)) and not isinstance(nodes[-1], Pool):

@@ -157,10 +157,10 @@ def test_initial_states_move_to_the_native_names() -> None:
         spikes((3,)), dense("d", "in", W), leaky("l", "d", init={"v": np.array([0.5, 0.75], F)}), out=["l", ("v", Ref("l", "v"))]
     )
     after = check(g)
-    assert after["l"].init["v"].tolist() == [0.5, 0.75] and "u" not in after["l"].init  # type: ignore[attr-defined]
+    assert after["l"].init["v"].tolist() == [0.5, 0.75] and "u" not in after["l"].init
     declared = parse_program("neuron @begin(x) state(m = 0.5) { m = 0.5 * m + x s = m > 1 m = select(s, 0, m) emit s }")
     after = check(graph(spikes((3,)), dense("d", "in", W), Neuron(name="l", inputs=(Ref("d"),), program=declared), out=["l"]))
-    assert after["l"].init["v"] == 0.5  # type: ignore[attr-defined]
+    assert after["l"].init["v"] == 0.5
 
 
 def neurons_only(g: Graph) -> Graph:
@@ -183,10 +183,10 @@ def test_one_parameter_per_channel() -> None:
     full = np.array([[1.0, 0.5], [0.75, 0.25]], F)
     g = graph(spikes((1, 3)), conv, leaky("l", "c", beta=[0.5, 0.25], theta=full), out=["l"])
     after = neurons_only(g)
-    assert after["l"].params["beta"].tolist() == [0.5, 0.25]  # type: ignore[attr-defined]
-    assert after["l"].params["theta"].tolist() == full.tolist()  # type: ignore[attr-defined]
+    assert after["l"].params["beta"].tolist() == [0.5, 0.25]
+    assert after["l"].params["theta"].tolist() == full.tolist()
     g = graph(spikes((1, 3)), conv, gained("l", "c", [2.0, 0.5]), out=["l"])
-    assert neurons_only(g)["c"].weight.tolist() == (CONV * np.array([2, 0.5]).reshape(2, 1, 1)).tolist()  # type: ignore[attr-defined]
+    assert neurons_only(g)["c"].weight.tolist() == (CONV * np.array([2, 0.5]).reshape(2, 1, 1)).tolist()
 
 
 def test_a_gain_per_row_of_a_dense_layer_over_leading_axes_stays() -> None:
@@ -197,7 +197,7 @@ def test_a_gain_per_row_of_a_dense_layer_over_leading_axes_stays() -> None:
     assert [d.code for d in caught.value.diagnostics] == ["SPK202"]
     assert caught.value.diagnostics[0].message == "%l_gain: loihi2 has no operation 'scale'"
     after = check(graph(spikes((2, 2)), dense("d", "in", W2), gained("l", "d", 2.0), out=["l"]))
-    assert after["d"].weight.tolist() == (2 * W2).tolist()  # type: ignore[attr-defined]
+    assert after["d"].weight.tolist() == (2 * W2).tolist()
 
 
 def test_sparse_layers_take_gains() -> None:
@@ -213,7 +213,7 @@ def test_sparse_layers_take_gains() -> None:
     for g in (2.0, [2.0], [2.0, 4.0]):
         scale = Scale(name="x", inputs=(Ref("s"),), factor=np.asarray(g, F))
         after = check(graph(spikes((3,)), s, scale, leaky("l", "x"), out=["l"]))
-        assert after["s"].weight.tolist() == ([2.0, 1.0, 1.5] if np.size(g) == 1 else [2.0, 2.0, 3.0])  # type: ignore[attr-defined]
+        assert after["s"].weight.tolist() == ([2.0, 1.0, 1.5] if np.size(g) == 1 else [2.0, 2.0, 3.0])
 
 
 def test_everything_is_refused_at_once() -> None:
@@ -250,7 +250,7 @@ def test_a_membrane_before_the_reset_cannot_be_shown() -> None:
         legal(shown, custom_neurons="refuse")
     (problem,) = caught.value.diagnostics
     assert problem.notes[0] == "the output m is not a state at the end of the step"
-    assert legal(shown)[0]["l"].program == early  # type: ignore[attr-defined]
+    assert legal(shown)[0]["l"].program == early
     assert LEAKY.emits[1].name == "v"
 
 

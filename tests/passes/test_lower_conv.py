@@ -36,7 +36,7 @@ def conv(ref: Ref, *shape: int, **more: Any) -> Conv:
 
 
 def run(*nodes: Any, kind: str = "spike", bounds: tuple[int, int] | None = None) -> tuple[Graph, Graph, Ledger]:
-    source = Input(name="in", type=TensorType(kind, (2, 6, 6), "i8" if kind == "spike" else "i32"), bounds=bounds)  # type: ignore[arg-type]
+    source = Input(name="in", type=TensorType(kind, (2, 6, 6), "i8" if kind == "spike" else "i32"), bounds=bounds)
     before = verify(Graph("g", "fixed", (source, *nodes), ((nodes[-1].name, Ref(nodes[-1].name)),)))
     ledger = Ledger()
     after = verify(LowerConv(LOIHI).run(before, ledger))

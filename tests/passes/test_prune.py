@@ -84,7 +84,7 @@ def test_the_share_that_was_asked_for(share: float, calibrate: Any, scope: str) 
 def test_the_smallest_go_first_within_a_layer() -> None:
     g = net()
     after, _ = pruned(g, prune=0.4, prune_scope="layer")
-    before, left = g["fc1"].weight, after["fc1"].weight  # type: ignore[attr-defined]
+    before, left = g["fc1"].weight, after["fc1"].weight
     assert before.shape == left.shape
     assert np.abs(before[left == 0]).max() <= np.abs(before[left != 0]).min()
 
@@ -94,8 +94,8 @@ def test_a_source_that_never_sends_ranks_last() -> None:
     x = data()
     x["in"][:, :, :6] = 0
     after, _ = pruned(g, prune=0.4, calibrate=x)
-    assert np.count_nonzero(after["fc1"].weight[:, -6:]) > 0.9 * 6 * 16  # type: ignore[attr-defined]
-    assert after["fc1"].weight.shape[1] < 12 or np.count_nonzero(after["fc1"].weight[:, :6]) < 0.2 * 6 * 16  # type: ignore[attr-defined]
+    assert np.count_nonzero(after["fc1"].weight[:, -6:]) > 0.9 * 6 * 16
+    assert after["fc1"].weight.shape[1] < 12 or np.count_nonzero(after["fc1"].weight[:, :6]) < 0.2 * 6 * 16
 
 
 @settings(max_examples=40, deadline=None)
@@ -126,18 +126,18 @@ def test_half_of_the_neurons_go() -> None:
     c = conv_net()
     after, _ = pruned(c, prune_structured=0.5, calibrate=data((2, 8, 8)))
     assert (after.shape_of("l1"), after.shape_of("l2"), after.shape_of("l3")) == ((4, 8, 8), (4, 2, 2), (4,))
-    assert after["c2"].weight.shape == (4, 4, 3, 3)  # type: ignore[attr-defined]
+    assert after["c2"].weight.shape == (4, 4, 3, 3)
 
 
 def test_dormant_neurons_go_first() -> None:
     g = net()
-    weight = g["fc1"].weight.copy()  # type: ignore[attr-defined]
+    weight = g["fc1"].weight.copy()
     weight[[1, 5, 6]] = -1  # nothing but inhibition: never fires, though nothing in the graph proves it
     g = verify(g.with_nodes(replace(node, weight=weight) if node.name == "fc1" else node for node in g.nodes))
     silent = np.flatnonzero(~interpret(g, data(), record=["l1"]).records["l1"].any(axis=(0, 1)))
     assert {1, 5, 6} <= set(silent.tolist())
     after, _ = pruned(g, prune_structured=len(silent) / 16, calibrate=data())
-    np.testing.assert_array_equal(after["fc1"].weight, np.delete(weight, silent, axis=0))  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(after["fc1"].weight, np.delete(weight, silent, axis=0))
     x = data()
     np.testing.assert_array_equal(interpret(g, x).outputs["l2"], interpret(after, x).outputs["l2"])
 
@@ -146,7 +146,7 @@ def test_dormant_neurons_go_first() -> None:
 def test_blocks_of_targets_go_together(width: int) -> None:
     g = net(hidden=32)
     after, _ = pruned(g, prune=0.5, prune_pattern=f"block{width}", keep_layers=("fc2",))
-    blocks = (after["fc1"].weight != 0).reshape(-1, width, after["fc1"].weight.shape[1])  # type: ignore[attr-defined]
+    blocks = (after["fc1"].weight != 0).reshape(-1, width, after["fc1"].weight.shape[1])
     assert set(np.unique(blocks.sum(axis=1))) == {0, width}
     assert blocks.sum() / (32 * 12) == pytest.approx(0.5, abs=0.05)
 
@@ -154,9 +154,9 @@ def test_blocks_of_targets_go_together(width: int) -> None:
 def test_two_of_four() -> None:
     g = net()
     after, _ = pruned(g, prune_pattern="2:4")
-    groups = (after["fc1"].weight != 0).reshape(4, 4, -1)  # type: ignore[attr-defined]
+    groups = (after["fc1"].weight != 0).reshape(4, 4, -1)
     assert set(np.unique(groups.sum(axis=1))) == {2}
-    before = np.abs(g["fc1"].weight).reshape(4, 4, -1)  # type: ignore[attr-defined]
+    before = np.abs(g["fc1"].weight).reshape(4, 4, -1)
     assert np.all(np.where(groups, before, np.inf).min(axis=1) >= np.where(groups, 0, before).max(axis=1))
 
 

@@ -137,10 +137,10 @@ def test_every_rule_and_every_width(bits: int | None, calibrated: bool) -> None:
     after, ledger = fixed(g, bits=bits, **({"calibrate": {"in": x}} if calibrated else {}))
     step = 2 << (8 - (bits or 8))
     for k in (1, 2):
-        weight, neuron = after[f"fc{k}"].weight.astype(np.int64), after[f"l{k}"]  # type: ignore[attr-defined]
-        real, theta = g[f"fc{k}"].weight.astype(np.float64), g[f"l{k}"].params["theta"].astype(np.float64)  # type: ignore[attr-defined]
+        weight, neuron = after[f"fc{k}"].weight.astype(np.int64), after[f"l{k}"]
+        real, theta = g[f"fc{k}"].weight.astype(np.float64), g[f"l{k}"].params["theta"].astype(np.float64)
         assert weight.min() >= -256 and weight.max() <= 254 - step + 2 and not np.any(weight % step)
-        vth = neuron.params["vth"]  # type: ignore[attr-defined]
+        vth = neuron.params["vth"]
         assert vth.min() >= 0 and vth.max() <= 131071
         # One scale for weights, threshold and bias: recovered from the ledger's unit, it explains every number.
         unit = next(
@@ -150,26 +150,26 @@ def test_every_rule_and_every_width(bits: int | None, calibrated: bool) -> None:
         assert np.abs(vth - theta * scale).max() <= 0.5 + 1e-3 * scale
         clipped = np.clip(step * np.rint(real * scale / step), -256, 254 - step + 2)
         assert np.count_nonzero(weight != clipped) <= 1  # the printed unit has six digits
-        bias = neuron.params["bias_mant"].astype(np.int64) << neuron.params["bias_exp"]  # type: ignore[attr-defined]
-        wanted = 64 * scale * g[f"fc{k}"].bias.astype(np.float64)  # type: ignore[attr-defined]
-        exponent = int(neuron.params["bias_exp"])  # type: ignore[attr-defined]
+        bias = neuron.params["bias_mant"].astype(np.int64) << neuron.params["bias_exp"]
+        wanted = 64 * scale * g[f"fc{k}"].bias.astype(np.float64)
+        exponent = int(neuron.params["bias_exp"])
         assert np.abs(bias - wanted).max() <= (1 << exponent) / 2 + 1e-3 * np.abs(wanted).max()
-        assert np.abs(neuron.params["bias_mant"]).max() <= 4095 and 0 <= exponent <= 7  # type: ignore[attr-defined]
-        beta = g[f"l{k}"].params["beta"].astype(np.float64)  # type: ignore[attr-defined]
-        np.testing.assert_array_equal(neuron.params["dv"], np.rint(4096 * (1 - beta)))  # type: ignore[attr-defined]
-        assert neuron.params["du"] == 4095 and after[f"fc{k}"].bias is None  # type: ignore[attr-defined]
+        assert np.abs(neuron.params["bias_mant"]).max() <= 4095 and 0 <= exponent <= 7
+        beta = g[f"l{k}"].params["beta"].astype(np.float64)
+        np.testing.assert_array_equal(neuron.params["dv"], np.rint(4096 * (1 - beta)))
+        assert neuron.params["du"] == 4095 and after[f"fc{k}"].bias is None
     if bits in (None, 8):
         wrong, total = mismatches(g, after)
         assert wrong < 0.15 * total
         if not calibrated:
-            assert np.abs(after["fc1"].weight).max() in (254, 256)  # type: ignore[attr-defined]
+            assert np.abs(after["fc1"].weight).max() in (254, 256)
 
 
 def test_weights_are_rounded_to_the_nearest_even_and_not_down() -> None:
     w = np.array([[254, 5.2, -3.2, 1.1, 0.9, -0.9]], F)
     after, _ = fixed(graph(spikes((6,)), dense("d", "in", w), leaky("l", "d", theta=3.3), out=["l"]))
-    assert after["d"].weight.tolist() == [[254, 6, -4, 2, 0, 0]]  # type: ignore[attr-defined]
-    assert after["l"].params["vth"] == 3  # type: ignore[attr-defined]
+    assert after["d"].weight.tolist() == [[254, 6, -4, 2, 0, 0]]
+    assert after["l"].params["vth"] == 3
 
 
 @pytest.mark.parametrize("bits", [None, 3])
@@ -181,16 +181,16 @@ def test_ledger_counts_are_true(bits: int | None) -> None:
     seen = []
     for k in (1, 2):
         layer, neuron = g[f"fc{k}"], g[f"l{k}"]
-        real = layer.weight.astype(np.float64)  # type: ignore[attr-defined]
-        theta, beta = (np.float64(neuron.params[n]) for n in ("theta", "beta"))  # type: ignore[attr-defined]
+        real = layer.weight.astype(np.float64)
+        theta, beta = (np.float64(neuron.params[n]) for n in ("theta", "beta"))
         scale = min(top / real.max(), -256 / real.min())
-        params = after[f"l{k}"].params  # type: ignore[attr-defined]
+        params = after[f"l{k}"].params
         bias = params["bias_mant"].astype(np.int64) << params["bias_exp"]
         expected = {
-            "weights": np.abs(after[f"fc{k}"].weight - real * scale) / scale,  # type: ignore[attr-defined]
+            "weights": np.abs(after[f"fc{k}"].weight - real * scale) / scale,
             "decay": np.abs(params["dv"] / 4096 - (1 - beta)),
             "threshold": np.abs(params["vth"] / scale - theta),
-            "bias": np.abs(bias - layer.bias.astype(np.float64) * scale * 64) / scale / 64,  # type: ignore[attr-defined]
+            "bias": np.abs(bias - layer.bias.astype(np.float64) * scale * 64) / scale / 64,
         }
         entries = {e.what.split()[0]: e for e in ledger if e.node in (f"fc{k}", f"l{k}") and e.kind == "approximation"}
         for what, error in expected.items():
@@ -215,9 +215,9 @@ def test_clipped_weights_are_counted() -> None:
         after, ledger = fixed(g, bits=4, calibrate={"in": x})
         for k in (1, 2):
             (entry,) = [e for e in ledger if e.node == f"fc{k}" and "weights" in e.what]
-            own = after[f"fc{k}"].weight.astype(np.int64)  # type: ignore[attr-defined]
+            own = after[f"fc{k}"].weight.astype(np.int64)
             scale = 32 / float(entry.what.split("multiples of ")[1].split(",")[0])
-            beyond = np.rint(g[f"fc{k}"].weight.astype(np.float64) * scale / 32) * 32  # type: ignore[attr-defined]
+            beyond = np.rint(g[f"fc{k}"].weight.astype(np.float64) * scale / 32) * 32
             clipped = np.count_nonzero((beyond > 224) | (beyond < -256))
             assert f"{clipped} of them clipped" in entry.what or (clipped == 0 and "clipped" not in entry.what)
             assert own.max() <= 224 and own.min() >= -256
@@ -266,7 +266,7 @@ def test_a_bias_enters_the_register_only_where_the_current_forgets() -> None:
     g = graph(spikes((2,)), dense("d", "in", np.array([[1.0, 0.5]], F), [0.25]), cuba("l", "d", alpha=0.5), out=["l"])
     after, ledger = fixed(g)
     assert [node.name for node in after.nodes] == ["in", "d_on", "d_bias", "d_sum", "d", "l"]
-    assert after["d_bias"].weight.tolist() == [[32]] and after["l"].params["bias_mant"] == 0  # type: ignore[attr-defined]
+    assert after["d_bias"].weight.tolist() == [[32]] and after["l"].params["bias_mant"] == 0
     assert ("d", "the bias becomes a synapse from an always-on source") in [(e.node, e.what) for e in ledger]
     assert mismatches(g, after)[0] == 0
     g = graph(spikes((2,)), dense("d", "in", np.array([[1.0, 0.5]], F), [0.25]), cuba("l", "d", alpha=0.0), out=["l"])
@@ -324,7 +324,7 @@ def test_a_layer_that_feeds_two_populations_has_one_scale() -> None:
         spikes((2,)), dense("d", "in", np.array([[1.0, 0.5]], F), [0.25]), leaky("a", "d", theta=1.0), leaky("b", "d", beta=0.0, theta=0.75), out=["a", "b"]
     )  # fmt: skip
     after, _ = fixed(g)
-    assert (int(after["a"].params["vth"]), int(after["b"].params["vth"])) == (128, 96)  # type: ignore[attr-defined]
+    assert (int(after["a"].params["vth"]), int(after["b"].params["vth"])) == (128, 96)
     assert mismatches(g, after)[0] == 0
     # A memory in one of them keeps the bias out of both registers.
     g = graph(spikes((2,)), dense("d", "in", np.array([[1.0, 0.5]], F), [0.25]), leaky("a", "d"), cuba("b", "d"), out=["a", "b"])
@@ -400,7 +400,7 @@ def test_calibration_data_clear_a_current_or_show_where_it_wraps() -> None:
     made, ledger = fixed(g, calibrate={"in": x})
     (entry,) = [e for e in ledger if "wraps" in e.what]
     assert entry.kind == "convention" and "on the calibration data it reaches" in entry.what
-    told = int(re.search(r"it reaches (\d+),", entry.what).group(1))  # type: ignore[union-attr]  # it would fail here
+    told = int(re.search(r"it reaches (\d+),", entry.what).group(1))
     u = 0
     largest = 0
     shown = made["l"].params
@@ -432,10 +432,10 @@ def test_widths_that_the_target_lacks(bits: int) -> None:
 def test_large_thresholds_and_biases_bound_the_scale() -> None:
     g = graph(spikes((1,)), dense("d", "in", np.array([[1e-3]], F)), leaky("l", "d", theta=1000.0), out=["l"])
     after, _ = fixed(g)
-    assert after["l"].params["vth"] <= 131071  # type: ignore[attr-defined]
+    assert after["l"].params["vth"] <= 131071
     g = graph(spikes((1,)), dense("d", "in", np.array([[1e-3]], F), [300.3]), leaky("l", "d", theta=1.0), out=["l"])
     after, _ = fixed(g)
-    assert after["l"].params["bias_mant"] <= 4095 and after["l"].params["bias_exp"] <= 7  # type: ignore[attr-defined]
+    assert after["l"].params["bias_mant"] <= 4095 and after["l"].params["bias_exp"] <= 7
 
 
 def test_a_population_that_never_fires() -> None:
@@ -446,14 +446,14 @@ def test_a_population_that_never_fires() -> None:
         out=["l", ("v", Ref("l", "v"))],
     )
     after, ledger = fixed(g)
-    assert after["l"].params["vth"] == 131071 and after["d"].weight.tolist() == [[128, 64]]  # type: ignore[attr-defined]
+    assert after["l"].params["vth"] == 131071 and after["d"].weight.tolist() == [[128, 64]]
     assert "an infinite threshold becomes the largest" in [e.what for e in ledger]
 
 
 def test_initial_states() -> None:
     g = graph(spikes((2,)), dense("d", "in", np.array([[1.0, 0.5]], F)), leaky("l", "d", beta=1.0, init={"v": F(0.1)}), out=["l"])
     after, ledger = fixed(g)
-    assert after["l"].init["v"] == round(0.1 * 128 * 64)  # type: ignore[attr-defined]
+    assert after["l"].init["v"] == round(0.1 * 128 * 64)
     assert [e.what for e in ledger if e.kind == "approximation"] == ["initial v to multiples of 0.00012207"]
     with pytest.raises(CompileError) as caught:
         fixed(graph(spikes((2,)), dense("d", "in", np.array([[1.0, 0.5]], F)), leaky("l", "d", init={"v": F(5000)}), out=["l"]))
@@ -498,8 +498,8 @@ def test_a_native_reset_goes_all_the_way() -> None:
         out=["l"],
     )
     after, _ = fixed(g)
-    assert after["l"].program.body == native("LIFReset").body  # type: ignore[attr-defined]
-    assert (int(after["l"].params["interval"]), int(after["l"].params["offset"])) == (4, 2)  # type: ignore[attr-defined]
+    assert after["l"].program.body == native("LIFReset").body
+    assert (int(after["l"].params["interval"]), int(after["l"].params["offset"])) == (4, 2)
     wrong, total = mismatches(g, after, steps=20)
     assert wrong == 0 and total > 0
     never = parse_program(program.text().replace("== 1", "== 4"))

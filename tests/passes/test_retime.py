@@ -176,15 +176,15 @@ def late(neuron: Neuron) -> tuple[Graph, Graph, list[str], Ledger]:
 def test_each_way_of_starting_late() -> None:
     assert late(lif("n", "d"))[2] == ["initial"]
     _, after, found, _ = late(lif("n", "d", bias=100))
-    assert found == ["preimage"] and after["n"].init["v"].item(0) != 0  # type: ignore[attr-defined]
+    assert found == ["preimage"] and after["n"].init["v"].item(0) != 0
     # dv = 4096 forgets everything: no earlier state leads to v = 0 under a bias.
     _, after, found, _ = late(lif("n", "d", bias=256, dv=4096))
     assert found == ["synapse"]
-    assert (after["n_on"].lag, after["n_on"].start) == (0, 0)  # type: ignore[attr-defined]
-    assert after["n_bias"].weight.tolist() == [[4], [4]] and not after["n"].params["bias_mant"].any()  # type: ignore[attr-defined]
+    assert (after["n_on"].lag, after["n_on"].start) == (0, 0)
+    assert after["n_bias"].weight.tolist() == [[4], [4]] and not after["n"].params["bias_mant"].any()
     # 100 is no multiple of 2 * 64: not on the grid of weights.
     _, after, found, _ = late(lif("n", "d", bias=100, dv=4096))
-    assert found == ["prologue"] and after["n"].start == 1  # type: ignore[attr-defined]
+    assert found == ["prologue"] and after["n"].start == 1
     # A current with memory cannot take the bias as a sum.
     assert late(lif("n", "d", bias=256, dv=4096, du=4000))[2] == ["prologue"]
 
@@ -192,8 +192,8 @@ def test_each_way_of_starting_late() -> None:
 def test_the_bias_of_some_neurons_only_becomes_a_synapse() -> None:
     _, after, found, _ = late(lif("n", "d", bias=[100, 256], dv=[300, 4096]))
     assert found == ["synapse"]
-    assert after["n_bias"].weight.tolist() == [[0], [4]]  # type: ignore[attr-defined]
-    assert after["n"].params["bias_mant"].tolist() == [100, 0]  # type: ignore[attr-defined]
+    assert after["n_bias"].weight.tolist() == [[0], [4]]
+    assert after["n"].params["bias_mant"].tolist() == [100, 0]
 
 
 def test_names_that_exist_already_are_not_taken() -> None:
@@ -256,8 +256,8 @@ def test_the_phase_of_a_periodic_reset_moves(interval: int) -> None:
             level="fixed",
         )
         after, _ = retime(before)
-        assert after["a"].params["offset"] == (offset + 1) % interval  # type: ignore[attr-defined]
-        assert after["b"].params["offset"] == 3  # type: ignore[attr-defined]
+        assert after["a"].params["offset"] == (offset + 1) % interval
+        assert after["b"].params["offset"] == 3
         agree(before, after)
 
 
@@ -540,7 +540,7 @@ def test_relays_are_fewest_by_brute_force(seed: int) -> None:
     rng = np.random.default_rng(seed)
     limit = int(rng.integers(1, 4))
     nodes: list[Node] = [spikes((int(rng.integers(1, 4)),), dtype="i8")]
-    sizes = {"in": nodes[0].type.shape[0]}  # type: ignore[attr-defined]  # an input
+    sizes = {"in": nodes[0].type.shape[0]}
     for layer in range(3):
         sizes[f"n{layer}"] = size = int(rng.integers(1, 5))
         sources = [*rng.choice(list(sizes)[:-1], min(len(sizes) - 1, int(rng.integers(1, 3))), replace=False)]

@@ -231,7 +231,7 @@ def test_neurons_that_can_never_fire_by_range_analysis() -> None:
     w = [[20, 20, 8], [20, 20, 20], [-20, 60, -20], [50, 0, 0], [-9, -9, -9]]
     after = check(fixed_net(w, dv=4096))
     assert sizes(after)["l1"] == 2
-    np.testing.assert_array_equal(after["fc"].weight, np.array(w)[[1, 2]])  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(after["fc"].weight, np.array(w)[[1, 2]])
     assert sizes(check(fixed_net(w, dv=0)))["l1"] == 4  # only the one with nothing but inhibition is silent
     assert sizes(check(fixed_net(w, dv=4096, vth=[50, 100, 50, 49, 0])))["l1"] == 2
 
@@ -248,7 +248,7 @@ def test_pruned_neurons_go_where_the_structure_lets_them() -> None:
     silent = np.array([True, False, True, False])
     after = shrink(g, ledger, {"l1": silent})
     assert sizes(after)["l1"] == 2
-    w = g["fc2"].weight.copy()  # type: ignore[attr-defined]
+    w = g["fc2"].weight.copy()
     w[:, silent] = 0
     cut = g.with_nodes(replace(node, weight=w) if node.name == "fc2" else node for node in g.nodes)
     x = random_inputs(g, 3, 9, 1)

@@ -55,7 +55,7 @@ def test_programs_without_a_state() -> None:
     wanted = interpret(net(lif, beta=0.75, theta=1.0), x).outputs["n"]
     for program, state, params in ((CUBA, "i", {"alpha": 0.5}), (ADAPTIVE, "b", {"rho": 0.9, "kappa": 0.4})):
         g = net(program, beta=0.75, theta=1.0, **params)
-        found = without_state(g["n"], state)  # type: ignore[arg-type]  # a population
+        found = without_state(g["n"], state)
         assert found is not None and found.program.state_names == ("v",) and set(found.params) == {"beta", "theta"}
         after = g.with_nodes(found if node.name == "n" else node for node in g.nodes)
         np.testing.assert_array_equal(interpret(after, x).outputs["n"], wanted)
@@ -73,8 +73,8 @@ def test_kept_within_the_budget_and_told(program: Any, params: Any) -> None:
     x, y = data()
     g, ledger = net(program, **params), Ledger()
     after = Simplify(simplify=0.05, calibrate=x, labels=y).run(g, ledger)
-    assert after["n"].program.state_names == ("v",)  # type: ignore[attr-defined]  # a population
-    assert all(array.size == 1 for array in after["n"].params.values())  # type: ignore[attr-defined]  # a population
+    assert after["n"].program.state_names == ("v",)
+    assert all(array.size == 1 for array in after["n"].params.values())
     last = [entry for entry in ledger if entry.kind == "approximation"][-1]
     before, now = (interpret(one, x).outputs["n"].sum(1).argmax(1) for one in (g, after))
     assert last.measured["loss"] == pytest.approx(np.mean(before == y) - np.mean(now == y))
@@ -86,10 +86,10 @@ def test_what_costs_too_much_is_not_done() -> None:
     x, _ = data()
     g, ledger = net(ADAPTIVE, beta=0.75, theta=[0.5, 0.5, 0.5, 40.0], rho=0.5, kappa=0.0), Ledger()
     after = Simplify(simplify=0.0, calibrate=x).run(g, ledger)
-    assert after["n"].params["theta"].size == 4  # type: ignore[attr-defined]  # a population
+    assert after["n"].params["theta"].size == 4
     (told,) = [entry for entry in ledger if entry.kind == "convention"]
     assert told.what.startswith("not done, it costs too much: one theta") and told.measured["loss"] > 0
-    assert after["n"].program.state_names == ("v",)  # type: ignore[attr-defined]  # an adaptation of 0 costs nothing
+    assert after["n"].program.state_names == ("v",)
 
 
 def test_engines_agree_and_the_target_finds_its_lif() -> None:

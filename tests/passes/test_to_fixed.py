@@ -54,7 +54,7 @@ def spikes(rng: np.random.Generator, *shape: int, rate: float = 0.3) -> np.ndarr
 
 
 def convert(graph: Graph, **options: object) -> Graph:
-    return verify(ToFixed(target=load_target("host"), **options).run(graph, Ledger()))  # type: ignore[arg-type]
+    return verify(ToFixed(target=load_target("host"), **options).run(graph, Ledger()))
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -147,7 +147,7 @@ def test_layers_that_follow_a_membrane() -> None:
     """A weight may read amounts that a neuron emits; its scale follows the neuron's."""
     rng = np.random.default_rng(5)
     graph = network(PROGRAMS["zero"], 0.9, 1.0, (rng.normal(size=(20, 30)) * 0.3).astype(F32))
-    program = graph["l"].program  # type: ignore[attr-defined]
+    program = graph["l"].program
     more = (
         Dense(name="fc2", inputs=(Ref("l", "v"),), weight=(rng.normal(size=(6, 20)) * 0.4).astype(F32)),
         Neuron(name="l2", inputs=(Ref("fc2"),), program=program, params={"beta": F32(0.8), "theta": F32(0.5)}),
@@ -266,7 +266,7 @@ def test_numbers_that_populations_emit_keep_their_scale(seed: int, port: str, ro
         *through(route, port, rng),
         Neuron(name="r", inputs=(Ref("sum"),), program=parse_program(READER), params={"beta": F32(0.5)}),
     )
-    graph = verify(Graph("g", "float", nodes, (("r", Ref("r")),)))  # type: ignore[arg-type]  # nodes of every kind
+    graph = verify(Graph("g", "float", nodes, (("r", Ref("r")),)))
     ledger = Ledger()
     fixed = verify(ToFixed(target=load_target("host"), bits=bits, calibrate=data if calibrated else None).run(graph, ledger))
     told = [entry.what for entry in ledger if "the output" in entry.what]
@@ -279,7 +279,7 @@ def test_numbers_that_populations_emit_keep_their_scale(seed: int, port: str, ro
 def test_wires_of_different_scales_are_not_added() -> None:
     rng = np.random.default_rng(5)
     graph = network(PROGRAMS["zero"], 0.9, 1.0, (rng.normal(size=(20, 30)) * 0.3).astype(F32))
-    program = graph["l"].program  # type: ignore[attr-defined]  # a population
+    program = graph["l"].program
     params = {"beta": F32(0.8), "theta": F32(0.5)}
     mixed = (
         Add(name="mixed", inputs=(Ref("fc"), Ref("l", "v"))),
@@ -287,11 +287,11 @@ def test_wires_of_different_scales_are_not_added() -> None:
     )
     with pytest.raises(CompileError, match=r"error\[SPK202\]: %mixed: joins wires of different scales") as caught:
         convert(graph.with_nodes((*graph.nodes, *mixed), (("l2", Ref("l2")),)))
-    assert "weights of" in caught.value.diagnostics[0].fix  # type: ignore[operator]  # there is one
+    assert "weights of" in caught.value.diagnostics[0].fix
     looped = (
         Dense(name="back", inputs=(Ref("l", "v", 1),), weight=np.eye(20, dtype=F32)),
         Add(name="both", inputs=(Ref("fc"), Ref("back"))),
-        replace(graph["l"], inputs=(Ref("both"),)),  # type: ignore[type-var]  # a node
+        replace(graph["l"], inputs=(Ref("both"),)),
     )
     with pytest.raises(CompileError, match=r"error\[SPK202\]: %back: reads %l.v\[t-1\], whose scale depends on"):
         convert(graph.with_nodes((*graph.nodes[:-1], *looped)))
@@ -300,7 +300,7 @@ def test_wires_of_different_scales_are_not_added() -> None:
 def test_a_population_that_reads_a_membrane_itself() -> None:
     rng = np.random.default_rng(7)
     graph = network(PROGRAMS["zero"], 0.9, 1.0, (rng.normal(size=(20, 30)) * 0.3).astype(F32), np.full(20, 0.05, F32))
-    program = graph["l"].program  # type: ignore[attr-defined]  # a population
+    program = graph["l"].program
     direct = Neuron(name="l2", inputs=(Ref("l", "v"),), program=program, params={"beta": F32(0.8), "theta": F32(0.5)})
     graph = graph.with_nodes((*graph.nodes, direct), (("l2", Ref("l2")),))
     data = {"in": spikes(rng, 30, 40, 30)}
@@ -315,7 +315,7 @@ def test_constants_are_held_at_the_scale_of_their_sum() -> None:
     more = (
         Constant(name="k", value=(rng.random(20) * 0.3).astype(F32), start=3),
         Add(name="sum", inputs=(Ref("fc"), Ref("k"))),
-        replace(graph["l"], inputs=(Ref("sum"),)),  # type: ignore[type-var]  # a node
+        replace(graph["l"], inputs=(Ref("sum"),)),
     )
     graph = verify(graph.with_nodes((*graph.nodes[:-1], *more)))
     data = {"in": spikes(rng, 30, 40, 30)}
@@ -340,7 +340,7 @@ def early_and_late(bottom: str) -> Graph:
         Add(name="both", inputs=(Ref("skip"), Ref("late"))),
         replace(graph["l"], name="l2", inputs=(Ref("both"),)),
     )
-    return verify(graph.with_nodes((graph.nodes[0], *more), (("l2", Ref("l2")),)))  # type: ignore[arg-type]  # nodes of every kind
+    return verify(graph.with_nodes((graph.nodes[0], *more), (("l2", Ref("l2")),)))
 
 
 def test_a_sum_of_what_comes_early_and_late() -> None:

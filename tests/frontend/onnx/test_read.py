@@ -316,7 +316,7 @@ def external(folder: Path, location: str) -> Any:
 def test_weights_beside_the_model(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(external(tmp_path, "w.bin").SerializeToString())
     graph = read_onnx(tmp_path / "m.onnx")
-    assert np.array_equal(next(node.weight for node in graph.nodes if node.op == "dense"), W23)  # type: ignore[attr-defined]
+    assert np.array_equal(next(node.weight for node in graph.nodes if node.op == "dense"), W23)
 
 
 @pytest.mark.parametrize("where", ["../w.bin", "{outside}/w.bin", "link/w.bin", "", "a/../../w.bin"])
