@@ -120,7 +120,8 @@ def compile(
     target that runs floats it asks for integers instead.
     max_ram, max_flash: bytes that the emitted C may take, in place of the target's own limits; without flash, constants count as
     RAM. spiking: make a network of ReLUs spike (see `spikec.passes.ann_to_snn`, whose options are taken); by default where the
-    model is an `.onnx`. calibrate may then be frames (samples, *shape), each fed for `steps` steps, 100 by default.
+    model is an `.onnx`. calibrate may be frames (samples, *shape) where steps is given or the network is made to spike: each is
+    fed for `steps` steps, 100 by default.
     strict: refuse every approximation that was not asked for. prove_ranges: refuse a network in which any integer can wrap or
     saturate, in the worst case (see `Build.ranges`). dump_ir: a folder for the graph after every pass, which is written
     even where a later pass fails. on_stage: called with every stage. options: options of the target's passes, by name.
@@ -145,7 +146,7 @@ def compile(
     spiking = asked_spiking or (spiking is None and isinstance(model, (str, os.PathLike)) and os.fspath(model).endswith(_ANNS))
     passes = [*(_TO_SPIKING if spiking else ()), *chosen.passes]
     if bits is not None and chosen.level == "float" and "to-fixed" not in passes:
-        passes.append("to-fixed")
+        passes += ["fold-scale", "to-fixed"]
     known = {item.name for each in (*passes, *OPTIONAL) for item in fields(load_pass(each))}  # type: ignore[arg-type]  # dataclasses
     module, read = _reader(model)
     reading = {key: options.pop(key) for key in module.OPTIONS if key in options} if module else {}
@@ -221,7 +222,8 @@ def compile(
         passes = [each for each in passes if each not in _TO_SPIKING]
         spiking = False
     if calibrate is not None:
-        calibrate = frames(graph, calibrate, frame_steps) if spiking else check_inputs(graph, calibrate)
+        framed = spiking or steps is not None
+        calibrate = frames(graph, calibrate, frame_steps) if framed else check_inputs(graph, calibrate)
         given["calibrate"] = calibrate
     if labels is not None:
         given["labels"] = _labels(labels, calibrate, graph)
@@ -396,7 +398,7 @@ def _is_ann(graph: Graph) -> bool:
 
 
 def frames(graph: Graph, data: Any, steps: int) -> dict[str, Array]:
-    """Calibration data of a network of activations: frames (samples, *shape) are fed at every step, without a copy of each."""
+    """Data of a network that is shown frames (samples, *shape): each is fed at every step, without a copy of each."""
     given = {name: as_array(name, array) for name, array in by_name(graph, data).items()}
     shapes = {node.name: node.type.shape for node in graph.inputs}
     given = {name: array[:, None] if array.ndim == len(shapes[name]) + 1 else array for name, array in given.items()}

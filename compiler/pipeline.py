@@ -27,6 +27,7 @@ PASSES: Final[dict[str, str]] = {
     "encode-inputs": "spikec.passes.encode_inputs:EncodeInputs",
     "fold-scale": "spikec.passes.fold_scale:FoldScale",
     "or-pool": "spikec.passes.or_pool:OrPool",
+    "max-pool": "spikec.passes.max_pool:MaxPool",
     "fold-linear": "spikec.passes.fold_linear:FoldLinear",
     "legalise": "spikec.passes.legalise:Legalise",
     "quantize": "spikec.passes.quantize:Quantize",

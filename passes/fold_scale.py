@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from spikec.ir.graph import Graph
-from spikec.ir.ops import Conv, Dense, Node, Ref, Scale, Sparse
+from spikec.ir.ops import Conv, Dense, Node, Pool, Ref, Scale, Sparse
 from spikec.ir.types import Array
 from spikec.ledger import Ledger
 from spikec.passes.rewrite import redirect, redirect_outputs
@@ -16,7 +16,8 @@ from spikec.passes.rewrite import redirect, redirect_outputs
 
 @dataclass(frozen=True)
 class FoldScale:
-    """y = f (W x + b) + o becomes y = (f W) x + (f b + o), where nobody else reads the sum. Float level, exact up to rounding."""
+    """y = f (W x + b) + o becomes y = (f W) x + (f b + o), where nobody else reads the sum; a pool in between lets the scale
+    through where that changes nothing. Float level, exact up to rounding."""
 
     name: ClassVar[str] = "fold-scale"
     levels: ClassVar[tuple[str, ...]] = ("float",)
@@ -24,9 +25,14 @@ class FoldScale:
     def run(self, graph: Graph, ledger: Ledger) -> Graph:
         """The same function without the scales that could be folded; the products are made in float64."""
         while True:
-            scale = next((node for node in graph.nodes if isinstance(node, Scale) and self._into(node, graph) is not None), None)
+            scales = [node for node in graph.nodes if isinstance(node, Scale)]
+            scale = next((node for node in scales if self._into(node, graph) is not None), None)
             if scale is None:
-                return graph
+                swapped = next((new for node in scales if (new := self._before_pool(node, graph)) is not None), None)
+                if swapped is None:
+                    return graph
+                graph = swapped
+                continue
             before = self._into(scale, graph)
             assert before is not None
             ledger.record(scale, "exact", f"folded into the weights of %{before.name}, up to rounding")
@@ -48,6 +54,40 @@ class FoldScale:
         shape = graph.shape_of(before.name)
         arrays = [array for array in (scale.factor, scale.offset) if array is not None]
         return before if all(_per_output(array, before, shape) is not None for array in arrays) else None
+
+    def _before_pool(self, scale: Scale, graph: Graph) -> Graph | None:
+        """The graph with the scale in front of the pool that it stands behind, where weights can take it in there."""
+        (ref,) = scale.inputs
+        pool = graph[ref.node]
+        if not isinstance(pool, Pool) or ref.delay or len(graph.users[pool.name]) > 1 or pool.inputs[0].delay:
+            return None
+        if any(output.node == pool.name for _, output in graph.outputs) or pool.lag != scale.lag:
+            return None
+        if pool.mode == "max" and (scale.factor < 0).any():
+            return None  # the largest becomes the smallest
+        if scale.offset is not None and (pool.mode == "sum" or (pool.mode == "average" and any(pool.padding))):
+            return None  # added as often as the window has places, or not to its padding
+        shape = graph.shape_of(scale.name)
+        factor = _per_channel(scale.factor, shape)
+        offset = None if scale.offset is None else _per_channel(scale.offset, shape)
+        if factor is None or (scale.offset is not None and offset is None):
+            return None
+        first = replace(scale, inputs=pool.inputs, factor=factor, offset=offset)
+        moved = {(scale.name, ""): Ref(pool.name)}
+        behind = replace(pool, inputs=(Ref(first.name),))
+        nodes = redirect([node for node in graph.nodes if node is not scale], moved)
+        place = next(index for index, node in enumerate(nodes) if node.name == pool.name)
+        nodes[place : place + 1] = [first, behind]
+        after = graph.with_nodes(nodes, redirect_outputs(graph.outputs, moved))
+        return after if self._into(first, after) is not None else None
+
+
+def _per_channel(array: Array, shape: tuple[int, ...]) -> Array | None:
+    """A scale's numbers in a form that fits other sizes of space, or None where they differ within a channel."""
+    if array.size == 1 or (array.ndim == 1 and len(shape) > 1):
+        return array
+    flat = array.reshape(array.shape[0], -1)
+    return flat[:, 0] if (flat == flat[:, :1]).all() else None
 
 
 def _per_output(array: Array, node: Node, shape: tuple[int, ...]) -> Array | None:

@@ -496,3 +496,29 @@ def test_what_is_no_path_or_name() -> None:
     fails("SPK001", lambda: spikec.compile(tiny(), weights=5), "weights is a path, not 5")
     fails("SPK001", lambda: spikec.compile(tiny(), dump_ir=5), "dump_ir is a path, not 5")
     fails("SPK001", lambda: spikec.load(5), "a build is a path, not 5")
+
+
+def test_calibration_of_a_model_that_is_shown_frames() -> None:
+    import torch
+
+    class Shown(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.fc = torch.nn.Linear(6, 4)
+            self.lif = spikec.nn.LIF(0.5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.lif.reset()
+            return torch.stack([self.lif(self.fc(x)) for _ in range(9)])
+
+    frames = np.random.default_rng(0).random((5, 6)).astype(np.float32)
+    options = {"target": "loihi2", "steps": 9}
+    one = spikec.compile(Shown(), torch.from_numpy(frames), calibrate=frames, **options)
+    two = spikec.compile(Shown(), torch.from_numpy(frames), calibrate=np.repeat(frames[:, None], 9, axis=1), **options)
+    assert one.ir(full=True) == two.ir(full=True)
+    fails(
+        "SPK006",
+        lambda: spikec.compile(Shown(), torch.from_numpy(frames), calibrate=frames[:, :5], **options),
+        "has shape (5, 1, 5)",
+    )

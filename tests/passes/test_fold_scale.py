@@ -97,3 +97,32 @@ def test_a_dense_layer_over_several_rows_takes_a_number_only() -> None:
     after, told = folded(graph)
     assert after == graph
     assert told == []
+
+
+@pytest.mark.parametrize(
+    ("pool", "scale", "stay"),
+    [
+        ("mode=max kernel=(2,)", "factor=[2.0, 0.5] offset=[1.0, -3.0]", 0),
+        ("mode=max kernel=(2,) padding=(1,)", "factor=[2.0, 0.5] offset=[1.0, -3.0]", 0),
+        ("mode=max kernel=(2,)", "factor=[2.0, -0.5]", 1),  # the largest would become the smallest
+        ("mode=average kernel=(2,)", "factor=[2.0, -0.5] offset=[1.0, -3.0]", 0),
+        ("mode=average kernel=(2,) padding=(1,)", "factor=[2.0, -0.5]", 0),
+        ("mode=average kernel=(2,) padding=(1,)", "factor=[2.0, -0.5] offset=1.0", 1),  # padding would get it too
+        ("mode=sum kernel=(2,)", "factor=0.25", 0),
+        ("mode=sum kernel=(2,)", "factor=0.25 offset=1.0", 1),  # added once a place
+    ],
+)
+def test_a_pool_lets_a_scale_through_where_nothing_changes(pool: str, scale: str, stay: int) -> None:
+    size = 3 if "padding" in pool else 2
+    graph = sir(
+        f"%x = input : value<2x5>\n%c = conv(%x) weight=[[[1.0, 2.0]], [[-3.0, 1.0]]] groups=2 bias=[1.0, 0.0] : value<2x4>\n"
+        f"%p = pool(%c) {pool} : value<2x{size}>\n%s = scale(%p) {scale} : value<2x{size}>\n"
+        f"%r = reshape(%s) shape=({2 * size},) : value<{2 * size}>\noutput %r\noutput %s"
+    )
+    after, _ = folded(graph)
+    assert sum(node.op == "scale" for node in after.nodes) == stay
+    x = np.random.default_rng(0).integers(-8, 9, (2, 3, 2, 5)).astype(np.float32)
+    wanted, found = interpret(graph, {"x": x}).outputs, interpret(after, {"x": x}).outputs
+    assert wanted.keys() == found.keys()
+    for name, array in wanted.items():
+        assert np.array_equal(found[name], array)
