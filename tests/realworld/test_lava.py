@@ -34,6 +34,7 @@ SIZES = {
     "pilotnet": (2_000_000, 1_000_000),
     "mnist_cuba": (127_240, 0),
     "ndns": (27_162, 7_686),
+    "braille": (36_000, 0),
 }
 
 
@@ -48,15 +49,29 @@ def test_nothing_differs(bench: ModuleType, name: str, lava_env: LavaEnvironment
     assert row.published[1] == 0
     least, published = SIZES[name]
     assert row.compared >= least and row.published[0] >= published
-    assert row.met
+    assert row.met and all(holds for _, holds in row.claims)
+    assert bool(row.claims) == (name == "braille")
+
+
+def test_the_package_runs_without_spikec(bench: ModuleType, lava_env: LavaEnvironment) -> None:
+    assert lava_env.python.exists()
+    found = bench.package(True)
+    if not lava_env.patched:  # a newer Python in Lava's place is told, and not met
+        assert found.met, found
+    assert found.claims[0][0].endswith("says 'all equal'") and found.claims[0][1]
+    assert found.claims[2] == ("spikec is not importable there", True)
 
 
 def test_the_command_says_what_differs(
     bench: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     row = bench.Row("net", 1, 2, 30, {"c": 0, "lava": 0}, (0, 0), 1.0)
-    for changed, status in ((row, 0), (bench.replace(row, mismatches={"c": 0, "lava": 3}), 1), (bench.replace(row, compared=0), 1)):
+    wrong = [{"mismatches": {"c": 0, "lava": 3}}, {"compared": 0}, {"claims": (("the class is right", False),)}]
+    said = (bench.Claims("package", (("it runs", True),)), 0), (bench.Claims("package", (("it runs", False),)), 1)
+    for changed, status in ((row, 0), *((bench.replace(row, **each), 1) for each in wrong), *said):
         monkeypatch.setattr(bench, "rows", lambda names, small, changed=changed: [changed])
         monkeypatch.setattr(bench.load_backend("lava", bench.TARGET).__class__, "available", lambda self: None)
         assert bench.main([]) == status
-    assert "NOT equal" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "NOT equal" in told and "NOT MET: the class is right" in told and "NOT MET: it runs" in told
+    assert "make test-lava-graphs" in told and "make bench-mapping" in told
