@@ -371,7 +371,8 @@ def _run(options: argparse.Namespace) -> int:
     if output is not None and not _may_be_written(output):
         raise CompileError("SPK008", f"{output}: cannot be written: not a file in an existing folder")
     record: str | list[str] | None = options.record if options.record in (None, "all") else _names(options.record)
-    with Bar("running") as bar:
+    # Lava steps one large network; the others finish some samples after the others.
+    with Bar("running", unit="steps" if options.backend == "lava" else "samples") as bar:
         result = build.run(
             x, options.backend, record, level=options.level, timeout=options.timeout, progress=bar, threads=options.threads
         )

@@ -14,10 +14,14 @@ INTERVAL: Final = 0.1
 
 
 class Bar:
-    """Called with (done, total); draws `label [####....] 42 %`, and takes it away again when the work is done."""
+    """Called with (done, total); draws `label [####....] 42 %`, and takes it away again when the work is done.
 
-    def __init__(self, label: str, stream: TextIO | None = None) -> None:
+    unit: what is counted, where a person wants the numbers as well: `label [####....] 42 % (1,260 of 3,000 steps)`.
+    """
+
+    def __init__(self, label: str, stream: TextIO | None = None, unit: str = "") -> None:
         self.label = label
+        self.unit = unit
         self.stream = sys.stderr if stream is None else stream
         self.watching = self.stream.isatty()
         self.begin = time.monotonic()
@@ -32,7 +36,8 @@ class Bar:
         self.last = now
         share = min(done / total, 1.0) if total > 0 else 0.0
         full = round(share * WIDTH)
-        self._write(f"{self.label} [{'#' * full}{'.' * (WIDTH - full)}] {share:4.0%} {now - self.begin:.0f} s")
+        counted = f" ({done:,} of {total:,} {self.unit})" if self.unit else ""
+        self._write(f"{self.label} [{'#' * full}{'.' * (WIDTH - full)}] {share:4.0%}{counted} {now - self.begin:.0f} s")
 
     def _write(self, text: str) -> None:
         self.stream.write("\r" + text.ljust(self.drawn))

@@ -261,6 +261,10 @@ def test_progress_is_drawn_for_people_only(monkeypatch: pytest.MonkeyPatch) -> N
     drawn = [part for part in terminal.getvalue().split("\r") if part.strip()]
     assert len(drawn) == 3 and "50%" in drawn[0] and "100%" in drawn[-1]
     assert terminal.getvalue().endswith("\r")
+    with Bar("running", terminal, unit="steps") as bar:
+        now[0] += 2
+        bar(1260, 3000)
+        assert terminal.getvalue().endswith("] 42% (1,260 of 3,000 steps) 2 s")
 
 
 # ----------------------------------------------------------------------------------------------------------------- start

@@ -6,6 +6,7 @@ hang. The package that `emit` writes is what `run` runs, as a program with a tim
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import tempfile
@@ -39,6 +40,9 @@ _START_SECONDS = 60.0
 _MOST_BUSY = 8.0
 _STEP_SECONDS = 0.02
 _CONNECTION_SECONDS = 1e-6
+# Steps that one part of a network may be ahead of another (CHANNEL_SIZE in run.py), and seconds between looks at how far a run is.
+_CHANNEL = 8
+_LOOK_SECONDS = 0.2
 _CAUSES = (
     "Lava waits for ever, without a word, for a part that failed or for one that nothing feeds; "
     "run.py in the package, run by hand, shows what there is to see."
@@ -85,21 +89,35 @@ class LavaBackend:
             package = self._package(plan, artefact, Path(scratch))
             batch, length = first.shape[:2]
             parts = _split(plan, batch)
-            limit = _limit(plan, length, max(part.stop - part.start for part in parts))
+            steps = length + plan.graph.max_lag
+            limit, patience = _limits(plan, length, max(part.stop - part.start for part in parts))
 
             def one(number: int) -> dict[str, Array]:
                 given, result = Path(scratch, f"in{number}.npz"), Path(scratch, f"out{number}.npz")
                 part = parts[number]
                 given.write_bytes(npz({name: array[part].astype(np.int32) for name, array in inputs.items()}))
                 left = limit if deadline is None else deadline - time.monotonic()
-                _run(lava, package, given, result, wires, part.stop - part.start, left)
+                command: list[str | Path] = [package / "run.py", "--input", given, "--output", result]
+                command += ["--copies", str(part.stop - part.start), "--patience", f"{patience:.0f}"]
+                command += ["--steps", counter(number), *(["--record", *wires] if wires else [])]
+                _run(lava, command, given.parent, left, limit if timeout is None else timeout)
+                if not result.is_file():
+                    raise CompileError("SPK513", f"the Lava run of {package / 'run.py'} wrote no result")
                 with np.load(result) as file:
                     found = {name: file[name] for name in file.files}
                 given.unlink()
                 result.unlink()
                 return found
 
-            found = _run_all(one, parts, batch, progress)
+            def counter(number: int) -> Path:
+                return Path(scratch, f"steps{number}")
+
+            def done(number: int) -> int:
+                with contextlib.suppress(OSError, ValueError, IndexError):  # not there yet
+                    return int(np.fromfile(counter(number), np.int64)[0])
+                return 0
+
+            found = _run_all(one, done, len(parts), steps, progress)
         return self._execution(plan, {name: np.concatenate([p[name] for p in found]) for name in found[0]}, record)
 
     def _wires(self, plan: Plan, record: Collection[str]) -> list[str]:
@@ -147,12 +165,13 @@ def _split(plan: Plan, batch: int) -> list[slice]:
     return [slice(begin, end) for begin, end in pairwise(ends)]
 
 
-def _limit(plan: Plan, length: int, copies: int) -> float:
-    steps = length + plan.graph.max_lag
+def _limits(plan: Plan, length: int, copies: int) -> tuple[float, float]:
+    """Seconds that a run may take, and may take for a step: less, so that a hang is told by the package, which knows more of it."""
     processes = 4 * len(plan.populations) + len(plan.synapses) + len(plan.sources)
     reach = 1 + max((int(np.max(item.delay)) for item in plan.synapses.values()), default=0)
     each = _STEP_SECONDS * processes + _CONNECTION_SECONDS * plan.connections * copies * reach
-    return (_START_SECONDS + steps * each) * _busy()
+    steps = length + plan.graph.max_lag
+    return (_START_SECONDS + steps * each) * _busy(), 0.9 * (_START_SECONDS + min(steps, _CHANNEL) * each) * _busy()
 
 
 def _busy() -> float:
@@ -160,21 +179,12 @@ def _busy() -> float:
     return min(max(os.getloadavg()[0] / (os.cpu_count() or 1), 1.0), _MOST_BUSY)
 
 
-def _run(
-    lava: environment.LavaEnvironment,
-    package: Path,
-    given: Path,
-    result: Path,
-    wires: list[str],
-    copies: int,
-    seconds: float,
-) -> None:
-    """One run of the package."""
-    command: list[str | Path] = [package / "run.py", "--input", given, "--output", result, "--copies", str(copies)]
-    if wires:
-        command += ["--record", *wires]
+def _run(lava: environment.LavaEnvironment, command: list[str | Path], cwd: Path, left: float, timeout: float) -> None:
+    """One run of the package, with so many seconds left of those that all runs have together."""
     try:
-        lava.run(command, timeout=round(max(seconds, 0.0), 1), cwd=given.parent)
+        if left <= 0:
+            raise environment.out_of_time("run.py", timeout)
+        lava.run(command, timeout=left, told=timeout, cwd=cwd)
     except CompileError as error:
         (problem,) = error.diagnostics
         if problem.code == "SPK512":
@@ -182,31 +192,26 @@ def _run(
         else:
             notes = useful_lines(problem.notes)
         raise CompileError(problem.code, problem.message, notes=notes, fix=problem.fix) from None
-    if not result.is_file():
-        raise CompileError("SPK513", f"the Lava run of {package / 'run.py'} wrote no result")
 
 
 def _run_all(
-    one: Callable[[int], dict[str, Array]], parts: list[slice], batch: int, progress: Progress | None
+    one: Callable[[int], dict[str, Array]], done: Callable[[int], int], count: int, steps: int, progress: Progress | None
 ) -> list[dict[str, Array]]:
-    """All parts, a few at a time; the first failure ends the others that have not begun."""
+    """All runs, a few at a time; the first failure ends the others that have not begun. Progress is told in steps of all runs."""
     if progress:
-        progress(0, batch)
-    done = 0
-    with ThreadPoolExecutor(max_workers=max(1, min(len(parts), (os.cpu_count() or 1)))) as pool:
-        waiting = {pool.submit(one, number): number for number in range(len(parts))}
+        progress(0, count * steps)
+    with ThreadPoolExecutor(max_workers=max(1, min(count, (os.cpu_count() or 1)))) as pool:
+        waiting = {pool.submit(one, number): number for number in range(count)}
         results: dict[int, dict[str, Array]] = {}
         try:
-            while len(results) < len(parts):
-                for future in [f for f in waiting if f.done()] or list(wait(waiting, return_when=FIRST_COMPLETED).done):
-                    number = waiting.pop(future)
-                    results[number] = future.result()
-                    done += parts[number].stop - parts[number].start
-                    if progress:
-                        progress(done, batch)
+            while len(results) < count:
+                for future in wait(waiting, _LOOK_SECONDS if progress else None, FIRST_COMPLETED).done:
+                    results[waiting.pop(future)] = future.result()
+                if progress:
+                    progress(len(results) * steps + sum(min(done(number), steps) for number in waiting.values()), count * steps)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-    return [results[number] for number in range(len(parts))]
+    return [results[number] for number in range(count)]
 
 
 def useful_lines(notes: tuple[str, ...]) -> tuple[str, ...]:

@@ -113,23 +113,19 @@ class LavaEnvironment:
         mended = ", ByteEncoder mended" if self.patched else ""
         return f"lava-nc {self.version} on Python {self.python_version}{mended}"
 
-    def run(self, arguments: Sequence[str | Path], *, timeout: float, cwd: Path | None = None) -> str:
+    def run(self, arguments: Sequence[str | Path], *, timeout: float, told: float | None = None, cwd: Path | None = None) -> str:
         """Run this interpreter with `arguments` and return its standard output.
 
-        `timeout` is in seconds. Raises CompileError SPK512 when it is exceeded and SPK513 when the program fails; a
-        traceback on standard error counts as failed although the program may go on, because Lava often hangs after
-        one. Nothing of the run, child processes and shared memory included, survives this call.
+        `timeout` is in seconds; `told` is what messages say in its place, where several runs share a time. Raises CompileError
+        SPK512 when it is exceeded and SPK513 when the program fails; a traceback on standard error counts as failed although the
+        program may go on, because Lava often hangs after one. Nothing of the run, child processes and shared memory included,
+        survives this call.
         """
         command = [str(self.python), *map(str, arguments)]
         outcome = _run_limited(command, timeout=timeout, cwd=cwd)
         what = Path(arguments[0]).name if arguments else "python"
         if outcome.timed_out:
-            raise CompileError(
-                "SPK512",
-                f"the Lava run of {what} did not end within {timeout:g} s",
-                notes=_tail(outcome.stderr),
-                fix="Give it more time, or fewer samples; Lava also hangs, without a word, on a network it cannot run.",
-            )
+            raise out_of_time(what, timeout if told is None else told, _tail(outcome.stderr))
         if outcome.status != 0:
             raise CompileError(
                 "SPK513",
@@ -137,6 +133,16 @@ class LavaEnvironment:
                 notes=_tail(outcome.stderr) or _tail(outcome.stdout),
             )
         return outcome.stdout
+
+
+def out_of_time(what: str, seconds: float, notes: Sequence[str] = ()) -> CompileError:
+    """SPK512, for a program that did not end within so many seconds."""
+    return CompileError(
+        "SPK512",
+        f"the Lava run of {what} did not end within {seconds:{'.3g' if seconds < 10 else '.0f'}} s",
+        notes=notes,
+        fix="Give it more time, or fewer samples; Lava also hangs, without a word, on a network it cannot run.",
+    )
 
 
 @dataclass(frozen=True)

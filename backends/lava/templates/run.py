@@ -6,7 +6,8 @@
 
 in.npz holds spikes, or what LIMITS in network.py says, (samples, steps, *shape), under the name of every input. Every sample
 begins afresh. out.npz holds `output.NAME` and `record.LAYER` (samples, steps, *shape), and `state.LAYER.VAR` after the last step
-(samples, *shape); layers lag behind the input on the chip, and that is taken out here.
+(samples, *shape); layers lag behind the input on the chip, and that is taken out here. A long run shows how far it is when a
+person watches; one that stops moving is ended with the likely cause (--patience).
 Needs Python 3.10 with lava-nc 0.10.0 and NumPy.
 """
 
@@ -16,9 +17,11 @@ import argparse
 import logging
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
 import threading
+import time
 import warnings
 from pathlib import Path
 
@@ -38,29 +41,61 @@ HERE = Path(__file__).resolve().parent
 CONNECTIONS_AT_ONCE = 2_000_000
 # Messages that a channel holds; they lie in shared memory, and no part of a network runs further ahead.
 CHANNEL_SIZE = 8
+# Seconds without a step after which the network is taken to hang.
+PATIENCE = 300.0
 
 
 class Mistake(Exception):
     """Something that the person at the keyboard can mend, or a result that is not as it should be."""
 
 
-def run(inputs, wires, copies=0):
-    """Results by name, as in out.npz. `wires` are recorded besides the outputs; copies: samples side by side, 0: many."""
+class Steps:
+    """How many steps are done, of how many: a network that runs writes it into a file, which may be read at any time."""
+
+    def __init__(self, path, patience):
+        self.path, self.patience = path, patience
+        np.array([0, 1], np.int64).tofile(path)
+        self.counter = np.memmap(path, np.int64, "r+", shape=(2,))
+
+    @property
+    def done(self):
+        """The steps that are done."""
+        return int(self.counter[0])
+
+    @property
+    def total(self):
+        """All steps that there will be."""
+        return int(self.counter[1])
+
+    @total.setter
+    def total(self, number):
+        self.counter[1] = number
+
+
+def run(inputs, wires, copies=0, patience=PATIENCE, counter=None):
+    """Results by name, as in out.npz. `wires` are recorded besides the outputs; copies: samples side by side, 0: many.
+
+    counter: a file that holds, as two 64-bit integers, the steps done and those that there are.
+    """
     weights = load(HERE / "weights.npz")
-    samples = len(next(iter(inputs.values())))
+    samples, length = next(iter(inputs.values())).shape[:2]
     copies = copies or max(1, min(MOST_COPIES, CONNECTIONS_AT_ONCE // max(CONNECTIONS, 1)))
-    parts = [run_together(inputs, slice(i, i + copies), wires, weights) for i in range(0, samples, copies)]
+    begins = range(0, samples, copies)
+    with tempfile.TemporaryDirectory(prefix="lava-steps-") as folder:
+        steps = Steps(counter or Path(folder, "steps"), patience)
+        steps.total = len(begins) * (length + MAX_LAG)
+        parts = [run_together(inputs, slice(i, i + copies), wires, weights, steps) for i in begins]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def run_together(inputs, which, wires, weights):
+def run_together(inputs, which, wires, weights, told):
     """The samples `which`, side by side."""
     copies, length = next(iter(inputs.values()))[which].shape[:2]
     steps = length + MAX_LAG
     network = build(weights, pad(inputs, which), steps, copies)
     with tempfile.TemporaryDirectory(prefix="lava-run-") as folder:
         tape = Tape(network, length, steps, Path(folder), wires)
-        simulate(network, steps, tape.recorders)
+        simulate(network, steps, tape.recorders, told)
         check_weights(network, Path(folder))
         result = {f"output.{name}": tape.aligned(output) for name, output in network.outputs.items()}
         result |= {f"record.{wire}": tape.aligned(wire) for wire in tape.wires}
@@ -156,17 +191,19 @@ class Tape:
         return value.reshape(self.network.copies, *item.shape)
 
 
-def simulate(network, steps, recorders):
+def simulate(network, steps, recorders, told):
     """Run all steps; populations that begin late get their bias and state from the host when their time comes."""
     if not recorders:
         return
     sys.setrecursionlimit(100_000)  # Lava searches the network recursively
     warnings.filterwarnings("ignore", message="Cannot import module")
     main, populations = recorders[0], network.populations.values()
+    main.proc_params["counter"], main.proc_params["before"] = str(told.path), told.done
     config = Loihi2SimCfg(select_tag="fixed_pt", exception_proc_model_map=REPORTING)
     options = {"pypy_channel_size": CHANNEL_SIZE}
     over = threading.Event()
-    threading.Thread(target=watch, args=(main, over), daemon=True).start()
+    watcher = threading.Thread(target=watch, args=(main, over, told), daemon=True)
+    watcher.start()
     done = 0
     try:
         for stop in sorted({item.start for item in populations if 0 < item.start < steps} | {steps}):
@@ -178,35 +215,77 @@ def simulate(network, steps, recorders):
                         target = getattr(item.process, var)
                         target.set(np.broadcast_to(value, target.shape))
         over.set()
+        watcher.join()
         main.stop()
     except RuntimeError as error:
         over.set()
-        raise Mistake(f"Lava stopped: {first_exception(main) or error}") from None
+        watcher.join()
+        raise Mistake(f"Lava stopped: {failure(main) or error}") from None
 
 
-def watch(process, over):
-    """End the program when a part of the network fails: Lava, left alone, can wait for that part for ever."""
+def watch(process, over, told):
+    """Show how far the run is; end the program when a part of the network fails or nothing moves: Lava would wait for ever."""
+    begin = moved = time.monotonic()
+    seen, shown = told.done, False
     while not over.wait(0.5):
-        reason = first_exception(process)
+        now, done = time.monotonic(), told.done
+        if done != seen:
+            seen, moved = done, now
+        if sys.stderr.isatty() and now > begin + 1:
+            print(f"\rstep {done} of {told.total}, {now - begin:.0f} s ", end="", file=sys.stderr, flush=True)
+            shown = True
+        reason = failure(process)
+        if not reason and now > moved + told.patience:
+            reason = f"no step has ended for {told.patience:g} s, after step {done} of {told.total}; {standstill(process, done)}"
         if reason and not over.wait(2):  # Lava did not notice by itself
-            print(f"error: Lava stopped: {reason}", file=sys.stderr, flush=True)
+            print(f"{chr(10) * shown}error: Lava stopped: {reason}", file=sys.stderr, flush=True)
             for child in multiprocessing.active_children():
                 child.kill()
             os._exit(1)
+    if shown:
+        print(f"\r{' ' * 60}\r", end="", file=sys.stderr, flush=True)
 
 
-def first_exception(process):
-    """What a part that failed has raised, in a line, or nothing."""
-    messages = getattr(getattr(process, "runtime", None), "_messaging_infrastructure", None)
-    for actor in getattr(messages, "actors", ()):
+def parts_of(process):
+    """The programs that Lava has started, with what each of them is: [(actor, name), ...]."""
+    runtime = getattr(process, "runtime", None)
+    actors = list(getattr(getattr(runtime, "_messaging_infrastructure", None), "actors", ()))
+    built = list(getattr(getattr(runtime, "_executable", None), "proc_builders", None) or ())
+    names = [f"{type(each).__name__} '{each.name}'" for each in built] + ["Lava's own runtime service"] * len(actors)
+    return list(zip(actors, names, strict=False))
+
+
+def failure(process):
+    """What a part that failed has raised or what ended it, in a line, or nothing."""
+    ended = ""
+    for actor, name in parts_of(process):
         try:
-            found = actor.exception
-        except (OSError, EOFError):  # its pipe has been closed
-            found = None
+            found, code = actor.exception, actor.exitcode
+        except (OSError, EOFError, ValueError):  # its pipe, or the part itself, has been closed
+            continue
         if found:
             error = found[0]
             return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
-    return ""
+        if code and not ended:
+            why = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+            more = " (the system does that when memory runs out)" if code == -signal.SIGKILL else ""
+            ended = f"{name} was ended by {why}{more}"
+    return ended
+
+
+def standstill(process, done):
+    """Why nothing moves, as far as it can be told."""
+    if not parts_of(process):
+        return "Lava is still compiling the network, or hangs at it"
+    for actor, name in parts_of(process):
+        try:
+            state = Path(f"/proc/{actor.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+        except (OSError, ValueError, IndexError):
+            continue
+        if state in "Tt":
+            return f"{name} (process {actor.pid}) is suspended: kill -CONT {actor.pid} lets it go on"
+    loop = "" if done else ", as in a loop without a synapse,"
+    return f"a part waits for a message that no other sends{loop} or a step takes longer than that (--patience)"
 
 
 def check_weights(network, folder):
@@ -287,6 +366,8 @@ def main():
     parser.add_argument("--output", type=Path, help="where the results go (.npz)")
     parser.add_argument("--record", nargs="+", default=[], metavar="LAYER", help="layers to record besides the outputs, or all")
     parser.add_argument("--copies", type=int, default=0, metavar="N", help="samples side by side (default: as fits)")
+    parser.add_argument("--patience", type=float, default=PATIENCE, metavar="S", help=f"seconds a step may take ({PATIENCE:g})")
+    parser.add_argument("--steps", type=Path, metavar="FILE", help="keep the steps done, and all, here: two 64-bit integers")
     parser.add_argument("--hw", action="store_true", help="on a Loihi 2 board; needs Intel's lava-loihi; not verified on silicon")
     parser.add_argument("--check", action="store_true", help="compare with golden.npz")
     options = parser.parse_args()
@@ -300,7 +381,7 @@ def main():
         if options.hw:
             found = chip.run(build, inputs, options.record, load(HERE / "weights.npz"), MAX_LAG)
         else:
-            found = run(inputs, options.record, options.copies)
+            found = run(inputs, options.record, options.copies, options.patience, options.steps)
         np.savez(options.output, **found)
         return 0
     except (Mistake, chip.NotHere) as mistake:

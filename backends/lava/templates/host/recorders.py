@@ -21,6 +21,24 @@ from lava.proc.sparse.models import PyDelaySparseModelBitAcc, PySparseModelBitAc
 from lava.proc.sparse.process import DelaySparse, Sparse
 
 
+class _Counts:
+    """Writes how many steps are done into the file `counter`, which others may read at any time; one recorder is told to.
+
+    Two 64-bit integers: the steps done, those of the runs `before` included, and how many there are.
+    """
+
+    def __init__(self, proc_params):
+        super().__init__(proc_params)
+        path = proc_params.get("counter")
+        self.counter = np.memmap(path, np.int64, "r+", shape=(2,)) if path else None
+        self.before = proc_params["before"] if path else 0
+
+    def count(self):
+        """At the end of a step."""
+        if self.counter is not None:
+            self.counter[0] = self.before + self.time_step
+
+
 class Recorder(AbstractProcess):
     """Keeps what arrives at `a_in` in steps 1 to `steps`: an array (steps, size) of int32 in the file `path`.
 
@@ -37,7 +55,7 @@ class Recorder(AbstractProcess):
 @implements(proc=Recorder, protocol=LoihiProtocol)
 @requires(CPU)
 @tag("fixed_pt")
-class RecorderModel(PyLoihiProcessModel):
+class RecorderModel(_Counts, PyLoihiProcessModel):
     """Runs on the host's CPU."""
 
     a_in = LavaPyType(PyInPort.VEC_DENSE, np.int32)
@@ -53,6 +71,7 @@ class RecorderModel(PyLoihiProcessModel):
         self.kept[self.time_step - 1] = self.a_in.recv()
         self.link_out.send(np.zeros(1, np.int32))
         self.link_in.recv()
+        self.count()
         if self.time_step == len(self.kept):
             np.save(self.proc_params["path"], self.kept)
 
@@ -71,7 +90,7 @@ class StateRecorder(AbstractProcess):
 @implements(proc=StateRecorder, protocol=LoihiProtocol)
 @requires(CPU)
 @tag("fixed_pt")
-class StateRecorderModel(PyLoihiProcessModel):
+class StateRecorderModel(_Counts, PyLoihiProcessModel):
     """Runs on the host's CPU; reads in the management phase, when the step's spikes have been sent."""
 
     state = LavaPyType(PyRefPort.VEC_DENSE, np.int32)
@@ -86,6 +105,7 @@ class StateRecorderModel(PyLoihiProcessModel):
         """Nothing but the links."""
         self.link_out.send(np.zeros(1, np.int32))
         self.link_in.recv()
+        self.count()
 
     def post_guard(self):
         """Whether this step has a management phase."""
