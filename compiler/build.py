@@ -425,7 +425,7 @@ class Build:
                 if backends is not None:
                     raise
                 continue
-            runs[name] = lambda inputs, wires, name=name: self._execute(name, built, inputs, wires, timeout)  # type: ignore[misc]  # bound default
+            runs[name] = lambda graph, inputs, wires, name=name: self._execute(name, graph, inputs, wires, timeout)  # type: ignore[misc]  # bound default
         return measure_impulses(self._stage(before).graph, built, runs)
 
     def ranges(self, x: Any = None) -> HeadRoom:

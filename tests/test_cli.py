@@ -264,7 +264,7 @@ def test_progress_is_drawn_for_people_only(monkeypatch: pytest.MonkeyPatch) -> N
     with Bar("running", terminal, unit="steps") as bar:
         now[0] += 2
         bar(1260, 3000)
-        assert terminal.getvalue().endswith("] 42% (1,260 of 3,000 steps) 2 s")
+        assert terminal.getvalue().endswith("]  42% (1,260 of 3,000 steps) 2 s")
 
 
 # ----------------------------------------------------------------------------------------------------------------- start
