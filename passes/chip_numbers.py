@@ -1,0 +1,165 @@
+"""Floats to a chip's integers at a given scale: weights, thresholds, decays, biases and initial states, each rounding told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from spikec.ir.graph import Graph
+from spikec.ir.neuron import Emit, Program
+from spikec.ir.ops import Conv, Dense, Neuron, Node, Sparse
+from spikec.ir.text import parse_program
+from spikec.ir.types import Array
+from spikec.ledger import Ledger
+from spikec.native import begun
+from spikec.passes.chip_grid import ChipGrid
+from spikec.passes.groups import WEIGHTED
+from spikec.passes.translate import Widths, largest_amount, translate
+from spikec.passes.units import infer_units
+
+
+def convert(
+    grid: ChipGrid, nodes: Iterable[Node], graph: Graph, scale: float, records: Mapping[str, Array] | None, ledger: Ledger
+) -> list[Node]:
+    """The nodes of a group in the target's integers at a scale; the ledger is told every rounding."""
+    return [
+        _custom(grid, node, graph, scale, records, ledger)
+        if isinstance(node, Neuron) and grid.native(node) is None
+        else _neuron(grid, node, scale, ledger)
+        if isinstance(node, Neuron)
+        else _weights(grid, node, scale, ledger)
+        if isinstance(node, WEIGHTED)
+        else replace(node, dtype="")  # type: ignore[call-arg]  # only some operations have a dtype
+        if hasattr(node, "dtype")
+        else node
+        for node in nodes
+    ]
+
+
+def _weights(grid: ChipGrid, node: Dense | Sparse | Conv, scale: float, ledger: Ledger) -> Node:
+    step = grid.step
+    top, bottom = grid.target.integer("weight_max") - step + 2, grid.target.integer("weight_min")
+    wanted = node.weight.astype(np.float64) * scale
+    rounded = step * np.rint(wanted / step)
+    weight = np.clip(rounded, bottom, top)
+    clipped = int(np.count_nonzero(weight != rounded))
+    error = np.abs(weight - wanted) / scale
+    if np.any(error):
+        what = f"weights to multiples of {step / scale:.6g}" + (f", {clipped} of them clipped" if clipped else "")
+        _approximate(grid, ledger, node, what, error, measured={"scale": scale})
+    else:
+        ledger.record(node, "exact", f"weights are multiples of {step / scale:.6g}", measured={"scale": scale})
+    return replace(node, weight=weight.astype(np.int16), dtype="")
+
+
+def _custom(grid: ChipGrid, node: Neuron, graph: Graph, scale: float, records: Mapping[str, Array] | None, ledger: Ledger) -> Node:
+    """A program that the target lacks, in the target's widths."""
+    operands = {
+        name: scale if graph.type_of(ref).kind == "value" else 1.0
+        for name, ref in zip(node.program.inputs, node.inputs, strict=True)
+    }
+    bits, decay = grid.target.integer("membrane_bits"), grid.target.integer("decay_bits")
+    widths = Widths(bits, bits, decay, decay)
+    made, translator = translate(node, infer_units(node, graph), operands, {}, scale, largest_amount(node, records), widths)
+    for what, error in translator.errors:
+        if np.any(error):
+            _approximate(grid, ledger, node, what, error)
+    if "clip" in made.program.operations():
+        limits = (f"{n} at +-{((1 << (bits - 1)) - 1) / translator.scale_of(n):.4g}" for n in node.program.state_names)
+        ledger.record(node, "convention", f"states saturate: {', '.join(limits)}")
+    for index, emit in enumerate(node.program.emits):
+        port = emit.name if index else ""
+        if emit.kind != "spike" and any((r.node, r.port) == (node.name, port) for _, r in graph.outputs):
+            ledger.record(node, "convention", f"the output {emit.name} is in units of {1 / translator.scale_of(emit.name):.6g}")
+    return made
+
+
+def _neuron(grid: ChipGrid, node: Neuron, scale: float, ledger: Ledger) -> Node:
+    native = grid.native(node)
+    assert native is not None
+    fixed = parse_program(native.fixed)
+    extra = node.program.emits[1:]
+    suffix = node.program.name.removeprefix(parse_program(native.pattern).name)
+    program = Program(
+        fixed.name + suffix,
+        fixed.inputs,
+        fixed.params,
+        fixed.states,
+        fixed.body,
+        (*fixed.emits, *(Emit(e.name, "value") for e in extra)),
+    )
+    params: dict[str, Array] = {}
+    for name in fixed.params:
+        rule, source = native.rules[name].split()
+        value = np.asarray(node.params[source], np.float64)
+        params[name] = _rule(grid, rule, value, scale, node, ledger)
+    membrane = scale * (1 << grid.target.integer("membrane_shift"))
+    init = {k: _initial(grid, k, v.astype(np.float64), membrane, node, ledger) for k, v in node.init.items()}
+    result = replace(node, program=program, params=params, init=init, dtype="")
+    result = replace(result, init={**init, **begun(native, result, init)})
+    for emit in extra:
+        ledger.record(node, "convention", f"the output {emit.name} is in units of {1 / membrane:.6g}")
+    return result
+
+
+def _initial(grid: ChipGrid, state: str, value: Array, membrane: float, node: Neuron, ledger: Ledger) -> Array:
+    whole = np.rint(value * membrane)
+    top = (1 << (grid.target.integer("membrane_bits") - 1)) - 1
+    if np.any(np.abs(whole) > top):
+        node.fail("SPK203", f"the initial {state} {float(np.abs(value).max()):.6g} exceeds the target's {top / membrane:.6g}")
+    error = np.abs(whole / membrane - value)
+    if np.any(error):
+        _approximate(grid, ledger, node, f"initial {state} to multiples of {1 / membrane:.6g}", error)
+    return whole.astype(np.int32)
+
+
+def _rule(grid: ChipGrid, rule: str, value: Array, scale: float, node: Neuron, ledger: Ledger) -> Array:
+    one = 1 << grid.target.integer("decay_bits")
+    shift = 1 << grid.target.integer("membrane_shift")
+    if rule in ("decay", "decay_minus_one"):
+        whole = np.rint((1.0 - value) * one)
+        error = np.abs(whole / one - (1.0 - value))
+        if np.any(error):
+            lost = int(np.count_nonzero((whole == 0) & (value < 1)))
+            what = f"decay to multiples of 1/{one}" + (f", {lost} of them to no decay at all" if lost else "")
+            _approximate(grid, ledger, node, what, error)
+        return (whole - (rule == "decay_minus_one")).astype(np.int32)
+    if rule in ("threshold", "lower_threshold", "amount"):
+        limit = grid.target.integer("threshold_max")
+        whole = np.where(np.isfinite(value), np.rint(np.where(np.isfinite(value), value, 0) * scale), np.sign(value) * limit)
+        error = np.where(np.isfinite(value), np.abs(whole / scale - np.where(np.isfinite(value), value, 0)), 0)
+        if not np.all(np.isfinite(value)):
+            ledger.record(node, "approximation", "an infinite threshold becomes the largest", asked=grid.asked)
+        if np.any(error):
+            what = "amount" if rule == "amount" else "threshold"
+            _approximate(grid, ledger, node, f"{what} to multiples of {1 / scale:.6g}", error)
+        return whole.astype(np.int32)
+    if rule in ("bias", "bias_exponent"):
+        wanted = value * scale * shift
+        exponent = grid.bias_exponent(wanted)
+        mantissa = np.rint(wanted / (1 << exponent))
+        if rule == "bias_exponent":
+            return np.asarray(exponent, np.int32)
+        error = np.abs(mantissa * (1 << exponent) - wanted) / (scale * shift)
+        if np.any(error):
+            _approximate(grid, ledger, node, f"bias to multiples of {(1 << exponent) / (scale * shift):.6g}", error)
+        return mantissa.astype(np.int32)
+    whole = np.rint(value)
+    # The target counts its steps from 1.
+    return (whole + (rule == "next_step")).astype(np.int32)
+
+
+def _approximate(grid: ChipGrid, ledger: Ledger, node: Node, what: str, error: Array, **more: Any) -> None:
+    ledger.record(
+        node,
+        "approximation",
+        what,
+        changed=int(np.count_nonzero(error)),
+        total=int(np.size(error)),
+        largest=float(np.max(error)),
+        asked=grid.asked,
+        **more,
+    )

@@ -1,0 +1,116 @@
+"""The scale of a group on a chip: a power of two where that is exact, else the one that changes the fewest spikes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from spikec.ir.graph import Graph
+from spikec.ir.interpret import interpret, record_name
+from spikec.ir.ops import Input, Neuron, Ref
+from spikec.ir.types import Array, TensorType
+from spikec.ledger import Ledger
+from spikec.passes.chip_grid import ChipGrid
+from spikec.passes.chip_numbers import convert
+from spikec.passes.groups import Group
+from spikec.passes.payloads import Payload
+
+#: Candidate scales, as multiples of the largest that clips no weight.
+CANDIDATES: Final = (1.0, 0.98, 1.02, 0.95, 1.05, 0.92, 1.1, 0.88, 1.16, 0.84, 1.25, 0.8, 1.4, 1.6)
+#: At most so many calibration samples are used for the search.
+SEARCH_SAMPLES: Final = 96
+
+
+def group_scale(
+    grid: ChipGrid,
+    group: Group,
+    graph: Graph,
+    records: Mapping[str, Array] | None,
+    payloads: Mapping[str, Payload],
+    kept: Mapping[str, float] | None,
+) -> float:
+    """The scale of a group: one that is to be kept, else an exact one, else the one that changes the fewest spikes."""
+    for node in group.weighted:
+        if node.name in (kept or {}):
+            return (kept or {})[node.name]
+    most = grid.sum_limit(group, graph, payloads)
+    largest = min(grid.weight_limit(group), most)
+    exact = exact_scale(grid, group, largest)
+    if exact is not None:
+        return exact
+    if records is None or not _spiking(group) or not group.weighted:
+        return largest
+    best, fewest = largest, math.inf
+    for factor in CANDIDATES:
+        scale = min(largest * factor, grid.other_limits(group), most)
+        changed = changed_spikes(grid, group, graph, records, scale)
+        if changed < fewest:
+            best, fewest = scale, changed
+    return best
+
+
+def exact_scale(grid: ChipGrid, group: Group, largest: float) -> float | None:
+    """The largest power of two that represents weights, thresholds and biases without rounding."""
+    shift = 1 << grid.target.integer("membrane_shift")
+    for power in range(math.floor(math.log2(largest)), math.floor(math.log2(largest)) - 24, -1):
+        scale = 2.0**power
+        multiples = [(node.weight, grid.step) for node in group.weighted]
+        for node in group.neurons:
+            if grid.native(node) is None:
+                continue
+            amounts = grid.by_rule(node, "threshold", "lower_threshold", "amount")
+            multiples += [(amount[np.isfinite(amount)], 1) for amount in amounts]
+            for bias in grid.by_rule(node, "bias"):
+                multiples.append((bias * shift, 1 << grid.bias_exponent(bias * shift * scale)))
+        if all(_whole(array.astype(np.float64) * scale / unit) for array, unit in multiples):
+            return scale
+    return None
+
+
+def changed_spikes(grid: ChipGrid, group: Group, graph: Graph, records: Mapping[str, Array], scale: float) -> int:
+    """Spikes of the group's populations that change at a scale, when they get the float network's spikes."""
+    own = {node.name for node in group.nodes}
+    inputs: dict[str, Input] = {}
+    data: dict[str, Array] = {}
+    nodes = []
+    for node in convert(grid, group.nodes, graph, scale, records, Ledger()):
+        refs = []
+        for ref in node.inputs:
+            if ref.node in own and graph.type_of(ref).kind == "value":
+                refs.append(ref)
+                continue
+            name = f"from {ref.node} {ref.port}"  # a name that no node has
+            kind, sent = graph.type_of(ref).kind, records[ref.node]
+            spiking = kind == "spike"
+            bounds = None if spiking else (min(int(sent.min(initial=0)), 0), max(int(sent.max(initial=0)), 1))
+            type_ = TensorType("spike" if spiking else "graded", graph.type_of(ref).shape, "i8" if spiking else "i32")
+            inputs[name] = Input(name=name, type=type_, bounds=bounds)
+            data[name] = sent
+            refs.append(replace(ref, node=name, port=""))
+        nodes.append(replace(node, inputs=tuple(refs)))
+    outputs = tuple((node.name, Ref(node.name)) for node in _spiking(group))
+    alone = Graph("search", "fixed", (*inputs.values(), *nodes), outputs)
+    result = interpret(alone, data)
+    return sum(int(np.count_nonzero(result.outputs[n.name] != records[n.name])) for n in _spiking(group))
+
+
+def _spiking(group: Group) -> list[Neuron]:
+    return [node for node in group.neurons if node.program.emits[0].kind != "value"]
+
+
+def _whole(array: Array) -> bool:
+    return bool(np.all(np.isfinite(array)) and np.all(array == np.rint(array)))
+
+
+def float_run(graph: Graph, calibrate: Mapping[str, Array] | None) -> dict[str, Array] | None:
+    """What every wire of spikes or payloads carries, and what populations give, on a few samples."""
+    if calibrate is None:
+        return None
+    data = {name: array[:SEARCH_SAMPLES] for name, array in calibrate.items()}
+    kept = {node.name for node in graph.nodes if graph.types[node.name][0][1].kind != "value"} | {n.name for n in graph.neurons}
+    wires = [record_name((name, port)) for name, ports in graph.types.items() if name in kept for port, _ in ports]
+    return interpret(graph, data, record=wires).records
