@@ -31,8 +31,7 @@ def check_head_room(grid: ChipGrid, given: Graph, graph: Graph, calibrate: Mappi
     for node in graph.neurons:
         native = grid.target.native(node.program)
         most = limit if native is not None else top
-        low, high = np.min([wires[r.node, r.port] for r in node.inputs]), np.max([wires[r.node, r.port] for r in node.inputs])
-        largest = max(abs(int(low)), abs(int(high)))
+        largest = max((abs(int(end)) for ref in node.inputs for end in wires[ref.node, ref.port]), default=0)
         if largest > most:
             problems.append(
                 Diagnostic(

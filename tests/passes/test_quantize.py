@@ -513,3 +513,13 @@ def test_a_native_reset_goes_all_the_way() -> None:
             )
         )
     assert str(caught.value) == "error[SPK203]: %l: the reset interval must be a whole number of steps, and its offset less than it"
+
+
+def test_a_population_without_inputs() -> None:
+    clock = parse_program("neuron @clock() params(theta) state(v = 0) {\nv = v + 1\ns = v > theta\nv = select(s, 0, v)\nemit s\n}")
+    c = Neuron(name="c", inputs=(), program=clock, params={"theta": np.array([3, 5], F)})
+    g = graph(
+        spikes((3,)), c, dense("d", "in", np.ones((1, 3), F)), leaky("l", "d"), out=["l", "c"]
+    )  # fmt: skip
+    after, _ = fixed(g)
+    assert mismatches(g, after)[0] == 0
