@@ -85,7 +85,11 @@ def _parser() -> _Parser:
     add("-o", "--output", metavar="BUILD", required=True, help="the build folder; an earlier build there is replaced")
     add("--target", help="a target's name (see spikec targets) or a .toml file; default loihi2, or the build's own")
     add("--calibrate", metavar="DATA", help="inputs that quantization is calibrated on; labels in key y are used too")
-    add("--bits", type=int, metavar="N", help="bits of a weight; asks a target that runs floats for integers")
+    add(
+        "--bits",
+        metavar="N",
+        help="bits of a weight, which also asks for integers; 8,4,8 or fc1=4 by layer; mixed: see --max-bytes",
+    )
     add("--max-ram", metavar="SIZE", help="refuse a network that needs more memory: bytes, or with K, M or G (of 1024)")
     add("--max-flash", metavar="SIZE", help="the same for constants and code; on boards without flash they count as memory")
     add("--encode", metavar="ENCODER", help="turn real-valued inputs into spikes: rate, latency, phase, delta:threshold=X, ...")
@@ -93,7 +97,7 @@ def _parser() -> _Parser:
     add("--prune-structured", type=float, metavar="SHARE", help="remove this share of every hidden layer's neurons or channels")
     add("--prune-pattern", metavar="P", help="block16: whole blocks of neighbouring targets; 2:4: two of every four stay")
     add("--max-synapses", type=int, metavar="N", help="prune until no more than so many synapses are left")
-    add("--max-bytes", type=int, metavar="N", help="prune until the weights take no more than so many bytes")
+    add("--max-bytes", type=int, metavar="N", help="prune, or with --bits mixed choose widths, until the weights take so few bytes")
     add("--cutoff", type=float, metavar="SHARE", help="answer early where at most this share of the answers is lost by it (0.002)")
     add("--steps-to", type=int, metavar="N", help="at most so many steps: several become one, decays adjusted (needs --calibrate)")
     add("--steps-loss", type=float, metavar="SHARE", help="the fewest steps that lose at most this share of the answers")

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from importlib import import_module
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, get_type_hints
 import numpy as np
 
 from spikec.backend import load_backend
+from spikec.bits import read_bits
 from spikec.build import Build, golden_inputs, load
 from spikec.counts import SYNAPTIC, synapses
 from spikec.cutoff import Cutoff
@@ -87,7 +88,7 @@ def compile(
     target: str | None = None,
     calibrate: Any = None,
     labels: Any = None,
-    bits: int | None = None,
+    bits: int | str | Sequence[int] | Mapping[str, int] | None = None,
     strict: bool = False,
     prove_ranges: bool = False,
     cutoff: float | None = None,
@@ -117,7 +118,8 @@ def compile(
     trace, and refuses it where only a new trace would be exact.
     target: the name of a target, or a `.toml` file; by default loihi2, or what the build was compiled for, with its options.
     calibrate: input data (batch, T, *shape), or a mapping by input name; labels: (batch,) integers. bits: bits of a weight; for a
-    target that runs floats it asks for integers instead.
+    target that runs floats it asks for integers instead. A number, one a layer ([8, 4, 8], or by name {"fc2": 4}), or "mixed": what
+    costs the least within max_bytes (`spikec.bits`).
     max_ram, max_flash: bytes that the emitted C may take, in place of the target's own limits; without flash, constants count as
     RAM. spiking: make a network of ReLUs spike (see `spikec.passes.ann_to_snn`, whose options are taken); by default where the
     model is an `.onnx`. calibrate may be frames (samples, *shape) where steps is given or the network is made to spike: each is
@@ -129,6 +131,7 @@ def compile(
     Raises CompileError for everything that the user can mend, with all violations found.
     """
     build = _build_of(model)
+    bits = read_bits(bits)
     chosen, text = (build.target, build.target_text) if build and target is None else find_target(target or DEFAULT_TARGET)
     if build is not None and target is None:
         kept = dict(build.options)
@@ -167,7 +170,7 @@ def compile(
                 f"unknown option '{key}' for {what} '{chosen.name}'",
                 fix=did_you_mean(key, free) if free else None,
             )
-    passes = with_optional(passes, options)
+    passes = with_optional(passes, {**options, "bits": bits})
     if "prune" in passes and "choose-formats" not in passes and chosen.has("sparse_synapse_bits"):
         passes.append("choose-formats")
     for each in passes:
@@ -176,8 +179,6 @@ def compile(
             if not fits(options[key], hints[key]):
                 wanted = getattr(hints[key], "__name__", str(hints[key])).replace("None", "none")
                 raise CompileError("SPK001", f"the option '{key}' of the pass '{each}' takes {wanted}, not {options[key]!r}")
-    if bits is not None and not (isinstance(bits, int) and bits >= 1):
-        raise CompileError("SPK001", f"bits must be a whole number of at least 1, not {bits}")
     if input_kind is not None and input_kind not in KINDS:
         raise CompileError("SPK001", f"'{input_kind}' is no kind of input", fix=f"choose one of {', '.join(KINDS)}")
     if dt is not None and (isinstance(dt, bool) or not isinstance(dt, (int, float))):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from importlib import import_module
 from typing import Any, ClassVar, Final, Protocol
 
+from spikec.bits import MIXED
 from spikec.diagnostics import CompileError, PassBug
 from spikec.inputs import recode
 from spikec.ir.graph import Graph
@@ -81,6 +82,8 @@ def with_optional(names: Iterable[str], options: Mapping[str, Any]) -> list[str]
     for name in OPTIONAL:
         cls = load_pass(name)
         asked_by: tuple[str, ...] = cls.asked_by  # type: ignore[attr-defined]  # what every optional pass has
+        if options.get("bits") == MIXED:
+            asked_by = tuple(key for key in asked_by if key != "max_bytes")  # a budget of bits, then
         own = {item.name for item in fields(cls)}  # type: ignore[arg-type]  # passes are dataclasses
         if given & set(asked_by):
             chosen.insert(place, name)

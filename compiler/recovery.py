@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from spikec.bits import bits_text
 from spikec.build import Build, golden_inputs
 from spikec.diagnostics import CompileError
 from spikec.inputs import check_inputs, recode
@@ -96,7 +97,8 @@ def recover(
     samples, steps = next(iter(inputs.values())).shape[:2]
     labels = check_labels(labels, samples, steps, classes(build.stages[0].graph))
     options = {**build.options, "target": build.target, "calibrate": {k: v[:256] for k, v in inputs.items()}}
-    grid: tuple[int, int, int] = make_pass(quantizer, options).weight_grid  # type: ignore[attr-defined]  # both quantizers have it
+    if (widths := _widths(build.ledger, quantizer)) is not None:  # those that were found are kept
+        options = {key: value for key, value in options.items() if key != "max_bytes"} | {"bits": widths}
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(samples, generator=generator).numpy()
     kept = max(1, round(held_out * samples)) if held_out else 0
@@ -121,7 +123,8 @@ def recover(
                 now = [*stages[:first], *run_passes(start, names[first : place + 1], given, ledger)[1:]]
             source, fixed = now[place - 1].graph, now[place].graph
             scales = _scales(ledger, quantizer, source)
-            module = _module(torch, source, fixed, scales, grid)
+            grids = make_pass(quantizer, options).weight_grids(source)  # type: ignore[attr-defined]  # both quantizers have it
+            module = _module(torch, source, fixed, scales, grids)
             whole = {name: torch.from_numpy(value) for name, value in recode(stages[0].graph, fixed, inputs).items()}
             task = _Task(whole, torch.from_numpy(labels.astype(np.int64)), teacher)
 
@@ -194,6 +197,12 @@ def _check_options(
             raise CompileError("SPK001", message)
 
 
+def _widths(ledger: Ledger, quantizer: str) -> str | None:
+    """The widths that a search for mixed bits found, as an option; None if there was none."""
+    found = {e.node: round(e.measured["bits"]) for e in ledger if e.pass_name == quantizer and "bits" in e.measured}
+    return bits_text(found) if found else None
+
+
 def _scales(ledger: Ledger, quantizer: str, source: Graph) -> dict[str, float]:
     """What 1 of a trained weight is on the grid, by layer, as the quantizer wrote it down."""
     found = {}
@@ -205,11 +214,10 @@ def _scales(ledger: Ledger, quantizer: str, source: Graph) -> dict[str, float]:
     return found
 
 
-def _module(torch: Any, source: Graph, fixed: Graph, scales: Mapping[str, float], grid: tuple[int, int, int]) -> Any:
+def _module(torch: Any, source: Graph, fixed: Graph, scales: Mapping[str, float], grids: Mapping[str, tuple[int, int, int]]) -> Any:
     """The graph of integers as a module whose weights are the float ones, rounded to the grid on their way."""
     from spikec.frontend.nn.graph_module import GraphModule, straight_through
 
-    step, bottom, top = grid
     weights: dict[str, Array] = {}
     quantizers: dict[str, Callable[[Any], Any]] = {}
     for name, scale in scales.items():
@@ -218,7 +226,8 @@ def _module(torch: Any, source: Graph, fixed: Graph, scales: Mapping[str, float]
         weight = node.weight.astype(np.float64)  # type: ignore[attr-defined]  # a layer of weights
         mask = torch.from_numpy(weight != 0).double()
 
-        def quantized(w: Any, scale: float = scale, mask: Any = mask) -> Any:
+        def quantized(w: Any, scale: float = scale, mask: Any = mask, grid: tuple[int, int, int] = grids[name]) -> Any:
+            step, bottom, top = grid
             whole = (torch.round(w * (scale / step)) * step).clamp(bottom, top)
             return straight_through(w, whole, scale) * mask
 

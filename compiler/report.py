@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import networkx as nx
 import numpy as np
 
+from spikec.bits import synapse_bits
 from spikec.counts import SYNAPTIC, synapses
 from spikec.diagnostics import CompileError
 from spikec.estimate import Estimate
@@ -121,10 +122,10 @@ def _memory(build: Build) -> dict[str, Any] | None:
 
 def _bytes(node: Node, target: Target) -> float:
     """What a synaptic node's connections take by the target's figures for a synapse."""
-    dense = target.number("dense_synapse_bits") / 8
-    if isinstance(node, Sparse):
-        return node.weight.size * target.number("sparse_synapse_bits") / 8
-    return node.weight.size * dense if isinstance(node, (Dense, Conv)) else 0.0
+    if not isinstance(node, (Dense, Sparse, Conv)):
+        return 0.0
+    dense, sparse = synapse_bits(target, node.weight)
+    return node.weight.size * (sparse if isinstance(node, Sparse) else dense) / 8
 
 
 def _layer(

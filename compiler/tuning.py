@@ -24,6 +24,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from spikec.bits import CHIP_WIDTHS
 from spikec.build import Build, load
 from spikec.counts import operations
 from spikec.diagnostics import CompileError
@@ -425,9 +426,7 @@ def _bits_of(start: Build) -> Sequence[int]:
     """Widths of a weight that the target has, from 8 down to 3."""
     if "quantize" not in start.target.passes:
         return (8, 6, 5, 4, 3)
-    from spikec.passes.quantize import LEGAL_BITS
-
-    return [bits for bits in LEGAL_BITS if 3 <= bits <= 8]
+    return [bits for bits in CHIP_WIDTHS if 3 <= bits <= 8]
 
 
 # --------------------------------------------------------------------------------------------------------------- folder

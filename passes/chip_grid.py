@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from spikec.bits import DEFAULT
 from spikec.diagnostics import Diagnostic
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Neuron
@@ -21,15 +22,11 @@ from spikec.target import NativeNeuron, Target
 
 @dataclass(frozen=True)
 class ChipGrid:
-    """A target's grid of numbers at so many bits a weight (8 where nothing was asked for)."""
+    """A target's grid of numbers. widths: bits of a weight, by layer. asked: the user's option that a rounding follows from."""
 
     target: Target
-    bits: int | None = None
-
-    @property
-    def asked(self) -> str:
-        """The user's option that a rounding follows from."""
-        return "" if self.bits is None else f"--bits {self.bits}"
+    widths: Mapping[str, int]
+    asked: str = ""
 
     def native(self, node: Neuron) -> NativeNeuron | None:
         """The native neuron whose pattern a population is; None if it runs as a program of its own."""
@@ -86,21 +83,26 @@ class ChipGrid:
         pairs = [text.split() for text in native.rules.values()] if native else []
         return [np.atleast_1d(node.params[param]) for rule, param in pairs if rule in rules]
 
-    @property
-    def weight_grid(self) -> tuple[int, int, int]:
-        """Legal weights: the distance of two, the least and the largest."""
-        return self.step, self.target.integer("weight_min"), self.target.integer("weight_max") - self.step + 2
+    def width(self, name: str) -> int:
+        """Bits of a layer's weights; of the parts that a layer was split into, those of the layer."""
+        while name not in self.widths and "_" in name:
+            name = name.rpartition("_")[0]
+        return self.widths.get(name, DEFAULT)
 
-    @property
-    def step(self) -> int:
+    def weight_grid(self, name: str) -> tuple[int, int, int]:
+        """Legal weights of a layer: the distance of two, the least and the largest."""
+        step = self.step(name)
+        return step, self.target.integer("weight_min"), self.target.integer("weight_max") - step + 2
+
+    def step(self, name: str) -> int:
         """Distance of two legal weights: dropped bits, one more because signs are mixed."""
-        return self.target.integer("weight_step") << (self.target.integer("weight_bits") - (self.bits or 8))
+        return self.target.integer("weight_step") << (self.target.integer("weight_bits") - self.width(name))
 
     def weight_limit(self, group: Group) -> float:
         """The largest scale that clips no weight and keeps threshold and bias in range."""
-        top, bottom = self.target.integer("weight_max") - self.step + 2, self.target.integer("weight_min")
         limits = [math.inf]
         for node in group.weighted:
+            _, bottom, top = self.weight_grid(node.name)
             high, low = float(node.weight.max(initial=0)), float(node.weight.min(initial=0))
             if high > 0 and top > 0:  # a single bit holds no positive weight
                 limits.append(top / high)

@@ -40,8 +40,7 @@ def convert(
 
 
 def _weights(grid: ChipGrid, node: Dense | Sparse | Conv, scale: float, ledger: Ledger) -> Node:
-    step = grid.step
-    top, bottom = grid.target.integer("weight_max") - step + 2, grid.target.integer("weight_min")
+    step, bottom, top = grid.weight_grid(node.name)
     wanted = node.weight.astype(np.float64) * scale
     rounded = step * np.rint(wanted / step)
     weight = np.clip(rounded, bottom, top)

@@ -58,7 +58,7 @@ def exact_scale(grid: ChipGrid, group: Group, largest: float) -> float | None:
     shift = 1 << grid.target.integer("membrane_shift")
     for power in range(math.floor(math.log2(largest)), math.floor(math.log2(largest)) - 24, -1):
         scale = 2.0**power
-        multiples = [(node.weight, grid.step) for node in group.weighted]
+        multiples = [(node.weight, grid.step(node.name)) for node in group.weighted]
         for node in group.neurons:
             if grid.native(node) is None:
                 continue

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from spikec.bits import synapse_bits
 from spikec.ir.connections import connections
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Dense, Node, Sparse
@@ -23,7 +24,7 @@ class ChooseFormats:
     levels: ClassVar[tuple[str, ...]] = ("fixed",)
 
     def run(self, graph: Graph, ledger: Ledger) -> Graph:
-        """The same connections; the target's `dense_synapse_bits` and `sparse_synapse_bits` decide."""
+        """The same connections; the target's `dense_synapse_bits` and `sparse_synapse_bits` decide, less for fewer bits."""
         return graph.with_nodes(self._cheaper(node, graph, ledger) for node in graph.nodes)
 
     def _cheaper(self, node: Node, graph: Graph, ledger: Ledger) -> Node:
@@ -33,8 +34,8 @@ class ChooseFormats:
         (out,) = graph.shape_of(node.name)
         table = connections(node, (width,))
         place = table.rows.astype(np.int64) * width + table.columns
-        dense = out * width * self.target.integer("dense_synapse_bits")
-        sparse = len(place) * self.target.integer("sparse_synapse_bits")
+        per_place, per_index = synapse_bits(self.target, node.weight)
+        dense, sparse = out * width * per_place, len(place) * per_index
         told = f"dense {dense} bits, sparse {sparse}"
         if isinstance(node, Dense) and sparse < dense:
             weight, indices, indptr, delay = table.compressed()

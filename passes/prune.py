@@ -16,6 +16,7 @@ from typing import ClassVar, Final
 
 import numpy as np
 
+from spikec.bits import FLOAT_BITS, MIXED, layer_bytes, widths_of
 from spikec.diagnostics import CompileError
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import interpret, record_name
@@ -24,11 +25,10 @@ from spikec.ir.types import Array
 from spikec.ledger import Ledger
 from spikec.passes.groups import WEIGHTED, measure
 from spikec.passes.shrink import shrink
+from spikec.target import Target
 
 #: At most so many calibration samples are looked at.
 SAMPLES: Final = 256
-#: Bytes of a stored synapse: its weight, and its 16-bit index where rows are sparse.
-DENSE_BYTES, SPARSE_BYTES = 1, 3
 _PATTERN: Final = re.compile(r"(?:(\d+):(\d+)|block(\d+))")
 Weighted = Dense | Sparse | Conv
 
@@ -41,7 +41,8 @@ class Prune:
     every hidden layer to remove. prune_scope: "global" ranks all layers together, "layer" takes the share from each.
     prune_pattern: "" for single synapses; "block16" for 16 neighbouring targets of a source at once, which vector units use;
     "2:4" keeps 2 of every 4 neighbouring targets of a source, whatever the share. max_synapses, max_bytes: prune just as much as a
-    budget asks for, the bytes being those of the weights in the artefact. keep_layers: names that stay whole.
+    budget asks for, the bytes being those of the weights, packed at their bits (32 where the target runs floats; mixed bits are
+    themselves what keeps to it). keep_layers: names that stay whole.
     """
 
     prune: float | None = None
@@ -51,6 +52,8 @@ class Prune:
     max_synapses: int | None = None
     max_bytes: int | None = None
     keep_layers: tuple[str, ...] = ()
+    bits: int | str | None = None
+    target: Target | None = None
     calibrate: Mapping[str, Array] | None = None
     labels: Array | None = None
     name: ClassVar[str] = "prune"
@@ -105,6 +108,16 @@ class Prune:
             return (0, int(found[3])) if int(found[3]) > 1 else None
         return (int(found[1]), int(found[2])) if 0 < int(found[1]) < int(found[2]) else None
 
+    def _widths(self, graph: Graph) -> dict[str, int]:
+        """Bits of every layer's weights, as they will be stored."""
+        layers = [node.name for node in graph.nodes if isinstance(node, WEIGHTED)]
+        if self.bits is None and self.target is not None and self.target.level == "float":
+            return dict.fromkeys(layers, FLOAT_BITS)
+        try:
+            return widths_of(None if self.bits == MIXED else self.bits, layers, range(1, 17), "a layer")
+        except CompileError:  # layers that later passes make; the quantizer knows them
+            return widths_of(None, layers, range(1, 17), "a layer")
+
     def _takes(self, node: Weighted, graph: Graph) -> bool:
         return node.name not in self.keep_layers and not isinstance(graph[node.inputs[0].node], Constant)
 
@@ -135,16 +148,19 @@ class Prune:
         share = self.prune or 0.0
         others = [node for node in graph.nodes if isinstance(node, WEIGHTED) and node.name not in rank]
         fixed_count = sum(int(np.count_nonzero(node.weight)) for node in others)
-        fixed_bytes = sum(_bytes(node, node.weight != 0) for node in others)
+        widths = self._widths(graph)
+        fixed_bytes = sum(layer_bytes(node, widths[node.name]) for node in others)
         budgets: list[tuple[str, int, Callable[[Mapping[str, Array]], int]]] = []
         if self.max_synapses is not None:
             budgets.append(("synapses", self.max_synapses, lambda masks: synapses(masks) + fixed_count))
-        if self.max_bytes is not None:
+        if self.max_bytes is not None and self.bits != MIXED:
             budgets.append(
                 (
                     "bytes",
                     self.max_bytes,
-                    lambda masks: fixed_bytes + sum(_bytes(node, masks[node.name] & (node.weight != 0)) for node in layers),
+                    lambda masks: (
+                        fixed_bytes + sum(layer_bytes(n, widths[n.name], masks[n.name] & (n.weight != 0)) for n in layers)
+                    ),
                 )
             )
         for what, budget, cost in budgets:
@@ -250,14 +266,6 @@ def _smallest_share(cost: Callable[[float], int], budget: int, what: str) -> flo
         middle = (low + high) / 2
         low, high = (low, middle) if cost(middle) <= budget else (middle, high)
     return high
-
-
-def _bytes(node: Weighted, present: Array) -> int:
-    """Bytes of a layer's weights in the artefact, in the cheaper form."""
-    count = int(np.count_nonzero(present))
-    if isinstance(node, Conv):
-        return int(node.weight.size) * DENSE_BYTES
-    return min(count * SPARSE_BYTES, int(node.weight.size) * DENSE_BYTES) if isinstance(node, Dense) else count * SPARSE_BYTES
 
 
 # ----------------------------------------------------------------------------------------------------------- activity

@@ -14,6 +14,7 @@ from typing import ClassVar, Final
 
 import numpy as np
 
+from spikec.bits import CHIP_WIDTHS, MIXED, bits_text, widths_of
 from spikec.diagnostics import CompileError, Diagnostic
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Constant, Input, Neuron, Node
@@ -25,11 +26,11 @@ from spikec.passes.chip_grid import ChipGrid
 from spikec.passes.chip_headroom import check_head_room
 from spikec.passes.chip_numbers import convert
 from spikec.passes.chip_scale import changed_spikes, float_run, group_scale
-from spikec.passes.groups import groups_of, measure
+from spikec.passes.groups import WEIGHTED, groups_of, measure
+from spikec.passes.mixed import Quantise, choose_widths
 from spikec.passes.payloads import Payload, as_integers, by_range, carrying, check_options, choose, real_inputs, tell
 from spikec.target import Target
 
-LEGAL_BITS: Final = (1, 2, 3, 4, 5, 6, 8)
 #: At most so many calibration samples are used for each payload that is tried.
 TRIAL_SAMPLES: Final = 24
 
@@ -38,14 +39,16 @@ TRIAL_SAMPLES: Final = 24
 class Quantize:
     """Float patterns to fixed native programs. Takes the float level (legalised), gives the fixed level; approximate.
 
-    bits: width of a weight, 8 by default and out of the target's legal set. calibrate: (samples, T, *shape) by input name.
+    bits: width of a weight, 8 by default and out of the target's legal set; or one a layer, or "mixed" within max_bytes
+    (`spikec.bits`). calibrate: (samples, T, *shape) by input name.
     labels: (samples,), to measure the accuracy by spike count of the first output. scales: by layer, a scale that is to be kept,
     the one for which the weights were trained. input_bits: of a payload, where inputs hold real numbers (by default as many as
     change the fewest spikes); input_max: the largest magnitude of such inputs, where there are no calibration data to tell it.
     """
 
     target: Target
-    bits: int | None = None
+    bits: int | str | None = None
+    max_bytes: int | None = None
     calibrate: Mapping[str, Array] | None = None
     labels: Array | None = None
     scales: Mapping[str, float] | None = None
@@ -56,24 +59,21 @@ class Quantize:
 
     def run(self, graph: Graph, ledger: Ledger) -> Graph:
         """A graph of integers. Raises CompileError SPK203 with everything that exceeds the target's range."""
-        if self.bits is not None and self.bits not in LEGAL_BITS:
-            raise CompileError(
-                "SPK001", f"{self.bits} bits: {self.target.name} has weights of {', '.join(map(str, LEGAL_BITS))} bits"
-            )
+        grid = self._grid(graph, ledger)
         given, calibrate = graph, self.calibrate
-        payloads = self._payloads(graph, ledger)
+        payloads = self._payloads(grid, graph, ledger)
         if payloads:
             graph = carrying(graph, payloads)
             calibrate = self._carried(payloads)
-        graph = place_biases(self._grid, graph, ledger)
-        problems = [problem for node in graph.neurons for problem in self._grid.problems(node)]
+        graph = place_biases(grid, graph, ledger)
+        problems = [problem for node in graph.neurons for problem in grid.problems(node)]
         if problems:
             raise CompileError.many(problems)
         records = float_run(graph, calibrate)
         converted: dict[str, Node] = {}
         for group in groups_of(graph):
-            scale = group_scale(self._grid, group, graph, records, payloads, self.scales)
-            for node in convert(self._grid, group.nodes, graph, scale, records, ledger):
+            scale = group_scale(grid, group, graph, records, payloads, self.scales)
+            for node in convert(grid, group.nodes, graph, scale, records, ledger):
                 converted[node.name] = node
             sums = {node.name for node in group.nodes if not isinstance(node, Neuron)}
             for output in (name for name, ref in graph.outputs if ref.node in sums):
@@ -86,22 +86,33 @@ class Quantize:
             raise CompileError.many(
                 Diagnostic("SPK203", d.message, loc=d.loc, notes=d.notes, fix=d.fix) for d in error.diagnostics
             ) from None
-        check_head_room(self._grid, given, result, self.calibrate, ledger)
+        check_head_room(grid, given, result, self.calibrate, ledger)
         measure(given, result, self.calibrate, self.labels, ledger)
         return result
 
-    @property
-    def weight_grid(self) -> tuple[int, int, int]:
-        """Legal weights: the distance of two, the least and the largest."""
-        return self._grid.weight_grid
+    def weight_grids(self, graph: Graph) -> dict[str, tuple[int, int, int]]:
+        """Legal weights of every layer: the distance of two, the least and the largest."""
+        grid = self._grid(graph, Ledger())
+        return {name: grid.weight_grid(name) for name in grid.widths}
 
-    @property
-    def _grid(self) -> ChipGrid:
-        return ChipGrid(self.target, self.bits)
+    def _grid(self, graph: Graph, ledger: Ledger) -> ChipGrid:
+        layers = [node.name for node in graph.nodes if isinstance(node, WEIGHTED)]
+        if self.bits == MIXED:
+            widths = choose_widths(graph, ledger, self._trial(graph), CHIP_WIDTHS, self.calibrate, self.labels, self.max_bytes)
+        else:
+            widths = widths_of(self.bits, layers, CHIP_WIDTHS, self.target.name)
+        return ChipGrid(self.target, widths, "" if self.bits is None else f"--bits {self.bits}")
+
+    def _trial(self, graph: Graph) -> Quantise:
+        def trial(widths: Mapping[str, int], data: Mapping[str, Array], scales: Mapping[str, float]) -> tuple[Graph, Ledger]:
+            told = Ledger()
+            return replace(self, bits=bits_text(widths), calibrate=data, labels=None, scales=scales).run(graph, told), told
+
+        return trial
 
     # Payloads --------------------------------------------------------------------------------------------------------
 
-    def _payloads(self, graph: Graph, ledger: Ledger) -> dict[str, Payload]:
+    def _payloads(self, grid: ChipGrid, graph: Graph, ledger: Ledger) -> dict[str, Payload]:
         """How every real-valued input is sent."""
         inputs = real_inputs(graph)
         if not inputs:
@@ -111,7 +122,7 @@ class Quantize:
         if self.input_bits is not None or self.calibrate is None:
             chosen = by_range(inputs, self.calibrate, self.input_bits or 8, self.input_max)
         else:
-            chosen = choose(graph, self.calibrate, lambda found: self._lost(graph, found))
+            chosen = choose(graph, self.calibrate, lambda found: self._lost(grid, graph, found))
         tell(ledger, inputs, chosen, self.calibrate, asked)
         return chosen
 
@@ -120,11 +131,11 @@ class Quantize:
             return None
         return {name: payloads[name].of(data) if name in payloads else data for name, data in self.calibrate.items()}
 
-    def _lost(self, graph: Graph, payloads: Mapping[str, Payload]) -> float:
+    def _lost(self, grid: ChipGrid, graph: Graph, payloads: Mapping[str, Payload]) -> float:
         """Spikes that change in the populations that real-valued inputs reach, at the largest scale, on a few samples."""
         assert self.calibrate is not None
         few = {name: array[:TRIAL_SAMPLES] for name, array in self.calibrate.items()}
-        trial = place_biases(self._grid, carrying(graph, payloads), Ledger())
+        trial = place_biases(grid, carrying(graph, payloads), Ledger())
         wanted = float_run(graph, few)
         carried = {name: payloads[name].of(data) if name in payloads else data for name, data in few.items()}
         sent = {**(wanted or {}), **carried}
@@ -133,8 +144,8 @@ class Quantize:
         total = 0
         for group in groups_of(trial):
             if group.neurons and any(trial.type_of(node.inputs[0]).kind != "spike" for node in group.weighted):
-                scale = min(self._grid.weight_limit(group), self._grid.sum_limit(group, trial, payloads))
-                total += changed_spikes(self._grid, group, trial, sent, scale)
+                scale = min(grid.weight_limit(group), grid.sum_limit(group, trial, payloads))
+                total += changed_spikes(grid, group, trial, sent, scale)
         return total
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from spikec.bits import synapse_bits
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Add, Concat, Constant, Conv, Dense, Gather, Input, Neuron, Pool, Ref, Reshape, Scale, Sparse
 from spikec.ir.types import Array
@@ -42,8 +43,7 @@ class Limits:
     axons_in: int
     axons_out: int
     word_bits: int
-    dense_bits: int
-    sparse_bits: int
+    target: Target
 
     @classmethod
     def of(cls, target: Target) -> Limits:
@@ -54,8 +54,7 @@ class Limits:
             target.integer("core_axons_in"),
             target.integer("core_axons_out"),
             target.integer("core_word_bits"),
-            target.integer("dense_synapse_bits"),
-            target.integer("sparse_synapse_bits"),
+            target,
         )
 
     def holds(self, neurons: int, words: int, axons: int) -> bool:
@@ -137,6 +136,7 @@ class Cutter:
     def _columns(self, node: Dense | Sparse | Conv, mask: Array, shape: tuple[int, ...]) -> tuple[Array, int]:
         """What a layer's chosen targets read, and the words that their synapses take."""
         limits = self.limits
+        dense_bits, sparse_bits = synapse_bits(limits.target, node.weight)
         if isinstance(node, Dense):
             rows = mask.reshape(-1, mask.shape[-1])
             columns = np.zeros((len(rows), shape[-1]), bool)
@@ -146,12 +146,12 @@ class Cutter:
                     counts = np.count_nonzero(node.weight[row], axis=0)
                     columns[k] = counts > 0
                     # A full matrix keeps its zeros.
-                    words += self._words(np.where(counts > 0, np.count_nonzero(row), 0), limits.dense_bits)
+                    words += self._words(np.where(counts > 0, np.count_nonzero(row), 0), dense_bits)
             return columns.reshape(shape), words
         if isinstance(node, Sparse):
             chosen = node.indices[mask[node.rows] & (node.weight != 0)]
             counts = np.bincount(chosen, minlength=node.fan_in)
-            return counts > 0, self._words(counts, limits.sparse_bits)
+            return counts > 0, self._words(counts, sparse_bits)
         channels = mask.reshape(mask.shape[0], -1).any(axis=1)
         group = mask.shape[0] // node.groups
         columns = np.zeros(shape, bool)
@@ -166,7 +166,7 @@ class Cutter:
                 )
         # Positions share a kernel: it lies on the core once, and each source has one word that says where it begins.
         weights = int(np.count_nonzero(channels)) * int(np.prod(node.weight.shape[1:]))
-        return columns, -(-weights * limits.dense_bits // limits.word_bits) + int(np.count_nonzero(columns))
+        return columns, -(-weights * dense_bits // limits.word_bits) + int(np.count_nonzero(columns))
 
 
 def _spread(

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 
+from spikec.bits import CPU_WIDTHS, MIXED, bits_text, layer_bytes, widths_of
 from spikec.diagnostics import CompileError, Diagnostic
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import interpret, record_name
@@ -25,6 +26,7 @@ from spikec.ir.rules import verify
 from spikec.ir.types import Array, TensorType, narrowest
 from spikec.ledger import Ledger
 from spikec.passes.groups import WEIGHTED, Group, groups_of, measure, silent_value
+from spikec.passes.mixed import choose_widths
 from spikec.passes.payloads import as_integers, by_range, check_options, on_grid, real_inputs, tell
 from spikec.passes.rewrite import redirect
 from spikec.passes.translate import NARROW_BITS, STATE_BITS, Widths, largest_amount, translate
@@ -36,16 +38,39 @@ SEARCH_SAMPLES: Final = 64
 
 
 @dataclass(frozen=True)
+class _Grid:
+    """The integers of a layer's weights: multiples of `step` up to `top` times it, so that layers of one population, of which the
+    widest has `most` bits, share a scale."""
+
+    bits: int
+    most: int
+
+    @property
+    def step(self) -> int:
+        return 1 << (self.most - self.bits)
+
+    @property
+    def top(self) -> int:
+        return (1 << (self.bits - 1)) - 1
+
+    @property
+    def largest(self) -> int:
+        return self.step * self.top
+
+
+@dataclass(frozen=True)
 class ToFixed:
     """Floats to integers of `bits` bits a weight. Takes the float level, gives the fixed level; approximate.
 
-    bits: 2 to 16. calibrate: (samples, T, *shape) by input name. labels: (samples,), to measure the accuracy. scales: by layer,
-    a scale that is to be kept, the one for which the weights were trained. input_bits: of real-valued input (by default as many as
-    a weight, at least 8, or what a grid takes that the data lie on); input_max: the largest magnitude of it, without calibration.
+    bits: 2 to 16; or one a layer, or "mixed" within max_bytes (`spikec.bits`). calibrate: (samples, T, *shape) by input name.
+    labels: (samples,), to measure the accuracy. scales: by layer, a scale that is to be kept, the one for which the weights were
+    trained. input_bits: of real-valued input (by default as many as a weight, at least 8, or what a grid takes that the data lie
+    on); input_max: the largest magnitude of it, without calibration.
     """
 
     target: Target
-    bits: int = 8
+    bits: int | str = 8
+    max_bytes: int | None = None
     calibrate: Mapping[str, Array] | None = None
     labels: Array | None = None
     scales: Mapping[str, float] | None = None
@@ -56,13 +81,14 @@ class ToFixed:
 
     def run(self, graph: Graph, ledger: Ledger) -> Graph:
         """A graph of integers. Raises CompileError SPK202 with everything that has no integer form."""
-        if not 2 <= self.bits <= 16:
+        if isinstance(self.bits, int) and not 2 <= self.bits <= 16:
             raise CompileError("SPK001", f"{self.bits} bits: a weight has 2 to 16 bits")
+        grids = self._grids(graph, ledger)
         graph = verify(_without_averages(graph, ledger))
         problems = [p for node in graph.nodes for p in self._refused(node, graph)]
         if problems:
             raise CompileError.many(problems)
-        given, graph = graph, self._whole_inputs(graph, ledger)
+        given, graph = graph, self._whole_inputs(graph, grids, ledger)
         records = self._float_run(given)
         scales: dict[tuple[str, str], float] = {}
         converted: dict[str, Node] = {}
@@ -79,7 +105,7 @@ class ToFixed:
             found = next((group for group in waiting if not _missing(group, graph, scales)), waiting[0])
             waiting.remove(found)
             if found not in rest:
-                self._group(found, graph, scales, converted, records, ledger)
+                self._group(found, graph, grids, scales, converted, records, ledger)
                 continue
             (node,) = found.nodes
             unit = node.unit if isinstance(node, Input) else None
@@ -96,13 +122,38 @@ class ToFixed:
             unit = scales.get((ref.node, ref.port), 1.0)
             if not isinstance(graph[ref.node], Neuron) and graph.type_of(ref).kind != "spike" and unit != 1.0:
                 ledger.record("", "convention", f"the output {name} is in units of {1 / unit:.6g}")
+        narrow = [node for node in result.nodes if isinstance(node, WEIGHTED) and grids[node.name].bits < 8]
+        if narrow:
+            packed = sum(layer_bytes(node, grids[node.name].bits) for node in narrow)
+            figures = {"bytes packed": float(packed), "bytes in C": float(sum(node.weight.nbytes for node in narrow))}
+            what = "weights of less than 8 bits take a byte each where they run; the files of the build pack them"
+            ledger.record("", "convention", what, measured=figures)
         measure(given, result, self.calibrate, self.labels, ledger)
         return result
 
-    @property
-    def weight_grid(self) -> tuple[int, int, int]:
-        """Legal weights: the distance of two, the least and the largest."""
-        return 1, -self._top, self._top
+    def weight_grids(self, graph: Graph) -> dict[str, tuple[int, int, int]]:
+        """Legal weights of every layer: the distance of two, the least and the largest."""
+        return {
+            name: (grid.step, -grid.step * grid.top, grid.step * grid.top) for name, grid in self._grids(graph, Ledger()).items()
+        }
+
+    def _grids(self, graph: Graph, ledger: Ledger) -> dict[str, _Grid]:
+        layers = [node.name for node in graph.nodes if isinstance(node, WEIGHTED)]
+        if self.bits == MIXED:
+
+            def trial(widths: Mapping[str, int], data: Mapping[str, Array], scales: Mapping[str, float]) -> tuple[Graph, Ledger]:
+                told = Ledger()
+                return replace(self, bits=bits_text(widths), calibrate=data, labels=None, scales=scales).run(graph, told), told
+
+            widths = choose_widths(graph, ledger, trial, CPU_WIDTHS, self.calibrate, self.labels, self.max_bytes)
+        else:
+            widths = widths_of(self.bits, layers, CPU_WIDTHS, self.target.name)
+        found: dict[str, _Grid] = {}
+        plain = _without_averages(graph, Ledger())
+        for group in groups_of(plain, _handed_on(plain)):
+            most = max((widths[node.name] for node in group.weighted), default=0)
+            found |= {node.name: _Grid(widths[node.name], most) for node in group.weighted}
+        return found
 
     def _refused(self, node: Node, graph: Graph) -> list[Diagnostic]:
         def no(message: str, fix: str) -> Diagnostic:
@@ -115,13 +166,15 @@ class ToFixed:
                 return [no(f"initial values of {ref} have no integer form", "leave out --bits")]
         return []
 
-    def _whole_inputs(self, graph: Graph, ledger: Ledger) -> Graph:
+    def _whole_inputs(self, graph: Graph, grids: Mapping[str, _Grid], ledger: Ledger) -> Graph:
         """Real-valued inputs with the unit and the bounds of the whole numbers that they become."""
         inputs = [node for node in real_inputs(graph) if node.bounds is None]
         if not inputs:
             return graph
         check_options(inputs, self.calibrate, self.input_bits, self.input_max)
-        chosen = by_range(inputs, self.calibrate, self.input_bits or max(self.bits, 8), self.input_max)
+        chosen = by_range(
+            inputs, self.calibrate, self.input_bits or max([8, *(grid.bits for grid in grids.values())]), self.input_max
+        )
         if self.calibrate is not None and self.input_bits is None:
             chosen |= {node.name: found for node in inputs if (found := on_grid(self.calibrate[node.name]))}
         tell(ledger, inputs, chosen, self.calibrate, "input_bits" if self.input_bits is not None else f"--bits {self.bits}")
@@ -138,14 +191,11 @@ class ToFixed:
 
     # Scales ----------------------------------------------------------------------------------------------------------
 
-    @property
-    def _top(self) -> int:
-        return (1 << (self.bits - 1)) - 1
-
     def _group(
         self,
         group: Group,
         graph: Graph,
+        grids: Mapping[str, _Grid],
         scales: dict[tuple[str, str], float],
         converted: dict[str, Node],
         records: Mapping[str, Array] | None,
@@ -153,30 +203,31 @@ class ToFixed:
     ) -> None:
         sources = {node.name: _scale_of(node, node.inputs[0], graph, scales) for node in group.weighted}
         largest = min(
-            (sources[n.name] * self._top / float(np.max(np.abs(n.weight))) for n in group.weighted if n.weight.any()),
+            (sources[n.name] * grids[n.name].largest / float(np.max(np.abs(n.weight))) for n in group.weighted if n.weight.any()),
             default=0.0,
         ) or self._without_weights(group, graph, scales)
         forced = [self.scales[n.name] * sources[n.name] for n in group.weighted if self.scales and n.name in self.scales]
-        scale = forced[0] if forced else self._exact(group, sources, largest)
+        scale = forced[0] if forced else self._exact(group, grids, sources, largest)
         if scale is None and records is not None and group.weighted and group.neurons:
             fewest = math.inf
             for factor in CANDIDATES:
-                trial = self._convert(group, graph, largest * factor, sources, scales, records, Ledger())
+                trial = self._convert(group, graph, grids, largest * factor, sources, scales, records, Ledger())
                 changed = self._changed(group, graph, trial, scales, records)
                 if changed < fewest:
                     scale, fewest = largest * factor, changed
         scale = largest if scale is None else scale
         for layer in group.weighted:
-            most = float(np.max(np.abs(layer.weight), initial=0.0)) * scale / sources[layer.name]
-            if 0 < most < min(2, self._top) / 2:
+            grid = grids[layer.name]
+            most = float(np.max(np.abs(layer.weight), initial=0.0)) * scale / sources[layer.name] / grid.step
+            if 0 < most < min(2, grid.top) / 2:
                 others = ", ".join(f"%{n.name}" for n in group.weighted if n is not layer) or "it"
                 layer.fail(
                     "SPK202",
-                    f"of its weights nothing is left at {self.bits} bits: it reads {layer.inputs[0]} in units of "
+                    f"of its weights nothing is left at {grid.bits} bits: it reads {layer.inputs[0]} in units of "
                     f"{1 / sources[layer.name]:.6g}, and the sum, for {others}, is in units of {1 / scale:.6g}",
                     fix="give it a population of its own, or more bits",
                 )
-        for node in self._convert(group, graph, scale, sources, scales, records, ledger):
+        for node in self._convert(group, graph, grids, scale, sources, scales, records, ledger):
             converted[node.name] = node
 
     def _without_weights(self, group: Group, graph: Graph, scales: Mapping[tuple[str, str], float]) -> float:
@@ -205,11 +256,13 @@ class ToFixed:
             )
         return next(iter(found.values()), 1.0)
 
-    def _exact(self, group: Group, sources: Mapping[str, float], largest: float) -> float | None:
+    def _exact(self, group: Group, grids: Mapping[str, _Grid], sources: Mapping[str, float], largest: float) -> float | None:
         """The largest power of two at which every weight is whole."""
         for power in range(math.floor(math.log2(largest)), math.floor(math.log2(largest)) - 24, -1):
             scale = 2.0**power
-            wanted = [node.weight.astype(np.float64) * (scale / sources[node.name]) for node in group.weighted]
+            wanted = [
+                node.weight.astype(np.float64) * (scale / sources[node.name] / grids[node.name].step) for node in group.weighted
+            ]
             if wanted and all(np.all(array == np.rint(array)) for array in wanted):
                 return scale
         return None
@@ -263,6 +316,7 @@ class ToFixed:
         self,
         group: Group,
         graph: Graph,
+        grids: Mapping[str, _Grid],
         scale: float,
         sources: Mapping[str, float],
         scales: dict[tuple[str, str], float],
@@ -285,7 +339,7 @@ class ToFixed:
         result: list[Node] = []
         for node in group.nodes:
             if isinstance(node, WEIGHTED):
-                result.append(self._weights(node, scale / sources[node.name], scale, bias_moves, ledger))
+                result.append(self._weights(node, grids[node.name], scale / sources[node.name], scale, bias_moves, ledger))
             elif isinstance(node, Neuron):
                 result.append(self._neuron(node, graph, scale, scales, bias_moves, own, sources.values(), records, ledger))
             elif isinstance(node, Constant):
@@ -310,17 +364,19 @@ class ToFixed:
         self._note(ledger, node, f"constants to multiples of {1 / scale:.6g}", np.abs(whole - wanted) / scale)
         return replace(node, value=whole.astype(np.int32))
 
-    def _weights(self, node: Dense | Sparse | Conv, factor: float, scale: float, bias_moves: bool, ledger: Ledger) -> Node:
+    def _weights(
+        self, node: Dense | Sparse | Conv, grid: _Grid, factor: float, scale: float, bias_moves: bool, ledger: Ledger
+    ) -> Node:
         wanted = node.weight.astype(np.float64) * factor
-        weight = np.clip(np.rint(wanted), -self._top, self._top)
-        what = f"weights to multiples of {1 / factor:.6g}"
+        weight = np.clip(grid.step * np.rint(wanted / grid.step), -grid.largest, grid.largest)
+        what = f"weights to multiples of {grid.step / factor:.6g}"
         self._note(ledger, node, what, np.abs(weight - wanted) / factor, measured={"scale": factor})
         bias = None
         if node.bias is not None and not bias_moves:
             exact = node.bias.astype(np.float64) * scale
             bias = np.rint(exact).astype(np.int32)
             self._note(ledger, node, f"bias to multiples of {1 / scale:.6g}", np.abs(bias - exact) / scale)
-        return replace(node, weight=weight.astype(np.int8 if self.bits <= 8 else np.int16), bias=bias, dtype="")
+        return replace(node, weight=weight.astype(np.int8 if grid.most <= 8 else np.int16), bias=bias, dtype="")
 
     def _neuron(
         self,

@@ -16,8 +16,8 @@ from lava.proc.sparse.process import DelaySparse, Sparse
 from lava.utils.weightutils import SignMode
 from scipy.sparse import csr_matrix
 
-# Left to itself Lava chooses the sign mode from the values: a single negative weight would change every odd one.
-SYNAPSE = {"sign_mode": SignMode.MIXED, "num_weight_bits": 8}
+# Bits of a weight that the chip has: of signed even numbers, 8 bits hold all and every bit less drops a low one.
+WEIGHT_BITS = (1, 2, 3, 4, 5, 6, 8)
 
 # On hardware: what a source's messages go through on their way to the chip (see chip.py).
 through = None
@@ -128,6 +128,16 @@ def tile(array, copies):
     return np.tile(array, copies)
 
 
+def _synapse(weights):
+    """How weights are kept: in the fewest bits that change none.
+
+    Left to itself Lava chooses the sign mode from the values: a single negative weight would change every odd one.
+    """
+    used = int(np.bitwise_or.reduce(np.abs(weights.astype(int)), axis=None)) >> 1
+    spare = (used & -used).bit_length() - 1 if used else 7
+    return {"sign_mode": SignMode.MIXED, "num_weight_bits": min(bits for bits in WEIGHT_BITS if bits >= 8 - spare)}
+
+
 def dense(weights, copies, name, delays=0, bits=0):
     """All-to-all synapses, weights (out, in); a message of step t arrives at t + 1 + delays (a number or one each).
 
@@ -139,8 +149,8 @@ def dense(weights, copies, name, delays=0, bits=0):
         return _sparse(rows, columns, weights[rows, columns], waits, weights.shape, copies, name, bits)
     if np.any(delays):
         delays = delays if isinstance(delays, int) else delays.astype(int)
-        return DelayDense(weights=weights.astype(np.int32), delays=delays, name=name, num_message_bits=bits, **SYNAPSE)
-    return Dense(weights=weights.astype(np.int32), name=name, num_message_bits=bits, **SYNAPSE)
+        return DelayDense(weights=weights.astype(np.int32), delays=delays, name=name, num_message_bits=bits, **_synapse(weights))
+    return Dense(weights=weights.astype(np.int32), name=name, num_message_bits=bits, **_synapse(weights))
 
 
 def sparse(w, key, shape, copies, name, delays=0, bits=0):
@@ -157,9 +167,9 @@ def _sparse(rows, columns, weights, delays, shape, copies, name, bits):
     large = (shape[0] * copies, shape[1] * copies)
     matrix = csr_matrix((np.tile(weights.astype(np.int32), copies), place), shape=large)
     if not np.any(delays):
-        return Sparse(weights=matrix, name=name, num_message_bits=bits, **SYNAPSE)
+        return Sparse(weights=matrix, name=name, num_message_bits=bits, **_synapse(weights))
     waits = csr_matrix((np.tile(delays.astype(int), copies), place), shape=large)
-    return DelaySparse(weights=matrix, delays=waits, name=name, num_message_bits=bits, **SYNAPSE)
+    return DelaySparse(weights=matrix, delays=waits, name=name, num_message_bits=bits, **_synapse(weights))
 
 
 def conv(weights, shape, copies, name, *, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1, bits=0):
