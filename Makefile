@@ -63,7 +63,7 @@ bench: $(READY) ## measure speed: against hand-written C, and against the quicke
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/compare.py
 
-bench-all: $(READY) ## every contender on every network; renews the table in README.md and its plot
+bench-all: $(READY) ## every contender on every network; renews the table in README.md and its plot (ten minutes)
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/compare.py --all --write
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from spikec.diagnostics import CompileError, Diagnostic
 from spikec.ir.graph import Graph
-from spikec.ir.interpret import Execution, Wire, float_truth, record_name, run_program
+from spikec.ir.interpret import Execution, Wire, extent, float_truth, record_name, run_program
 from spikec.ir.neuron import COMPARISONS, LOGIC, STEP, Call, Expr, Num, Program, Var
 from spikec.ir.ops import (
     Add,
@@ -832,13 +832,15 @@ def _engine(graph: Graph, observed: frozenset[Wire]) -> _Engine:
 
 
 def run_events(
-    graph: Graph, inputs: Mapping[str, Array], *, record: Collection[str] = (), progress: Progress | None = None
+    graph: Graph,
+    inputs: Mapping[str, Array],
+    *,
+    record: Collection[str] = (),
+    progress: Progress | None = None,
+    steps: int | None = None,
 ) -> Execution:
     """As `interpret`, event-driven."""
-    first = next(iter(inputs.values()), None)
-    if first is None:
-        raise CompileError("SPK006", "a graph without inputs needs the number of steps")
-    batch, length = first.shape[0], first.shape[1]
+    batch, length = extent(inputs, steps)
     wires = {record_name((node, port)): (node, port) for node, ports in graph.types.items() for port, _ in ports}
     for name in record:
         if name not in wires:
@@ -905,9 +907,10 @@ class NumpyBackend:
         artefact: Path | None = None,
         progress: Progress | None = None,
         timeout: float | None = None,
+        steps: int | None = None,
     ) -> Execution:
         """Run the graph; chunks of samples report progress."""
-        return run_events(graph, inputs, record=record, progress=progress)
+        return run_events(graph, inputs, record=record, progress=progress, steps=steps)
 
     def stream(self, graph: Graph) -> EventStepper:
         """One sample, step by step (`spikec.stream`)."""

@@ -44,9 +44,10 @@ class ReferenceBackend:
         artefact: Path | None = None,
         progress: Progress | None = None,
         timeout: float | None = None,
+        steps: int | None = None,
     ) -> Execution:
         """Interpret the graph."""
-        return interpret(graph, inputs, record=record)
+        return interpret(graph, inputs, record=record, steps=steps)
 
     def stream(self, graph: Graph) -> ReferenceStepper:
         """One sample, step by step (`spikec.stream`)."""

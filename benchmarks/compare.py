@@ -1,25 +1,34 @@
 """`make bench` and `make bench-all`: the emitted C against the other ways to run the same networks on this processor.
 
-    python benchmarks/compare.py [--all] [--rounds N] [--only W1,spoken] [--write]
+    python benchmarks/compare.py [--all] [--rounds N] [--only W1,spoken] [--tools A,B] [--resume] [--write]
+    python benchmarks/compare.py --prepare          # the environments, data and trained networks, nothing else
+    python benchmarks/compare.py --table [--write]  # what was measured before, once more
 
 Every contender runs in a process of its own (benchmarks/contenders), on one core, at batch 1, with the same input and the same
 numbers; its output counts are compared with a float simulation before anything is timed. Rounds are interleaved: each runs every
-contender once, so that a busy machine slows all of them, and medians are compared. --all takes every contender and W4, and more
-rounds; without it only the quick ones run. --write puts the table into README.md and the plot into docs/.
+contender once, and medians are compared. On a busy machine the processor's time is taken instead of the wall's: a long inference
+would be interrupted more often than a short one. A contender that has had its seconds on a network leaves after three rounds. Then
+those that can take several samples at once do.
+
+--all takes every contender and W4, and more rounds; without it only the quick ones run. After each network all that is known goes
+into build/bench/all.json (without --all quick.json): --resume takes from there what a run before has measured, --only renews some
+networks of it. --write puts the table into README.md and the plot into docs/.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
-import platform
+import select
 import shutil
-import statistics
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +37,11 @@ import numpy as np
 import spikec
 from spikec.backends.c.backend import CBackend
 from spikec.build import Build
+from spikec.cache import cache_dir
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Dense, Input, Neuron, Node, Ref
 from spikec.ir.rules import verify
-from spikec.ir.text import parse_program
+from spikec.ir.text import parse_program, write_graph
 from spikec.ir.types import TensorType
 from spikec.target import load_target
 
@@ -40,14 +50,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "contenders"))
 
 from network import Layer, Net
 
-from benchmarks import environment, run, spoken, workloads
+from benchmarks import environment, results, run, spoken, workloads
+from benchmarks.results import OURS, Network, Row
 
 BUILD = workloads.ROOT / "build" / "bench"
 FSDD = workloads.ROOT.parent / "shared" / "data" / "data_fsdd" / "fsdd.npz"
-MARKS = ("<!-- bench -->", "<!-- /bench -->")
 PLOT = workloads.ROOT / "docs" / "speed.png"
 #: Contender -> its tool in the environment, samples a round, and whether it is quick enough for `make bench`.
 CONTENDERS: dict[str, tuple[str, int, bool]] = {
+    "spikec_c": ("spikec", 16, True),
+    "spikec_numpy": ("spikec", 8, True),
     "numba_events": ("numba", 16, True),
     "jax_scan": ("jax", 16, True),
     "numpy_events": ("numpy", 8, True),
@@ -58,11 +70,15 @@ CONTENDERS: dict[str, tuple[str, int, bool]] = {
     "norse_loop": ("norse", 2, False),
     "snntorch_loop": ("snntorch", 2, False),
 }
-OURS, ENGINE = "spikec, C", "spikec, NumPy"
 #: Samples at once, where a tool has batches.
-BATCH = 64
+BATCHES = (16, 64, 256)
 #: Output spikes that a contender may differ by before it counts as wrong: float sums in another order may move a few.
 WRONG = 0.02
+#: Rounds that every contender runs; seconds that it may take in all on a network once it has; rounds in batches; seconds that one
+#: batch may take; and seconds without an answer after which it is ended.
+ROUNDS, SECONDS, BATCH_ROUNDS, BATCH_SECONDS, SILENT = 3, 5.0, 3, 6.0, 240.0
+#: The processor's core that everything is timed on.
+CORE = max(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
 
 
 @dataclass
@@ -73,18 +89,6 @@ class Case:
     what: str
     build: Build
     net: Net
-
-
-@dataclass
-class Row:
-    """What one contender gave on one network."""
-
-    title: str
-    wrong: int = 0
-    spikes: int = 0
-    times: list[float] = field(default_factory=list)
-    rates: list[float] = field(default_factory=list)
-    skip: str = ""
 
 
 # -------------------------------------------------------------------------------------------------------------- networks
@@ -149,9 +153,15 @@ def digits() -> Case:
     return Case("digits", "64-96-64-10, snnTorch, trained", build, Net("digits", x.shape[1], counts.astype(np.int64), x, layers))
 
 
+def spoken_file() -> Path:
+    """Where the trained network is kept, for every checkout with the same recipe."""
+    recipe = hashlib.sha256(Path(spoken.__file__).read_bytes()).hexdigest()[:12]
+    return cache_dir() / "perf" / f"spoken-{recipe}.npz"
+
+
 def spoken_digits() -> Case:
     """The network of benchmarks/spoken.py on held-out recordings."""
-    found = spoken.train(FSDD, BUILD / "fsdd.npz")
+    found = spoken.train(FSDD, spoken_file())
     program = parse_program(workloads.LIF)
     x = found["x"][:64]
     nodes: list[Node] = [Input(name="in", type=TensorType("spike", (x.shape[2],), "f32"))]
@@ -173,38 +183,82 @@ def spoken_digits() -> Case:
 class Process:
     """A contender in its own process."""
 
-    def __init__(self, module: str, path: Path, samples: int) -> None:
+    def __init__(self, module: str, path: Path, core: int, clock: str) -> None:
+        tool, samples, _ = CONTENDERS[module]
         worker = Path(__file__).with_name("contenders") / "worker.py"
-        command = [str(environment.python(CONTENDERS[module][0])), str(worker), module, str(path), str(samples)]
-        log = (BUILD / f"{module}.log").open("a")
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
+        python = Path(sys.executable) if tool == "spikec" else environment.python(tool)
+        self.log = BUILD / f"{module}.log"
+        with self.log.open("w", encoding="utf-8") as log:
+            self.process = subprocess.Popen(
+                [str(python), str(worker), module, str(path), str(samples), str(core)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=os.environ | {"SPIKEC_BENCH_CLOCK": clock},
+            )
         self.first = self._read()
 
     def _read(self) -> dict[str, Any]:
         assert self.process.stdout is not None
+        if not select.select([self.process.stdout], [], [], SILENT)[0]:
+            self.process.kill()
+            return {"skip": f"no answer in {SILENT:.0f} seconds"}
         line = self.process.stdout.readline()
-        return dict(json.loads(line)) if line else {"skip": "it failed; see the .log files in build/bench"}
+        if line:
+            return dict(json.loads(line))
+        told = self.log.read_text(encoding="utf-8").strip().splitlines()
+        return {"skip": f"it failed: {told[-1][:200] if told else 'without a word'}"}
+
+    def pin(self, core: int) -> None:
+        """All its threads to one core."""
+        if hasattr(os, "sched_setaffinity"):
+            for thread in Path(f"/proc/{self.process.pid}/task").iterdir():
+                os.sched_setaffinity(int(thread.name), {core})
 
     def ask(self, line: str) -> dict[str, Any]:
         """One line there and one back."""
         assert self.process.stdin is not None
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
+        with suppress(OSError):  # it has ended; its log says why
+            self.process.stdin.write(line + "\n")
+            self.process.stdin.flush()
         return self._read()
 
-    def close(self) -> None:
-        """End it."""
+    def close(self) -> dict[str, Any]:
+        """End it; the last it says is its peak memory."""
         assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
+        with suppress(OSError):  # it has ended before
+            self.process.stdin.close()
+        last = self._read() if self.process.poll() is None else {}
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        return last
+
+
+def others() -> float:
+    """The share of the core that other processes take, of half a second."""
+    before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    if before:
+        os.sched_setaffinity(0, {CORE})
+    wall, used = time.perf_counter(), time.process_time()
+    while time.perf_counter() - wall < 0.5:
+        pass
+    wall, used = time.perf_counter() - wall, time.process_time() - used
+    if before:
+        os.sched_setaffinity(0, before)
+    return max(0.0, 1 - used / wall)
 
 
 def our_program(case: Case) -> tuple[Path, Path, float]:
-    """The emitted C with the timing harness, its event file, and the seconds that building took."""
+    """The emitted C with the timing harness, its event file, and the seconds that `make` takes in the emitted folder."""
     folder = BUILD / case.name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     CBackend(load_target("host")).emit(case.build.graph(), folder)
+    built = run.build_seconds(folder)
     shutil.copy(Path(__file__).with_name("c") / "harness.c", folder)
     events = BUILD / f"{case.name}_ev.bin"
     x = case.net.x
@@ -218,188 +272,139 @@ def our_program(case: Case) -> tuple[Path, Path, float]:
         head = [x.shape[1], len(x), flat.shape[1], len(index)]
     events.write_bytes(np.array(head, np.int32).tobytes() + rows.tobytes() + index.tobytes())
     sources = [name for name in ("network.c", "weights.c", "harness.c") if (folder / name).exists()]
-    begin = time.perf_counter()
-    program = run.compile_c(folder, sources, run.FLAGS["native"], f"{case.name}_ours")
-    return program, events, time.perf_counter() - begin
+    return run.compile_c(folder, sources, run.FLAGS["native"], f"{case.name}_ours"), events, built
 
 
-def bench(case: Case, chosen: list[str], absent: dict[str, str], rounds: int) -> dict[str, Row]:
+def start(module: str, path: Path, sparse: bool, core: int, clock: str) -> tuple[Row, Process | None]:
+    """A contender whose counts are right and which waits for its rounds; or why there is none."""
+    row = Row(titles()[module])
+    process = Process(module, path, core, clock)
+    row.skip = str(process.first.get("skip", ""))
+    if not row.skip:
+        row.wrong, row.spikes = int(process.first["wrong"]), int(process.first["spikes"])
+        # W4 is chaotic: a sum in another order moves every later spike, and only the totals can be compared.
+        drift = abs(int(process.first["total"]) - row.spikes) if sparse else row.wrong
+        if drift > WRONG * max(row.spikes, 1):
+            row.skip = f"{row.wrong} of {row.spikes} output spikes are wrong"
+    if row.skip:
+        process.close()
+        return row, None
+    process.pin(CORE)
+    return row, process
+
+
+def bench(case: Case, chosen: list[str], absent: dict[str, str], rounds: int) -> Network:
     """All contenders on one network."""
     path = BUILD / f"{case.name}.npz"
     case.net.save(path)
-    result: dict[str, Row] = {OURS: Row(OURS), ENGINE: Row(ENGINE)}
+    taken = others()
+    clock = "cpu" if taken > results.BUSY else "wall"
+    write_graph(case.build.graph(), path.with_name(f"{case.name}-graph.sir"))  # its arrays go into an .npz beside it
     program, events, built = our_program(case)
-    _, counts = run.run_ours(program, events)
-    wanted = case.net.counts
-    result[OURS].wrong = int(np.abs(np.array(counts).reshape(wanted.shape) - wanted).sum())
-    result[OURS].spikes = int(wanted.sum())
-    graph = case.build.graph()
     memory = case.build.memory()
+    network = Network(case.what, {}, built, memory.constants, taken)
     print(f"\n{case.name}: {case.what}")
     print(
         f"  built in {built:.1f} s; {memory.total / 1e6:.2f} MB of states and buffers, {memory.constants / 1e6:.2f} MB of weights"
     )
-    one = None if case.net.x is None else [case.net.x[k : k + 1].astype(np.int8) for k in range(8)]
-    if one is None:
-        result[ENGINE].skip = "the engine takes its number of steps from an input"
-    else:
-        checked = case.build.verify(one[0], backends=["numpy", "c"])
+    ours = network.rows[OURS] = Row(OURS)
+    counts, wanted = run.run_ours(program, events)[1], case.net.counts
+    ours.wrong = int(np.abs(np.array(counts).reshape(wanted.shape) - wanted).sum())
+    ours.spikes = int(wanted.sum())
+    ours.megabytes = run.peak(program, events) / 1024
+    if case.net.x is not None:
+        checked = case.build.verify(case.net.x[:1].astype(np.int8), backends=["numpy", "c"])
         if not checked.ok:
             raise SystemExit(f"{case.name}: the engines differ\n{checked.text()}")
-        result[ENGINE].spikes = int(wanted[:8].sum())
-        parts = [next(iter(case.build.run(x, "numpy").outputs.values())).sum(1).reshape(-1) for x in one]
-        result[ENGINE].wrong = int(np.abs(np.array(parts) - wanted[:8]).sum())
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
     running: dict[str, Process] = {}
-    for module in chosen:
-        tool, samples, _ = CONTENDERS[module]
-        title = titles()[module]
-        result[title] = row = Row(title)
-        if tool in absent:
-            row.skip = absent[tool]
-        else:
-            process = Process(module, path, samples)
-            row.skip = str(process.first.get("skip", ""))
-            if not row.skip:
-                row.wrong, row.spikes = int(process.first["wrong"]), int(process.first["spikes"])
-                drift = abs(int(process.first["total"]) - row.spikes) if case.net.sparse is not None else row.wrong  # W4 is chaotic
-                if drift > WRONG * max(row.spikes, 1):
-                    row.skip = f"{row.wrong} of {row.spikes} output spikes are wrong"
-            if row.skip:
-                process.close()
+    with ThreadPoolExecutor(len(cores)) as pool:  # what is prepared is not timed
+        waiting = {
+            module: pool.submit(start, module, path, case.net.sparse is not None, cores[k % len(cores)], clock)
+            for k, module in enumerate(chosen)
+            if CONTENDERS[module][0] not in absent
+        }
+        for module in chosen:
+            title = titles()[module]
+            if module in waiting:
+                network.rows[title], process = waiting[module].result()
+                if process is not None:
+                    running[title] = process
             else:
-                running[title] = process
+                network.rows[title] = Row(title, skip=absent[CONTENDERS[module][0]])
+
+    def answer(title: str, line: str) -> dict[str, Any]:
+        """What a contender says, or nothing: then it is out."""
+        found = running[title].ask(line)
+        if "skip" in found:
+            network.rows[title].skip = str(found["skip"])
+            running.pop(title).close()
+            return {}
+        return found
+
+    spent = dict.fromkeys(running, 0.0)
+    for number in range(rounds):
+        ours.times.append(run.run_ours(program, events, CORE, clock)[0])
+        for title in list(running):
+            if number >= ROUNDS and spent[title] > SECONDS:
+                continue
+            begin = time.perf_counter()
+            if found := answer(title, "one"):
+                network.rows[title].times.append(found["ms"])
+            spent[title] += time.perf_counter() - begin
+    if case.net.x is not None:
+        batches(network, [title for title in running if title in batched()], answer)
+    for title, process in running.items():
+        network.rows[title].megabytes = float(process.close().get("megabytes", 0.0))
+    for title, row in network.rows.items():
         if row.skip:
             print(f"  {title}: left out: {row.skip}")
-    core = {max(os.sched_getaffinity(0))}
-    everything = os.sched_getaffinity(0)
-    for _ in range(rounds):
-        os.sched_setaffinity(0, core)
-        result[OURS].times.append(run.run_ours(program, events)[0])
-        if one is not None:
-            begin = time.perf_counter()
-            for x in one:
-                case.build.run(x, "numpy")
-            result[ENGINE].times.append((time.perf_counter() - begin) * 1e3 / len(one))
-        for title, process in running.items():
-            result[title].times.append(process.ask("one")["ms"])
-        os.sched_setaffinity(0, everything)
-    if case.net.x is not None:
-        x = np.concatenate([case.net.x] * -(-BATCH * 4 // len(case.net.x)))[: BATCH * 4].astype(np.int8)
-        case.build.run(x, "c", threads=1)
-        for _ in range(min(rounds, 3)):
-            os.sched_setaffinity(0, core)
-            begin = time.perf_counter()
-            case.build.run(x, "c", threads=1)
-            result[OURS].rates.append(len(x) / (time.perf_counter() - begin))
-            for title, process in running.items():
-                result[title].rates.append(process.ask(f"batch {BATCH}")["rate"])
-            os.sched_setaffinity(0, everything)
-    for process in running.values():
-        process.close()
-    fastest = statistics.median(result[OURS].times)
-    print(f"  {'':22} {'ms':>10} {'against C':>10} {'a second, in batches':>22} {'wrong spikes':>14}")
-    for title, row in result.items():
-        if row.times:
-            ms = statistics.median(row.times)
-            rate = f"{statistics.median(row.rates):,.0f}" if row.rates else ""
-            print(f"  {title:22} {ms:10.4f} {ms / fastest:10.1f} {rate:>22} {row.wrong:6} of {row.spikes}")
-    assert graph.level == "fixed"
-    return result
+    print(f"  {'':24} {'ms':>10} {'against C':>10} {'a second, at best':>18} {'MB':>7} {'wrong spikes':>14}")
+    for title, row in network.rows.items():
+        best = row.best()
+        if row.times and best is not None:
+            rate = f"{best[0]:,.0f} ({best[1]})"
+            told = f"{row.ms:10.4f} {row.ms / ours.ms:10.1f} {rate:>18} {row.megabytes:7.1f} {row.wrong:6} of {row.spikes}"
+            print(f"  {title:24} {told}", flush=True)
+    return network
+
+
+def batches(network: Network, titles_: list[str], answer: Any) -> None:
+    """Each batch once, which also compares its counts; then rounds with each contender's best."""
+    best: dict[str, int] = {}
+    for title in titles_:
+        rate = 1e3 / network.rows[title].ms
+        for size in BATCHES:
+            if size / rate > BATCH_SECONDS:
+                break
+            found = answer(title, f"batch {size}")
+            if not found:
+                break
+            row = network.rows[title]
+            if found["wrong"] > WRONG * max(found["spikes"], 1):
+                print(f"  {title}: {found['wrong']} of {found['spikes']} output spikes are wrong with {size} at once")
+                continue
+            row.rates[size] = [found["rate"]]
+            best[title] = max(row.rates, key=lambda key: row.rates[key][0])
+            rate = found["rate"]
+    for _ in range(BATCH_ROUNDS - 1):
+        for title, size in best.items():
+            if not network.rows[title].skip and (found := answer(title, f"batch {size}")):
+                network.rows[title].rates[size].append(found["rate"])
+
+
+def _text(module: str) -> str:
+    return (Path(__file__).with_name("contenders") / f"{module}.py").read_text(encoding="utf-8")
 
 
 def titles() -> dict[str, str]:
     """How each contender is called; read without importing it."""
-    found = {}
-    for module in CONTENDERS:
-        text = (Path(__file__).with_name("contenders") / f"{module}.py").read_text(encoding="utf-8")
-        found[module] = text.split('TITLE = "')[1].split('"')[0]
-    return found
+    return {module: _text(module).split('TITLE = "')[1].split('"')[0] for module in CONTENDERS}
 
 
-# --------------------------------------------------------------------------------------------------------------- results
-
-
-def table(results: dict[str, dict[str, Row]], what: dict[str, str]) -> str:
-    """Markdown: milliseconds an inference and, in brackets, times the emitted C; then throughput in batches."""
-    order = [OURS, *[title for title in dict.fromkeys(t for rows in results.values() for t in rows) if title != OURS]]
-    lines = ["| milliseconds an inference | " + " | ".join(results) + " |", "|---" * (len(results) + 1) + "|"]
-    for title in order:
-        cells = []
-        for rows in results.values():
-            row = rows.get(title)
-            if row is None or not row.times:
-                cells.append("–")
-                continue
-            ms, fastest = statistics.median(row.times), statistics.median(rows[OURS].times)
-            cells.append(f"{ms:.3g}" + ("" if title == OURS else f" ({ms / fastest:,.1f}×)"))
-        lines.append(f"| {title} | " + " | ".join(cells) + " |")
-    best = []
-    for rows in results.values():
-        rates = {t: statistics.median(row.rates) for t, row in rows.items() if row.rates}
-        others = {t: rate for t, rate in rates.items() if t != OURS}
-        if not rates or not others:
-            best.append("–")
-            continue
-        top = max(others, key=lambda t: others[t])
-        best.append(f"{rates[OURS]:,.0f}; {others[top]:,.0f} ({top})")
-    lines += [
-        "",
-        "| inferences a second on one core, whole batches | " + " | ".join(results) + " |",
-        "|---" * (len(results) + 1) + "|",
-    ]
-    lines.append("| spikec's C from Python; the best of the others | " + " | ".join(best) + " |")
-    told = "; ".join(f"{name}: {text}" for name, text in what.items())
-    return "\n".join([*lines, "", f"{told}. {machine()}."])
-
-
-def machine() -> str:
-    """The processor, for the line under the table."""
-    name = platform.processor() or platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                name = line.split(":", 1)[1].strip()
-                break
-    except OSError:
-        pass
-    return f"Measured on one core of {name}, batch 1, medians of interleaved rounds"
-
-
-def plot(results: dict[str, dict[str, Row]], path: Path) -> None:
-    """Bars: how many times as long as the emitted C, logarithmic."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    ratios = {
-        name: {
-            t: statistics.median(r.times) / statistics.median(rows[OURS].times) for t, r in rows.items() if r.times and t != OURS
-        }
-        for name, rows in results.items()
-    }
-    order = list(dict.fromkeys(t for rows in ratios.values() for t in rows))
-    figure, axes = plt.subplots(figsize=(8, 0.34 * len(order) * max(1, len(ratios)) ** 0.5 + 1.2))
-    height = 0.8 / len(ratios)
-    for k, (name, rows) in enumerate(ratios.items()):
-        places = [n + k * height for n, t in enumerate(order) if t in rows]
-        axes.barh(places, [rows[t] for t in order if t in rows], height, label=name)
-    axes.set_xscale("log")
-    axes.axvline(1, color="black", linewidth=0.8)
-    axes.set_yticks([n + 0.4 - height / 2 for n in range(len(order))], order)
-    axes.invert_yaxis()
-    axes.set_xlabel("time of one inference, as a multiple of spikec's C")
-    axes.legend(fontsize="small")
-    figure.tight_layout()
-    path.parent.mkdir(exist_ok=True)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
-
-
-def write_readme(text: str, path: Path) -> None:
-    """Put the table between the marks."""
-    page = path.read_text(encoding="utf-8")
-    head, rest = page.split(MARKS[0])
-    path.write_text(head + MARKS[0] + "\n" + text + "\n" + MARKS[1] + rest.split(MARKS[1])[1], encoding="utf-8")
+def batched() -> set[str]:
+    """Those that take several samples at once."""
+    return {title for module, title in titles().items() if "BATCHES = True" in _text(module)}
 
 
 def main() -> int:
@@ -407,36 +412,53 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="the emitted C against other tools, as ratios within one run")
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--rounds", type=int, default=0)
-    parser.add_argument("--only", default="")
+    parser.add_argument("--only", default="", help="networks, separated by commas; the others' results are kept")
     parser.add_argument("--tools", default="", help="contenders by file name, separated by commas")
+    parser.add_argument("--resume", action="store_true", help="only what build/bench/all.json does not have yet")
+    parser.add_argument("--prepare", action="store_true")
+    parser.add_argument("--table", action="store_true")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     BUILD.mkdir(parents=True, exist_ok=True)
-    cases = {"W1": lambda: given("W1"), "W2": lambda: given("W2"), "W3": lambda: given("W3"), "digits": digits}
-    cases |= {"spoken": spoken_digits} if FSDD.exists() else {}
-    cases |= {"W4": lambda: given("W4")} if options.all or "W4" in options.only else {}
+    cases = {"W1": lambda: given("W1"), "W2": lambda: given("W2"), "W3": lambda: given("W3")}
+    cases |= {"W4": lambda: given("W4")} if options.all or options.table or "W4" in options.only else {}
     if not workloads.SOURCE.is_dir():
         print(f"W1 to W4 left out: {workloads.SOURCE} is not there")
-        cases = {"digits": digits} | ({"spoken": spoken_digits} if FSDD.exists() else {})
-    else:
+        cases = {}
+    elif not options.table:
         workloads.ensure_data()
-    chosen = [name for name in options.only.split(",") if name] or list(cases)
+    cases |= {"digits": digits} | ({"spoken": spoken_digits} if FSDD.exists() else {})
+    only = [name for name in options.only.split(",") if name]
+    if unknown := [name for name in only if name not in cases]:
+        parser.error(f"no network is called {', '.join(unknown)}: choose of {', '.join(cases)}")
     tools = [name for name, row in CONTENDERS.items() if options.all or row[2]]
     tools = [name for name in options.tools.split(",") if name] or tools
-    absent = environment.ensure()
-    results, what = {}, {}
-    for name in chosen:
-        case = cases[name]()
-        results[name] = bench(case, tools, absent, options.rounds or (7 if options.all else 3))
-        what[name] = case.what
-    text = table(results, what)
+    if unknown := [name for name in tools if name not in CONTENDERS]:
+        parser.error(f"no contender is called {', '.join(unknown)}: choose of {', '.join(CONTENDERS)}")
+    absent = {} if options.table else environment.ensure()
+    if options.prepare:
+        if FSDD.exists():
+            spoken.train(FSDD, spoken_file())
+        print("\n".join(f"{tool} is missing: {why}" for tool, why in absent.items()) or "everything is there")
+        return 0
+    file = BUILD / ("all.json" if options.all or options.table else "quick.json")
+    kept = results.load(file) if only or options.resume or options.table else {}
+    for name in [] if options.table else only or list(cases):
+        if options.resume and name in kept and not only:
+            continue
+        kept[name] = bench(cases[name](), tools, absent, options.rounds or (7 if options.all else ROUNDS))
+        kept = {name: kept[name] for name in [*cases, *kept] if name in kept}
+        results.save(kept, file)
+    if not kept:
+        print("nothing was measured")
+        return 1
+    text = results.table(kept)
     print("\n" + text)
-    (BUILD / "table.md").write_text(text + "\n", encoding="utf-8")
-    plot(results, BUILD / "speed.png")
+    results.plot(kept, BUILD / "speed.png")
     if options.write:
         shutil.copy(BUILD / "speed.png", PLOT)
         picture = f"![time of one inference, as a multiple of spikec's C](docs/{PLOT.name})"
-        write_readme(f"{text}\n\n{picture}", workloads.ROOT / "README.md")
+        results.write_readme(f"{text}\n\n{picture}", workloads.ROOT / "README.md")
     return 0
 
 

@@ -77,7 +77,7 @@ def measure(names: list[str], machines: list[str]) -> dict[str, dict[str, int]]:
     result: dict[str, dict[str, int]] = {machine: {} for machine in machines}
     for name in names:
         work = workloads.WORKLOADS[name]()
-        folder, _ = run.emit(work)
+        folder, *_ = run.emit(work)
         for machine in machines:
             result[machine][name] = count(name, machine, folder, run.events(work))
     return result

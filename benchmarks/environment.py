@@ -1,5 +1,5 @@
-"""The contenders' environment, build/bench-env: made on first use, each tool for itself; what cannot be had is left out with its
-reason."""
+"""The contenders' environment, in the user's cache folder: made on first use, each tool for itself; what cannot be had is left out
+with its reason. `python benchmarks/environment.py` makes it ahead of time."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from spikec.cache import cache_dir
+
 ROOT = Path(__file__).resolve().parent.parent
-PLACE = ROOT / "build" / "bench-env"
+PLACE = cache_dir() / "bench-env-{}.{}".format(*sys.version_info)
 #: Tool -> what pip installs, and with which options. PyTorch first and by itself, as in the Makefile. Norse, sinabs and
 #: SpikingJelly ask for packages that the benchmark does not need and that bring another PyTorch.
 PACKAGES: dict[str, list[str]] = {
@@ -35,7 +37,7 @@ def _make(interpreter: Path) -> None:
     place = interpreter.parent.parent
     if interpreter.exists():
         return
-    print(f"making {place.relative_to(ROOT)} (some minutes, once)", flush=True)
+    print(f"making {place} (some minutes, once)", flush=True)
     made = subprocess.run([sys.executable, "-m", "venv", str(place)], capture_output=True, text=True, check=False)
     if made.returncode != 0:  # Debian splits ensurepip from python3
         subprocess.run([sys.executable, "-m", "venv", "--clear", "--without-pip", str(place)], check=True, capture_output=True)
@@ -58,3 +60,8 @@ def ensure() -> dict[str, str]:
             lines = [line for line in found.stderr.splitlines() if line.startswith("ERROR")] or ["pip failed"]
             absent[tool] = lines[-1].removeprefix("ERROR: ")
     return absent
+
+
+if __name__ == "__main__":
+    missing = ensure()
+    print(f"{PLACE}: " + (", ".join(f"{tool} is missing ({reason})" for tool, reason in missing.items()) or "every tool is there"))

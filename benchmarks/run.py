@@ -11,6 +11,7 @@ only the digits are run.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shutil
 import statistics
@@ -37,20 +38,24 @@ FLAGS = {
 }
 #: Which of the processor's rates bounds each workload.
 BOUND = {"W1": "rows", "W2": "runs", "W3": "rows", "W4": "scatter"}
+#: What a workload's folder may take to build, and its process beside the weights.
+MOST_SECONDS, MOST_MEGABYTES = 10.0, 4.0
 #: The hand-written program of each workload, and what its README compiles it with.
 BY_HAND = {"W1": ["w1v.c", "-DV32", "-DF=12"], "W2": ["w2.c"], "W3": ["w3.c"], "W4": ["w4.c"]}
 
 
-def emit(work: workloads.Workload) -> tuple[Path, float]:
-    """Compile a workload and write its C folder; also the seconds that took."""
+def emit(work: workloads.Workload) -> tuple[Path, float, int]:
+    """Compile a workload and write its C folder; also the seconds that took, and the bytes of its weights."""
     begin = time.perf_counter()
     build = spikec.compile(work.graph, target="host", bits=8)
     folder = BUILD / work.name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    CBackend(load_target("host")).emit(build.graph(), folder)
+    backend = CBackend(load_target("host"))
+    backend.emit(build.graph(), folder)
+    seconds = time.perf_counter() - begin
     shutil.copy(Path(__file__).with_name("c") / "harness.c", folder)
-    return folder, time.perf_counter() - begin
+    return folder, seconds, backend.memory(build.graph()).constants
 
 
 def events(work: workloads.Workload) -> Path:
@@ -70,10 +75,33 @@ def compile_c(folder: Path, sources: list[str], flags: list[str], name: str) -> 
     return target
 
 
-def run_ours(program: Path, data: Path) -> tuple[float, list[int], float]:
-    """One round: milliseconds per inference, all output counts, and synaptic operations an inference."""
-    lines = subprocess.run([str(program), str(data), "1"], check=True, capture_output=True, text=True).stdout.splitlines()
+def build_seconds(folder: Path) -> float:
+    """Seconds that `make` takes in an emitted folder, for the program."""
+    begin = time.perf_counter()
+    subprocess.run(["make", "-s"], check=True, cwd=folder, capture_output=True, env=os.environ | {"MAKEFLAGS": ""})
+    return time.perf_counter() - begin
+
+
+def run_ours(program: Path, data: Path, core: int | None = None, clock: str = "wall") -> tuple[float, list[int], float]:
+    """One round, on one core if that is said: milliseconds, all output counts, and synaptic operations of an inference."""
+    samples = int(np.fromfile(data, np.int32, 2)[1])
+    before = os.sched_getaffinity(0) if core is not None and hasattr(os, "sched_getaffinity") else set()
+    if before:
+        os.sched_setaffinity(0, {core or 0})  # a process inherits it
+    try:
+        lines = subprocess.run(
+            [str(program), str(data), "1", str(samples), clock], check=True, capture_output=True, text=True
+        ).stdout.splitlines()
+    finally:
+        if before:
+            os.sched_setaffinity(0, before)
     return float(lines[0].split()[1]), [int(n) for n in lines[1].split()[1:]], float(lines[3].split()[1])
+
+
+def peak(program: Path, data: Path) -> int:
+    """Peak memory in KB of a process that runs one sample."""
+    lines = subprocess.run([str(program), str(data), "1", "1"], check=True, capture_output=True, text=True).stdout.splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("peak")))
 
 
 def rates(kind: str) -> dict[str, float]:
@@ -93,19 +121,19 @@ def run_by_hand(program: Path, samples: int) -> float:
     return float(found[1])
 
 
-def bench_workload(name: str, kinds: list[str], rounds: int) -> list[str]:
-    """Rows of the table for one workload."""
+def bench_workload(name: str, kinds: list[str], rounds: int) -> tuple[list[str], str]:
+    """Rows of the table for one workload, and one about its folder."""
     work = workloads.WORKLOADS[name]()
-    folder, seconds = emit(work)
+    folder, seconds, weights = emit(work)
     data = events(work)
+    built = build_seconds(folder)
     sources = [p.name for p in sorted(folder.glob("*.c")) if p.name in ("network.c", "weights.c", "harness.c")]
     hand, *options = BY_HAND[name]
     shutil.copytree(workloads.SOURCE / "c", BUILD / "hand", dirs_exist_ok=True)
     rows = []
+    megabytes = 0.0
     for kind in kinds:
-        begin = time.perf_counter()
         ours = compile_c(folder, sources, FLAGS[kind], f"{name}_{kind}")
-        built = time.perf_counter() - begin
         theirs = compile_c(BUILD / "hand", [hand], [*FLAGS[kind], *options], f"{name}_{kind}_hand")
         _, counts, operations = run_ours(ours, data)
         wrong = int(np.abs(np.array(counts) - work.counts.ravel()).sum())
@@ -115,11 +143,14 @@ def bench_workload(name: str, kinds: list[str], rounds: int) -> list[str]:
             times[1].append(run_by_hand(theirs, len(work.counts)))
         mine, by_hand = (statistics.median(part) for part in times)
         bound = operations / rates(kind)[BOUND[name]] * 1e-6
+        megabytes = max(megabytes, peak(ours, data) * 1024e-6)
         rows.append(
             f"{name:4} {kind:7} {mine:9.4f} {by_hand:9.4f} {mine / by_hand:6.2f} {100 * bound / mine:6.0f} % "
-            f"{wrong:6} of {int(work.counts.sum()):<7} {seconds:7.1f} {built:6.1f}"
+            f"{wrong:6} of {int(work.counts.sum())}"
         )
-    return rows
+    beside = megabytes - weights * 1e-6
+    held = "yes" if built <= MOST_SECONDS and beside <= MOST_MEGABYTES else "NO"
+    return rows, f"{name:4} {seconds:9.1f} {built:7.1f} {megabytes:9.2f} {weights * 1e-6:9.2f} {beside:9.2f} {held:>5}"
 
 
 def bench_digits(rounds: int) -> None:
@@ -166,10 +197,16 @@ def main() -> int:
         bench_start()
         print("milliseconds an inference, batch 1, one core, medians; count differences are against a float simulation")
         print("of the bound: of what the processor's additions would take, measured in the same run (c/bound.c)")
-        print("net  flags        ours   by hand  ratio of bound count differences  compile  build")
+        print("net  flags        ours   by hand  ratio of bound count differences")
+        folders = []
         for name in options.only.split(","):
-            for row in bench_workload(name, options.flags.split(","), options.rounds):
-                print(row, flush=True)
+            rows, folder = bench_workload(name, options.flags.split(","), options.rounds)
+            print("\n".join(rows), flush=True)
+            folders.append(folder)
+        print(f"\nthe emitted folders: `make` in at most {MOST_SECONDS:.0f} s; peak memory of a process that runs one sample,")
+        print(f"at most {MOST_MEGABYTES:.0f} MB beside the weights")
+        print("net    compile    make   peak MB   weights    beside  held")
+        print("\n".join(folders))
     else:
         print(f"W1 to W4 left out: {workloads.SOURCE} is not there")
     if (workloads.ROOT / "build" / "digits" / "manifest.json").exists():

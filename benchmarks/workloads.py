@@ -9,12 +9,15 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
+from spikec.cache import cache_dir
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Add, Conv, Dense, Input, Neuron, Node, Pool, Ref, Reshape, Sparse
 from spikec.ir.rules import verify
@@ -23,7 +26,8 @@ from spikec.ir.types import TensorType
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT.parent / "shared" / "perf"
-DATA = ROOT / "build" / "perf" / "data"
+#: In the user's cache: what the generator writes is the same for every checkout.
+DATA = cache_dir() / "perf" / "data"
 UNIT = 2.0**-6
 #: The generator compares with a threshold 0.3 below a whole number of units.
 BELOW = 0.3
@@ -53,16 +57,21 @@ class Workload:
 
 def ensure_data() -> Path:
     """Make the data if it is not there yet (under a minute). FileNotFoundError without the shared folder."""
-    if not (DATA / "w4.npz").exists():
-        DATA.mkdir(parents=True, exist_ok=True)
-        for script in ("gen.py", "export.py"):
-            subprocess.run(
-                [sys.executable, str(SOURCE / script)],
-                check=True,
-                cwd=SOURCE,
-                env={"BENCH_DATA": f"{DATA}/", "PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"},
-                stdout=subprocess.DEVNULL,
-            )
+    if not DATA.exists():
+        DATA.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=DATA.parent) as made:
+            place = Path(made) / "data"
+            place.mkdir()
+            for script in ("gen.py", "export.py"):
+                subprocess.run(
+                    [sys.executable, str(SOURCE / script)],
+                    check=True,
+                    cwd=SOURCE,
+                    env={"BENCH_DATA": f"{place}/", "PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"},
+                    stdout=subprocess.DEVNULL,
+                )
+            with suppress(OSError):  # another process was quicker
+                place.rename(DATA)
     return DATA
 
 

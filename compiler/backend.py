@@ -60,8 +60,9 @@ class Backend(Protocol):
         artefact: Path | None = None,
         progress: Progress | None = None,
         timeout: float | None = None,
+        steps: int | None = None,
     ) -> Execution:
-        """As `spikec.ir.interpret.interpret`: every sample begins afresh; lags are removed.
+        """As `spikec.ir.interpret.interpret`: every sample begins afresh; lags are removed. `steps` is for a graph without inputs.
 
         `artefact` is a folder that `emit` wrote for this graph, `timeout` a limit in seconds for backends that run a process.
         """

@@ -22,9 +22,9 @@ from spikec.folder import json_text, read_manifest, seal, sha256, write_folder
 from spikec.headroom import HeadRoom, head_room
 from spikec.impulse import Impulses, Run
 from spikec.impulse import measure as measure_impulses
-from spikec.inputs import check_inputs
+from spikec.inputs import check_inputs, check_steps
 from spikec.ir.graph import Graph
-from spikec.ir.interpret import Execution, default_record, interpret
+from spikec.ir.interpret import Execution, default_record, extent, interpret
 from spikec.ir.text import npz_bytes, print_graph, read_graph, read_npz, write_graph
 from spikec.ir.types import LEVELS, Array, is_float
 from spikec.ledger import Entry, Ledger
@@ -88,8 +88,8 @@ class Build:
         #: When an answer may be given before the last step; None where nothing was asked for.
         self.cutoff: Cutoff | None = None
         self.origins = origins
-        #: By level: what the last fresh start and the runs that continued it were fed.
-        self._past: dict[str, dict[str, Array]] = {}
+        #: By level: what the last fresh start and the runs that continued it were fed, and how many steps that was.
+        self._past: dict[str, tuple[dict[str, Array], int]] = {}
 
     def __repr__(self) -> str:
         names = " -> ".join(stage.name for stage in self._stages)
@@ -266,6 +266,7 @@ class Build:
         timeout: float | None = None,
         progress: Progress | None = None,
         threads: int | None = None,
+        steps: int | None = None,
     ) -> Execution:
         if threads is not None and (name != "c" or isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
             what = f"the backend '{name}' has no threads" if name != "c" else f"threads is a number above 0, not {threads!r}"
@@ -275,6 +276,7 @@ class Build:
         backend = self._backend(name, graph)
         artefact = self._artefact(name, graph)
         more: dict[str, Any] = {} if threads is None else {"threads": threads}
+        more |= {} if steps is None else {"steps": steps}
         return backend.run(graph, inputs, record=record, artefact=artefact, progress=progress, timeout=timeout, **more)
 
     def stream(self, backend: str | None = None, *, level: str | None = None) -> Stream:
@@ -296,7 +298,7 @@ class Build:
 
     def run(
         self,
-        x: Any,
+        x: Any = None,
         backend: str | None = None,
         record: str | Sequence[str] | None = None,
         *,
@@ -305,8 +307,11 @@ class Build:
         timeout: float | None = None,
         progress: Progress | None = None,
         threads: int | None = None,
+        steps: int | None = None,
     ) -> Result:
         """Run samples: x is (batch, T, *shape), or a mapping by input name, or a list in the order of the inputs.
+
+        A network without inputs takes `steps` instead, and there is one sample.
 
         backend: "reference" (the default), "numpy", "c" or "lava". record: layers to keep, by node name or module path, or "all".
         level: run the last graph of that level ("float", on the reference, is the network as trained) instead of the last of all.
@@ -317,16 +322,18 @@ class Build:
         SPK011, SPK404, SPK5xx.
         """
         graph = self.graph(level=level)
-        inputs = check_inputs(graph, x)
+        inputs, steps = check_steps(graph, x, steps)
         name = backend or "reference"
         wires = _wires(graph, record)
         skip = 0
         if carry_state and graph.level in self._past:
-            inputs, skip = _behind(self._past[graph.level], inputs)
+            past, before = self._past[graph.level]
+            inputs, skip = _behind(past, inputs) if inputs else ({}, before)
+            steps = None if steps is None else before + steps
         begin = time.perf_counter()
-        execution = self._execute(name, graph, inputs, wires, timeout, progress, threads)
+        execution = self._execute(name, graph, inputs, wires, timeout, progress, threads, steps)
         seconds = time.perf_counter() - begin
-        self._past[graph.level] = inputs
+        self._past[graph.level] = (inputs, extent(inputs, steps)[1])
         return Result.of(graph, inputs, execution, name, seconds, skip, self._setting())
 
     def _setting(self) -> Setting:
@@ -356,14 +363,18 @@ class Build:
         *,
         timeout: float | None = None,
         progress: Progress | None = None,
+        steps: int | None = None,
     ) -> Verification:
         """Run the last graph on several backends and compare every spike and every final state with the reference.
 
-        x: as for `run`; without it the build's own golden samples. backends: without them, those that are there and can run the
+        x, steps: as for `run`; without x the build's own golden samples, GOLDEN_STEPS steps where there are no inputs. backends: without them, those that are there and can run the
         graph; why others were left out is in `skipped`. A backend that is asked for by name and is not there is an error.
         """
         graph = self.graph()
-        inputs = self.golden if x is None else check_inputs(graph, x)
+        if x is None and graph.inputs and steps is None:
+            inputs = self.golden
+        else:
+            inputs, steps = check_steps(graph, x, steps if steps is not None or graph.inputs else GOLDEN_STEPS)
         named = backends is not None
         wanted = list(dict.fromkeys(backends if backends is not None else (*ENGINES, self.target.backend)))
         record = default_record(graph)
@@ -372,7 +383,7 @@ class Build:
         skipped: dict[str, str] = {}
         seconds: dict[str, float] = {}
         begin = time.perf_counter()
-        expected = self._execute("reference", graph, inputs, record)
+        expected = self._execute("reference", graph, inputs, record, steps=steps)
         seconds["reference"] = time.perf_counter() - begin
         for name in wanted:
             if name == "reference":
@@ -385,7 +396,7 @@ class Build:
                 skipped[name] = error.diagnostics[0].message
                 continue
             begin = time.perf_counter()
-            got = self._execute(name, graph, inputs, record, timeout, progress)
+            got = self._execute(name, graph, inputs, record, timeout, progress, steps=steps)
             seconds[name] = time.perf_counter() - begin
             mine = compare(graph, name, expected, got)
             rows += mine
@@ -396,12 +407,13 @@ class Build:
                     inputs,
                     expected,
                     got,
-                    lambda cut: interpret(graph, cut, record=record),
-                    lambda cut, name=name: self._execute(name, graph, cut, record, timeout),  # type: ignore[misc]  # bound default
+                    lambda cut, steps: interpret(graph, cut, record=record, steps=steps),
+                    lambda cut, steps, name=name: self._execute(  # type: ignore[misc]  # bound default
+                        name, graph, cut, record, timeout, steps=None if cut else steps
+                    ),
                 )
                 found += [first] if first else []
-        batch, steps = next(iter(inputs.values())).shape[:2]
-        return Verification(batch, steps, tuple(rows), tuple(found), skipped, seconds)
+        return Verification(*extent(inputs, steps), tuple(rows), tuple(found), skipped, seconds)
 
     def impulses(self, backends: Sequence[str] | None = None, *, timeout: float | None = None) -> Impulses:
         """Measure on what was built how long an impulse takes from the inputs to every layer, and compare with the model's graph.

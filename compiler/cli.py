@@ -152,7 +152,8 @@ def _parser() -> _Parser:
 
     add = command("run", _run, "run BUILD on input data").add_argument
     add("build", metavar="BUILD", help="a build folder")
-    add("--input", metavar="DATA", required=True, help="the data; key x, the input's name, or the only array")
+    add("--input", metavar="DATA", help="the data; key x, the input's name, or the only array")
+    add("--steps", type=int, metavar="T", help="steps to run a network that has no inputs")
     add("--backend", help="reference (the default), numpy, c or lava")
     add("--threads", type=int, metavar="N", help="samples that c runs at once; default: one a processor")
     add("--record", metavar="LAYERS", help="layers to keep, separated by commas, or all")
@@ -163,6 +164,7 @@ def _parser() -> _Parser:
     add = command("verify", _verify, "compare engines, spike for spike, with the reference; exit 1 if any differs").add_argument
     add("build", metavar="BUILD", help="a build folder")
     add("--input", metavar="DATA", help="the data; default: the golden samples in the build")
+    add("--steps", type=int, metavar="T", help="steps to run a network that has no inputs; default 16")
     add("--backends", metavar="NAMES", help="separated by commas; default: all that are there")
     add(
         "--impulse",
@@ -370,7 +372,7 @@ def _run(options: argparse.Namespace) -> int:
 
     build = load(options.build)
     graph = build.graph(level=options.level)
-    x = _data(options.input, graph)
+    x = _data(options.input, graph) if options.input else None
     output = Path(options.output) if options.output else None
     if output is not None and not _may_be_written(output):
         raise CompileError("SPK008", f"{output}: cannot be written: not a file in an existing folder")
@@ -378,7 +380,14 @@ def _run(options: argparse.Namespace) -> int:
     # Lava steps one large network; the others finish some samples after the others.
     with Bar("running", unit="steps" if options.backend == "lava" else "samples") as bar:
         result = build.run(
-            x, options.backend, record, level=options.level, timeout=options.timeout, progress=bar, threads=options.threads
+            x,
+            options.backend,
+            record,
+            level=options.level,
+            timeout=options.timeout,
+            progress=bar,
+            threads=options.threads,
+            steps=options.steps,
         )
     if output is not None:
         _save_arrays(output, _result_arrays(result))
@@ -430,7 +439,7 @@ def _verify(options: argparse.Namespace) -> int:
         return 0 if latencies.ok else 1
     x = _data(options.input, build.graph()) if options.input else None
     with Bar("verifying") as bar:
-        found = build.verify(x, backends, timeout=options.timeout, progress=bar)
+        found = build.verify(x, backends, timeout=options.timeout, progress=bar, steps=options.steps)
     if options.json:
         _print_json(found.as_json())
     else:

@@ -9,6 +9,7 @@ import numpy as np
 
 from spikec.diagnostics import CompileError
 from spikec.ir.graph import Graph
+from spikec.ir.interpret import extent
 from spikec.ir.ops import Input
 from spikec.ir.types import DTYPES, Array, int_range, is_float
 from spikec.runtime.encoders import EncodingError, encode
@@ -69,6 +70,24 @@ def check_inputs(graph: Graph, data: Any) -> dict[str, Array]:
         told = ", ".join(f"'{name}' {size}" for name, size in sizes.items())
         raise CompileError("SPK006", f"the inputs differ in samples or steps: {told}")
     return arrays
+
+
+def check_steps(graph: Graph, data: Any, steps: int | None) -> tuple[dict[str, Array], int | None]:
+    """As `check_inputs`, and the steps of a graph that has no inputs. Raises CompileError SPK001 and SPK006 as well."""
+    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1):
+        raise CompileError("SPK001", f"steps is a whole number of at least 1, not {steps!r}")
+    if graph.inputs:
+        if data is None:
+            names = ", ".join(f"'{node.name}'" for node in graph.inputs)
+            raise CompileError("SPK006", f"the graph has inputs and none is given: {names}")
+        if steps is not None:
+            raise CompileError("SPK006", "the number of steps is that of the input", fix="leave out steps (--steps)")
+        return check_inputs(graph, data), None
+    if data is not None and not (isinstance(data, Mapping) and not data):
+        raise CompileError("SPK006", "the graph has no inputs, and one is given", fix="run(steps=100), --steps 100")
+    if steps is None:
+        extent({}, None)  # says so
+    return {}, None if steps is None else int(steps)
 
 
 def recode(before: Graph, after: Graph, data: Mapping[str, Array]) -> dict[str, Array]:

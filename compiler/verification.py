@@ -134,7 +134,7 @@ def compare(graph: Graph, backend: str, expected: Execution, got: Execution) -> 
 
 
 #: Runs some samples for some steps on the backend that is in question: inputs -> execution.
-Run = Callable[[Mapping[str, Array]], Execution]
+Run = Callable[[Mapping[str, Array], int], Execution]
 
 
 def locate(
@@ -160,7 +160,7 @@ def locate(
     def wrong_after(steps: int) -> list[tuple[str, str, Array]]:
         cut = {name: array[:, :steps] for name, array in one.items()}
         if steps not in seen:
-            seen[steps] = (reference(cut), suspect(cut))
+            seen[steps] = (reference(cut, steps), suspect(cut, steps))
         return list(_wrong_at_end(graph, *seen[steps]))
 
     right, wrong = 0, last + 1

@@ -84,6 +84,22 @@ def test_compile_run_verify_show(work: Path, capsys: pytest.CaptureFixture[str])
     assert ran(capsys, "show", "tiny.sir") == str(spikec.parse_graph(TINY))
 
 
+def test_a_network_without_inputs(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "neuron @n() params(rate) state(v = 0) {\nv = v + rate\ns = v >= 1.0\nv = select(s, 0, v)\nemit s\n}\n"
+    Path("free.sir").write_text(
+        f"sir 1\n{text}graph @free level=float {{\n%l = neuron @n() rate=[0.25, 0.5] : spike<2>\noutput %l\n}}\n"
+    )
+    ran(capsys, "compile", "free.sir", "-o", "free", "--target", "host", "--bits", "8")
+    for engine in ("reference", "numpy", "c"):
+        assert f"{engine}: 1 samples of 40 steps" in (out := ran(capsys, "run", "free", "--steps", "40", "--backend", engine))
+        assert "l                    2        30        30   30" in out
+    assert "1 samples of 50 steps: equal everywhere" in ran(capsys, "verify", "free", "--steps", "50")
+    assert cli.main(["run", "free"]) == 1
+    assert "needs the number of steps\n  fix: run(steps=100), --steps 100" in capsys.readouterr().err
+    assert cli.main(["run", "build"]) == 1
+    assert "none is given: 'in'" in capsys.readouterr().err
+
+
 def test_what_is_shown_fits_in_80_columns(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for after in ("input", "quantize", "retime"):
         text = ran(capsys, "show", "build", "--after", after)

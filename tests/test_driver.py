@@ -195,6 +195,63 @@ def test_carried_state_goes_on_exactly(tmp_path: Path, build: Build, kind: str) 
     fails("SPK006", lambda: build.run(x[:2], carry_state=True), "4 samples")
 
 
+FREE = """sir 1
+neuron @lif(x) params(beta, theta, bias) state(v = 0) {
+v = beta * v + bias + x
+s = v >= theta
+v = select(s, 0, v)
+emit s
+}
+graph @free level=float {
+  %back = dense(%l[t-1]) weight=[[0.0, 0.25, -0.5], [0.5, 0.0, 0.0], [0.0, 0.75, 0.0]] : value<3>
+  %l = neuron @lif(%back) beta=0.875 theta=1.0 bias=[0.25, 0.125, 0.5] : spike<3>
+  output %l
+}
+"""
+
+
+@pytest.mark.parametrize("target", ["host", "loihi2"])
+def test_a_network_without_inputs_runs_for_so_many_steps(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    build = spikec.compile(spikec.parse_graph(FREE), target=target, **({"bits": 8} if target == "host" else {}))
+    whole = build.run(steps=40, record="all")
+    assert whole.samples == 1 and whole.steps == 40 and 0 < whole.outputs["l"].sum() < 100
+    assert whole.counts["l"].updates == 120
+    for engine in ("numpy", "c"):
+        found = build.run(None, engine, "all", steps=40)
+        assert np.array_equal(found.spikes("l"), whole.spikes("l")) and np.array_equal(found.state("l", "v"), whole.state("l", "v"))
+        build.run(backend=engine, steps=15)
+        assert np.array_equal(build.run({}, engine, steps=25, carry_state=True).outputs["l"], whole.outputs["l"][:, 15:])
+    assert build.verify(backends=["numpy", "c"], steps=40).steps == 40
+    assert build.verify(backends=["numpy", "c"]).ok  # a default number of steps
+    fails("SPK006", lambda: build.run(), "needs the number of steps", "--steps 100")
+    fails("SPK006", lambda: build.run(spikes(), steps=4), "has no inputs, and one is given")
+    for wrong in (0, -1, 2.0, True):
+        fails("SPK001", lambda wrong=wrong: build.run(steps=wrong), "a whole number of at least 1")  # type: ignore[misc]  # bound default
+    other = spikec.compile(
+        spikec.parse_graph(FREE.replace("-0.5", "0.5")), target=target, **({"bits": 8} if target == "host" else {})
+    )
+
+    def wrong(graph: Graph, inputs: object, *, steps: int, record: list[str], progress: object) -> Execution:
+        return interpret(other.graph(), {}, record=record, steps=steps)
+
+    monkeypatch.setattr("spikec.backends.events.run_events", wrong)
+    (first,) = build.verify(backends=["numpy"], steps=40).divergences
+    states = [[each.run(steps=t).state("l", "v").tolist() for each in (build, other)] for t in range(1, 41)]
+    assert first.layer == "l" and first.step == next(t for t, (a, b) in enumerate(states) if a != b) > 0
+
+
+@pytest.mark.lava
+def test_a_network_without_inputs_runs_on_lava(lava_env: object) -> None:
+    build = spikec.compile(spikec.parse_graph(FREE), target="loihi2")
+    assert build.verify(backends=["lava"], steps=30).ok
+
+
+def test_steps_are_those_of_the_input(build: Build) -> None:
+    fails("SPK006", lambda: build.run(spikes(), steps=10), "that of the input", "leave out steps")
+    fails("SPK006", lambda: build.run(steps=10), "none is given: 'in'")
+    fails("SPK006", lambda: build.verify(steps=10))
+
+
 def test_carried_state_without_a_past_begins_afresh(build: Build) -> None:
     x = spikes()
     assert np.array_equal(build.run(x, carry_state=True).outputs["out"], build.run(x).outputs["out"])
@@ -339,7 +396,7 @@ def test_counts_go_through_nodes_without_a_state_of_their_own() -> None:
 
 
 def mutated(graph: Graph, wrong: Graph) -> Run:
-    return lambda cut: interpret(wrong, cut, record=["lif1", "lif2"])
+    return lambda cut, steps: interpret(wrong, cut, record=["lif1", "lif2"])
 
 
 MUTATIONS = [
@@ -384,12 +441,12 @@ def test_a_late_layer_is_called_late(tmp_path: Path) -> None:
     outputs = {"out": late["lif2"]}
     broken = Execution(outputs, late, expected.states)
 
-    def suspect(cut):
+    def suspect(cut, steps):
         n = cut["in"].shape[1]
         states = interpret(graph, cut).states
         return Execution({"out": outputs["out"][:1, :n]}, {k: v[:1, :n] for k, v in late.items()}, states)
 
-    def reference(cut):
+    def reference(cut, steps):
         return interpret(graph, cut, record=["lif1", "lif2"])
 
     found = locate(graph, "late", inputs, expected, broken, reference, suspect)

@@ -21,7 +21,7 @@ from spikec.backends.c.stepper import CStepper
 from spikec.cutoff import Cutoff, Decision
 from spikec.diagnostics import CompileError, Diagnostic
 from spikec.ir.graph import Graph
-from spikec.ir.interpret import Execution, default_record, record_name
+from spikec.ir.interpret import Execution, default_record, extent, record_name
 from spikec.ir.types import DTYPES, Array, int_range, is_float
 from spikec.memory import Memory
 
@@ -171,13 +171,11 @@ def collect(
     record: Collection[str],
     progress: Progress | None = None,
     threads: int | None = None,
+    steps: int | None = None,
 ) -> Execution:
     """Run whole samples on a compiled network and return what `interpret` returns; `threads` samples at once."""
     network = compiled.network
-    first = next(iter(inputs.values()), None)
-    if first is None:
-        raise CompileError("SPK006", "a graph without inputs needs the number of steps")
-    batch, steps = first.shape[0], first.shape[1]
+    batch, steps = extent(inputs, steps)
     given = checked_inputs(graph, network, inputs)
     place = {port.name: network.outputs + k for k, port in enumerate(network.ports[network.outputs :])}
     ports = [*range(network.outputs), *(place[name] for name in record)]
@@ -266,6 +264,7 @@ class CBackend:
         progress: Progress | None = None,
         timeout: float | None = None,
         threads: int | None = None,
+        steps: int | None = None,
     ) -> Execution:
         """Compile (or take the kept library) and run, on all processors unless `threads` says how many.
 
@@ -278,7 +277,7 @@ class CBackend:
                 raise CompileError("SPK010", f"there is no wire '{name}' to record")
         usual = set(default_record(graph))
         observe = tuple(sorted(name for name in set(record) if name not in usual))
-        return collect(graph, _compiled(graph, observe), inputs, tuple(dict.fromkeys(record)), progress, threads)
+        return collect(graph, _compiled(graph, observe), inputs, tuple(dict.fromkeys(record)), progress, threads, steps)
 
     def stream(self, graph: Graph) -> CStepper:
         """One sample, step by step (`spikec.stream`). Raises CompileError SPK501, SPK502."""

@@ -24,7 +24,7 @@ from spikec.backends.lava.emit import COPIED, npz, write_package
 from spikec.backends.lava.plan import Plan, make_plan, require_plan
 from spikec.diagnostics import CompileError, Diagnostic
 from spikec.ir.graph import Graph
-from spikec.ir.interpret import Execution, interpret, record_name
+from spikec.ir.interpret import Execution, extent, interpret, record_name
 from spikec.ir.types import Array
 
 if TYPE_CHECKING:
@@ -76,18 +76,18 @@ class LavaBackend:
         artefact: Path | None = None,
         progress: Progress | None = None,
         timeout: float | None = None,
+        steps: int | None = None,
     ) -> Execution:
         """Run the package in Lava's interpreter. Raises SPK502, SPK511 (not installed), SPK512 (time), SPK513 (failed)."""
         plan = require_plan(graph, self.target)
         lava = environment.require()
         wires = self._wires(plan, record)
-        first = next(iter(inputs.values()), None)
-        if first is None or 0 in first.shape[:2]:
-            return interpret(graph, inputs, record=record)  # nothing for Lava to do; the interpreter knows the right shapes
+        batch, length = extent(inputs, steps)
+        if 0 in (batch, length):
+            return interpret(graph, inputs, record=record, steps=steps)  # nothing for Lava to do; the interpreter knows the shapes
         deadline = None if timeout is None else time.monotonic() + timeout
         with tempfile.TemporaryDirectory(prefix="spikec-lava-") as scratch:
             package = self._package(plan, artefact, Path(scratch))
-            batch, length = first.shape[:2]
             parts = _split(plan, batch)
             steps = length + plan.graph.max_lag
             limit, patience = _limits(plan, length, max(part.stop - part.start for part in parts))
@@ -100,6 +100,7 @@ class LavaBackend:
                 command: list[str | Path] = [package / "run.py", "--input", given, "--output", result]
                 command += ["--copies", str(part.stop - part.start), "--patience", f"{patience:.0f}"]
                 command += ["--steps", counter(number), *(["--record", *wires] if wires else [])]
+                command += [] if inputs else ["--length", str(length)]
                 _run(lava, command, given.parent, left, limit if timeout is None else timeout)
                 if not result.is_file():
                     raise CompileError("SPK513", f"the Lava run of {package / 'run.py'} wrote no result")

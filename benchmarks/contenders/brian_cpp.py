@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import tempfile
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import brian2 as b2
@@ -13,6 +16,7 @@ from network import Net, Skip
 
 TITLE = "Brian2 C++"
 BATCHES = False
+_FOLDER: list[str] = []
 
 
 def prepare_timed(net: Net, samples: int) -> Callable[[], tuple[float, np.ndarray]]:
@@ -20,6 +24,7 @@ def prepare_timed(net: Net, samples: int) -> Callable[[], tuple[float, np.ndarra
     if any(layer.conv or layer.pool > 1 for layer in net.layers):
         raise Skip("convolutions would be lists of connections written out")
     folder = tempfile.mkdtemp(prefix="brian2-")
+    _FOLDER.append(folder)
     b2.set_device("cpp_standalone", directory=folder, build_on_run=False)
     b2.prefs.devices.cpp_standalone.openmp_threads = 0
     b2.prefs.codegen.cpp.extra_compile_args_gcc = [
@@ -97,3 +102,18 @@ def prepare_timed(net: Net, samples: int) -> Callable[[], tuple[float, np.ndarra
         return float(b2.device._last_run_time), counts
 
     return run
+
+
+def megabytes() -> float:
+    """Peak memory of the program, asked every few milliseconds while it runs."""
+    process = subprocess.Popen([f"{_FOLDER[-1]}/main", "results/"], cwd=_FOLDER[-1], stdout=subprocess.DEVNULL)
+    peak = 0
+    while process.poll() is None:
+        try:
+            status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
+        except OSError:
+            break
+        peak = max([peak, *(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))])
+        time.sleep(0.002)
+    process.wait()
+    return peak / 1024

@@ -1,4 +1,4 @@
-"""JAX: one step as a function, `lax.scan` over time, compiled for the CPU; dense products over the whole batch."""
+"""JAX: a layer's products for all steps at once, its neurons in a `lax.scan` over time, all of it compiled for the CPU."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from network import Net
+from network import Layer, Net
 
 TITLE = "JAX scan+jit"
 BATCHES = True
@@ -21,38 +21,43 @@ def prepare(net: Net) -> Callable[[Any], np.ndarray]:
         return _sparse(net)
     shapes = net.shapes()
 
-    def step(carry: Any, frame: Any) -> Any:
-        states, counts = carry
-        x, after = frame.astype(jnp.float32), []
-        for layer, (i, v, s), shape in zip(net.layers, states, shapes[1:], strict=True):
-            if layer.pool > 1:
-                tiles = (1, 1, layer.pool, layer.pool)
-                x = lax.reduce_window(x, 0.0, lax.add, tiles, tiles, "VALID")
-            if layer.conv:
-                pad = [(layer.padding, layer.padding)] * 2
-                current = lax.conv_general_dilated(x, jnp.asarray(layer.weight), (layer.stride, layer.stride), pad)
-            else:
-                current = x.reshape(len(x), -1) @ jnp.asarray(layer.weight.T)
+    def currents(layer: Layer, x: Any) -> Any:
+        """What arrives at a layer (T * batch, ...) at all steps at once: no step waits for the one before."""
+        if layer.pool > 1:
+            tiles = (1, 1, layer.pool, layer.pool)
+            x = lax.reduce_window(x, 0.0, lax.add, tiles, tiles, "VALID")
+        if layer.conv:
+            pad = [(layer.padding, layer.padding)] * 2
+            found = lax.conv_general_dilated(x, jnp.asarray(layer.weight), (layer.stride, layer.stride), pad)
+        else:
+            found = x.reshape(len(x), -1) @ jnp.asarray(layer.weight.T)
+        return found if layer.bias is None else found + jnp.asarray(layer.bias)
+
+    def fires(layer: Layer, shape: tuple[int, ...], current: Any) -> Any:
+        """Spikes (T, batch, ...): neurons, and their connections among themselves, step by step."""
+        theta = jnp.asarray(np.broadcast_to(layer.theta, shape))
+
+        def step(carry: Any, c: Any) -> Any:
+            i, v, s = carry
             if layer.recurrent is not None:
-                current = current + s @ jnp.asarray(layer.recurrent.T)
-            if layer.bias is not None:
-                current = current + jnp.asarray(layer.bias)
+                c = c + s @ jnp.asarray(layer.recurrent.T)
             if layer.alpha is not None:
-                current = i = jnp.float32(layer.alpha) * i + current
-            v = jnp.float32(layer.beta) * v + current
-            theta = jnp.asarray(np.broadcast_to(layer.theta, shape))
+                c = i = jnp.float32(layer.alpha) * i + c
+            v = jnp.float32(layer.beta) * v + c
             fired = v >= theta
-            v = jnp.where(fired, 0.0, v)
-            x = s = fired.astype(jnp.float32)
-            after.append((i, v, s))
-        return (after, counts + x.reshape(len(x), -1)), None
+            s = fired.astype(jnp.float32)
+            return (i, jnp.where(fired, 0.0, v), s), s
+
+        zero = jnp.zeros_like(current[0])
+        return lax.scan(step, (zero, zero, zero), current)[1]
 
     def whole(x: Any) -> Any:
-        batch = x.shape[0]
-        states = [tuple(jnp.zeros((batch, *shape), jnp.float32) for _ in range(3)) for shape in shapes[1:]]
-        counts = jnp.zeros((batch, int(np.prod(shapes[-1]))), jnp.float32)
-        (_, counts), _ = lax.scan(step, (states, counts), jnp.moveaxis(x, 1, 0))
-        return counts
+        spikes = jnp.moveaxis(x, 1, 0).astype(jnp.float32)
+        for layer, shape in zip(net.layers, shapes[1:], strict=True):
+            steps, batch = spikes.shape[:2]
+            current = currents(layer, spikes.reshape(steps * batch, *spikes.shape[2:]))
+            spikes = fires(layer, shape, current.reshape(steps, batch, *shape))
+        return spikes.sum(0).reshape(x.shape[0], -1)
 
     compiled = jax.jit(whole)
     return lambda x: np.asarray(compiled(x)).astype(np.int64)

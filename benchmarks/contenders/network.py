@@ -42,7 +42,8 @@ class Layer:
 @dataclass
 class Net:
     """x (samples, T, *shape) of 0 and 1, None where nothing arrives; counts (samples, outputs): spikes that a float simulation
-    gives. `sparse` is the network of random connections (W4): targets and weights (neurons, fan-out), bias, v0, beta, theta."""
+    gives. `sparse` is the network of random connections (W4): targets and weights (neurons, fan-out), bias, v0, beta, theta.
+    `path`: the file that it was read from."""
 
     name: str
     steps: int
@@ -50,6 +51,7 @@ class Net:
     x: np.ndarray | None = None
     layers: list[Layer] = field(default_factory=list)
     sparse: dict[str, Any] | None = None
+    path: Path | None = None
 
     def save(self, path: Path) -> None:
         """To an .npz."""
@@ -87,7 +89,7 @@ class Net:
             own = {key.split(".")[1]: value for key, value in data.items() if key.startswith(f"{number}.")}
             layers.append(Layer(**{**row, **own}))
         sparse = {key.split(".")[1]: value for key, value in data.items() if key.startswith("sparse.")} or None
-        return cls(told["name"], told["steps"], data["counts"], x, layers, sparse)
+        return cls(told["name"], told["steps"], data["counts"], x, layers, sparse, path)
 
     def shapes(self) -> list[tuple[int, ...]]:
         """The shape in front of each layer (before its pool), then that of the last population."""

@@ -1,4 +1,4 @@
-"""sinabs: `LIF` and `IAF`, one step at a time (their time axis has one entry), reset to zero, one spike a step."""
+"""sinabs: `LIF` and `IAF` over all steps (one at a time in a recurrent layer), reset to zero, one spike a step."""
 
 from __future__ import annotations
 
@@ -34,6 +34,10 @@ class _Population(nn.Module):
         return self.layer(current.unsqueeze(1)).squeeze(1)
 
 
+def _whole(population: Any, currents: Tensor) -> Tensor:
+    return population.layer(currents.transpose(0, 1).contiguous()).transpose(0, 1)
+
+
 def prepare(net: Net) -> Callable[[Any], np.ndarray]:
     """A function from samples to output counts."""
-    return torch_net.prepare(net, _Population, lambda population: population.layer.reset_states())
+    return torch_net.prepare(net, _Population, lambda population: population.layer.reset_states(), _whole)

@@ -1,4 +1,4 @@
-"""SpikingJelly: `LIFNode` and `IFNode`, single step, hard reset."""
+"""SpikingJelly: `LIFNode` and `IFNode` over all steps (step by step in a recurrent layer), hard reset."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch_net
 from network import Layer, Net
 from spikingjelly.activation_based import functional, neuron
-from torch import nn
+from torch import Tensor, nn
 
 TITLE = "SpikingJelly"
 BATCHES = True
@@ -24,6 +24,11 @@ def _make(layer: Layer) -> nn.Module:
     return node.eval()
 
 
+def _whole(node: Any, currents: Tensor) -> Tensor:
+    node.step_mode = "m"
+    return node(currents)
+
+
 def prepare(net: Net) -> Callable[[Any], np.ndarray]:
     """A function from samples to output counts."""
-    return torch_net.prepare(net, _make, functional.reset_net)
+    return torch_net.prepare(net, _make, functional.reset_net, _whole)

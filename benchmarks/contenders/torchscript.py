@@ -1,4 +1,4 @@
-"""TorchScript: the loop over steps with hand-written neurons, compiled."""
+"""TorchScript: layer by layer, a product for all steps and then a loop over hand-written neurons, compiled."""
 
 from __future__ import annotations
 
@@ -19,39 +19,45 @@ def prepare(net: Net) -> Callable[[Any], np.ndarray]:
         raise Skip("a dense matrix of 50,000 x 50,000 does not fit")
     torch.set_num_threads(1)
     shapes = net.shapes()
-    lines = ["def whole(x: Tensor, w: List[Tensor]) -> Tensor:"]
-    for k, shape in enumerate(shapes[1:]):
-        size = ", ".join(["x.size(0)", *map(str, shape)])
-        lines += [f"    v{k} = torch.zeros([{size}])", f"    i{k} = torch.zeros([{size}])", f"    s{k} = torch.zeros([{size}])"]
-    outputs = int(np.prod(shapes[-1]))
-    lines += [f"    counts = torch.zeros([x.size(0), {outputs}])", "    for t in range(x.size(1)):", "        s = x[:, t]"]
+    lines = ["def whole(x: Tensor, w: List[Tensor]) -> Tensor:", "    a = x.transpose(0, 1)", "    steps = a.size(0)"]
+    lines += ["    batch = a.size(1)"]
     weights: list[torch.Tensor] = []
 
     def given(array: np.ndarray) -> str:
         weights.append(torch.tensor(array))
         return f"w[{len(weights) - 1}]"
 
-    for k, layer in enumerate(net.layers):
+    for layer, shape, inside in zip(net.layers, shapes[1:], shapes, strict=False):
+        lines.append(f"    a = a.reshape([steps * batch, {', '.join(map(str, inside))}])")
+        bias = "None" if layer.bias is None else given(layer.bias)
         if layer.pool > 1:
-            lines.append(f"        s = F.avg_pool2d(s, {layer.pool}, divisor_override=1)")
+            lines.append(f"    a = F.avg_pool2d(a, {layer.pool}, divisor_override=1)")
         if layer.conv:
-            lines.append(f"        c = F.conv2d(s, {given(layer.weight)}, stride={layer.stride}, padding={layer.padding})")
+            lines.append(f"    a = F.conv2d(a, {given(layer.weight)}, {bias}, stride={layer.stride}, padding={layer.padding})")
         else:
-            lines.append(f"        c = F.linear(s.flatten(1), {given(layer.weight)})")
-        if layer.recurrent is not None:
-            lines.append(f"        c = c + F.linear(s{k}, {given(layer.recurrent)})")
-        if layer.bias is not None:
-            lines.append(f"        c = c + {given(layer.bias)}")
-        if layer.alpha is not None:
-            lines += [f"        i{k} = {layer.alpha} * i{k} + c", f"        c = i{k}"]
+            lines.append(f"    a = F.linear(a.flatten(1), {given(layer.weight)}, {bias})")
         lines += [
-            f"        v{k} = {layer.beta} * v{k} + c",
-            f"        m = v{k} >= {given(np.asarray(layer.theta, np.float32).reshape(-1)[:1])}",
-            f"        s{k} = m.float()",
-            f"        v{k} = v{k}.masked_fill(m, 0.0)",
-            f"        s = s{k}",
+            f"    a = a.reshape([steps, batch, {', '.join(map(str, shape))}])",
+            "    v = torch.zeros_like(a[0])",
+            "    i = torch.zeros_like(v)",
+            "    s = torch.zeros_like(v)",
+            "    r = torch.empty_like(a)",
+            "    for t in range(steps):",
+            "        c = a[t]",
         ]
-    lines += ["        counts = counts + s.flatten(1)", "    return counts"]
+        if layer.recurrent is not None:
+            lines.append(f"        c = torch.addmm(c, s, {given(np.ascontiguousarray(layer.recurrent.T))})")
+        if layer.alpha is not None:
+            lines += [f"        i = {layer.alpha} * i + c", "        c = i"]
+        lines += [
+            f"        v = {layer.beta} * v + c",
+            f"        m = v >= {given(np.asarray(layer.theta, np.float32).reshape(-1)[:1])}",
+            "        v = v.masked_fill(m, 0.0)",
+            "        s = m.float()",
+            "        r[t] = s",
+            "    a = r",
+        ]
+    lines += ["    return a.sum(0).flatten(1)"]
     text = "\n".join([*lines, ""]).replace("F.linear", "torch.nn.functional.linear").replace("F.conv2d", "torch.conv2d")
     unit = torch.jit.CompilationUnit(text.replace("F.avg_pool2d", "torch.nn.functional.avg_pool2d"))
 

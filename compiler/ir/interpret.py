@@ -388,16 +388,22 @@ def default_record(graph: Graph) -> tuple[str, ...]:
     return tuple(record_name((node.name, port)) for node in graph.neurons for port, _ in graph.types[node.name])
 
 
+def extent(inputs: Mapping[str, Array], steps: int | None) -> tuple[int, int]:
+    """Samples and steps of a run: what the inputs have, or one sample of `steps` where there are none. Raises CompileError SPK006."""
+    for array in inputs.values():
+        return array.shape[0], array.shape[1]
+    if steps is None:
+        raise CompileError("SPK006", "a graph without inputs needs the number of steps", fix="run(steps=100), --steps 100")
+    return 1, steps
+
+
 def interpret(graph: Graph, inputs: Mapping[str, Array], *, record: Collection[str] = (), steps: int | None = None) -> Execution:
     """Run whole samples: inputs (batch, T, *shape) by input name; `steps` is needed only where there are none.
 
     Inputs are padded with zeros by the largest lag, and every node's result is read from the step at which it does the
     model's step, so that a retimed graph gives what the original gives.
     """
-    first = next(iter(inputs.values()), None)
-    if first is None and steps is None:
-        raise CompileError("SPK006", "a graph without inputs needs the number of steps")
-    batch, length = (first.shape[0], first.shape[1]) if first is not None else (1, int(steps or 0))
+    batch, length = extent(inputs, steps)
     machine = Interpreter(graph, batch)
     kept: dict[str, list[Array]] = {name: [] for name in record}
     outputs: dict[str, list[Array]] = {name: [] for name, _ in graph.outputs}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +15,15 @@ for _path in (ROOT, ROOT / "benchmarks" / "contenders"):
         sys.path.insert(0, str(_path))
 
 import numpy_events  # noqa: E402 - the path comes first
+import sinabs_loop  # noqa: E402 - the path comes first
+import snntorch_loop  # noqa: E402 - the path comes first
+import spikingjelly_loop  # noqa: E402 - the path comes first
 import torch_net  # noqa: E402 - the path comes first
 import torchscript  # noqa: E402 - the path comes first
 from network import Layer, Net, Skip, connections  # noqa: E402 - the path comes first
 
-from benchmarks import compare  # noqa: E402 - the path comes first
+from benchmarks import compare, results  # noqa: E402 - the path comes first
+from benchmarks.results import OURS  # noqa: E402 - the path comes first
 from spikec.ir.graph import Graph  # noqa: E402 - the path comes first
 from spikec.ir.interpret import interpret  # noqa: E402 - the path comes first
 from spikec.ir.ops import Add, Conv, Dense, Input, Neuron, Node, Pool, Ref, Reshape  # noqa: E402 - the path comes first
@@ -107,18 +112,145 @@ def test_a_tool_without_sparse_synapses_says_so() -> None:
         torch_net.prepare(net, lambda layer: None, lambda neuron: None)
 
 
+def test_layer_by_layer_is_the_same_network() -> None:
+    net, _ = both()
+    assert net.x is not None
+    for tool in (sinabs_loop, spikingjelly_loop, snntorch_loop):
+        run = tool.prepare(net)
+        assert np.array_equal(run(net.x), net.counts) and np.array_equal(run(net.x[1:3]), net.counts[1:3]), tool.TITLE
+
+
+def networks() -> dict[str, results.Network]:
+    """What a run might have found."""
+    ours = results.Row(OURS, times=[2.0, 1.0, 9.0], rates={16: [700.0]}, megabytes=2.0)
+    other = results.Row("numba", times=[30.0, 10.0, 5.0], rates={16: [50.0, 150.0, 100.0], 64: [90.0]}, megabytes=190.0)
+    rows = {OURS: ours, "numba": other, "JAX": results.Row("JAX", skip="no")}
+    free = {OURS: results.Row(OURS, times=[250.0], megabytes=78.0), "numba": results.Row("numba", times=[500.0], megabytes=300.0)}
+    return {"W1": results.Network("a net", rows, 1.5, 668), "W4": results.Network("no input", free, 8.25, 75_000_000)}
+
+
 def test_the_table_and_where_it_goes(tmp_path: Path) -> None:
-    ours, other = compare.Row(compare.OURS, times=[2.0, 1.0, 9.0], rates=[500.0]), compare.Row("numba", times=[30.0, 10.0, 5.0])
-    left_out = compare.Row("JAX", skip="no")
-    other.rates = [100.0]
-    text = compare.table({"W1": {compare.OURS: ours, "numba": other, "JAX": left_out}}, {"W1": "a net"})
-    assert "| spikec, C | 2 |\n| numba | 10 (5.0×) |\n| JAX | – |" in text
-    assert "| spikec's C from Python; the best of the others | 500; 100 (numba) |" in text and "W1: a net." in text
+    text = results.table(networks())
+    assert (
+        "| milliseconds an inference | W1 | W4 | MB, W1 | MB, W4 |\n|---|---|---|---|---|\n"
+        "| spikec, C | 2 | 250 | 2 | 78 |\n| numba | 10 (5×) | 500 (2×) | 190 | 300 |\n\n"
+    ) in text
+    assert "| inferences a second | W1 |\n|---|---|\n| spikec, C | 700 (16) |\n| numba | 100 (16) |\n" in text
+    assert "JAX" not in text and "W1: a net; W4: no input." in text and "at most 8.2 s" in text and "busy" not in text
+    busy = networks()
+    busy["W4"].taken = 0.75
+    assert "busy machine (others took up to 75 % of the core)" in results.table(busy)
     page = tmp_path / "README.md"
-    page.write_text(f"before\n{compare.MARKS[0]}\nold\n{compare.MARKS[1]}\nafter\n")
-    compare.write_readme(text, page)
-    assert page.read_text() == f"before\n{compare.MARKS[0]}\n{text}\n{compare.MARKS[1]}\nafter\n"
-    compare.plot({"W1": {compare.OURS: ours, "numba": other}}, tmp_path / "speed.png")
+    page.write_text(f"before\n{results.MARKS[0]}\nold\n{results.MARKS[1]}\nafter\n")
+    results.write_readme(text, page)
+    assert page.read_text() == f"before\n{results.MARKS[0]}\n{text}\n{results.MARKS[1]}\nafter\n"
+    results.plot(networks(), tmp_path / "speed.png")
     assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
-    assert all((ROOT / "README.md").read_text(encoding="utf-8").count(mark) == 1 for mark in compare.MARKS)
+    assert all((ROOT / "README.md").read_text(encoding="utf-8").count(mark) == 1 for mark in results.MARKS)
+
+
+def test_an_interrupted_run_leaves_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "all.json"
+    assert results.load(file) == {}
+    results.save(networks(), file)
+    assert results.load(file) == networks()
+    assert [path.name for path in tmp_path.iterdir()] == ["all.json"]
+    monkeypatch.setattr(results, "machine", lambda: "another one")
+    assert results.load(file) == {}
+
+
+def test_only_and_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    ran: list[str] = []
+
+    def bench(case: Any, tools: list[str], absent: dict[str, str], rounds: int) -> results.Network:
+        ran.append(case)
+        if case == "stop":
+            raise KeyboardInterrupt
+        return networks()["W1"]
+
+    def run(*arguments: str) -> list[str]:
+        ran.clear()
+        monkeypatch.setattr(sys, "argv", ["compare.py", *arguments])
+        try:
+            assert compare.main() == 0
+        except KeyboardInterrupt:
+            ran.append("cut off")
+        return list(ran)
+
+    monkeypatch.setattr(compare, "BUILD", tmp_path)
+    monkeypatch.setattr(compare, "bench", bench)
+    monkeypatch.setattr(compare.environment, "ensure", dict)
+    monkeypatch.setattr(compare.workloads, "SOURCE", tmp_path)
+    monkeypatch.setattr(compare.workloads, "ensure_data", lambda: tmp_path)
+    monkeypatch.setattr(compare, "given", lambda name: name)
+    monkeypatch.setattr(compare, "digits", lambda: "stop")
+    monkeypatch.setattr(compare, "FSDD", tmp_path / "absent")
+    assert run("--all") == ["W1", "W2", "W3", "W4", "stop", "cut off"]
+    monkeypatch.setattr(compare, "digits", lambda: "digits")
+    assert run("--all", "--resume") == ["digits"]
+    assert run("--all", "--only", "W2") == ["W2"]
+    assert list(results.load(tmp_path / "all.json")) == ["W1", "W2", "W3", "W4", "digits"]
+    assert run("--table") == []
+    assert "| milliseconds an inference | W1 | W2 | W3 | W4 | digits | MB, W1 | MB, W4 |" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        run("--only", "W5")
+    assert "no network is called W5" in capsys.readouterr().err
+
+
+def test_every_contender_has_a_title() -> None:
     assert len(compare.titles()) == len(compare.CONTENDERS) == len(set(compare.titles().values()))
+    assert {"JAX scan+jit", "snnTorch", "spikec, NumPy"} <= compare.batched() and "numba event-driven" not in compare.batched()
+
+
+WORKER = """
+from network import Skip
+
+TITLE = "stand-in"
+BATCHES = True
+
+
+def prepare(net):
+    if net.name == "skip":
+        raise Skip("not this one")
+    if net.name == "import":
+        import no_such_module
+    if net.name == "fail":
+        raise ValueError("what went wrong")
+    return lambda x: net.counts[:1].repeat(len(x), 0) + (net.name == "wrong")
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("right", ""),
+        ("skip", "not this one"),
+        ("import", "cannot be imported"),
+        ("fail", "what went wrong"),
+        ("wrong", "are wrong"),
+    ],
+)
+def test_a_contender_that_cannot_or_is_wrong_is_left_out(
+    name: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "contenders"
+    place.mkdir()
+    for file in ("worker.py", "network.py"):
+        (place / file).write_text((ROOT / "benchmarks" / "contenders" / file).read_text(encoding="utf-8"))
+    (place / "stand_in.py").write_text(WORKER)
+    monkeypatch.setattr(compare, "__file__", str(tmp_path / "compare.py"))
+    monkeypatch.setattr(compare, "BUILD", tmp_path)
+    monkeypatch.setattr(compare, "CONTENDERS", {"stand_in": ("spikec", 2, True)})
+    net, _ = both()
+    Net(name, 30, np.repeat(net.counts[:1], 4, 0), net.x, net.layers).save(tmp_path / "net.npz")
+    row, process = compare.start("stand_in", tmp_path / "net.npz", False, compare.CORE, "cpu")
+    assert row.title == "stand-in" and (reason in row.skip if reason else not row.skip)
+    assert (process is None) == bool(reason)
+    if process is not None:
+        assert process.ask("one")["ms"] >= 0
+        first, second = process.ask("batch 6"), process.ask("batch 6")
+        assert first["wrong"] == 0 and first["spikes"] == 6 * int(net.counts[0].sum()) and "wrong" not in second
+        process.process.kill()
+        process.process.wait()
+        assert "skip" in process.ask("one")
+        process.close()

@@ -72,25 +72,33 @@ class Steps:
         self.counter[1] = number
 
 
-def run(inputs, wires, copies=0, patience=PATIENCE, counter=None):
-    """Results by name, as in out.npz. `wires` are recorded besides the outputs; copies: samples side by side, 0: many.
+def run(inputs, wires, copies=0, patience=PATIENCE, counter=None, length=0):
+    """Results by name, as in out.npz. `wires` are recorded besides the outputs; copies: samples side by side, 0: many; length: the
+    steps of a network that has no inputs.
 
     counter: a file that holds, as two 64-bit integers, the steps done and those that there are.
     """
     weights = load(HERE / "weights.npz")
-    samples, length = next(iter(inputs.values())).shape[:2]
+    samples, length = extent(inputs, length)
     copies = copies or max(1, min(MOST_COPIES, CONNECTIONS_AT_ONCE // max(CONNECTIONS, 1)))
     begins = range(0, samples, copies)
     with tempfile.TemporaryDirectory(prefix="lava-steps-") as folder:
         steps = Steps(counter or Path(folder, "steps"), patience)
         steps.total = len(begins) * (length + MAX_LAG)
-        parts = [run_together(inputs, slice(i, i + copies), wires, weights, steps) for i in begins]
+        parts = [run_together(inputs, slice(i, i + copies), wires, weights, steps, length) for i in begins]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def run_together(inputs, which, wires, weights, told):
+def extent(inputs, length):
+    """Samples and steps: one sample of `length` where there are no inputs."""
+    for data in inputs.values():
+        return data.shape[:2]
+    return 1, length
+
+
+def run_together(inputs, which, wires, weights, told, length):
     """The samples `which`, side by side."""
-    copies, length = next(iter(inputs.values()))[which].shape[:2]
+    copies = extent({name: data[which] for name, data in inputs.items()}, length)[0]
     steps = length + MAX_LAG
     network = build(weights, pad(inputs, which), steps, copies)
     with tempfile.TemporaryDirectory(prefix="lava-run-") as folder:
@@ -365,6 +373,7 @@ def main():
     parser.add_argument("--input", type=Path, help="spikes (samples, steps, *shape) by input name (.npz)")
     parser.add_argument("--output", type=Path, help="where the results go (.npz)")
     parser.add_argument("--record", nargs="+", default=[], metavar="LAYER", help="layers to record besides the outputs, or all")
+    parser.add_argument("--length", type=int, default=0, metavar="T", help="steps to run a network that has no inputs")
     parser.add_argument("--copies", type=int, default=0, metavar="N", help="samples side by side (default: as fits)")
     parser.add_argument("--patience", type=float, default=PATIENCE, metavar="S", help=f"seconds a step may take ({PATIENCE:g})")
     parser.add_argument("--steps", type=Path, metavar="FILE", help="keep the steps done, and all, here: two 64-bit integers")
@@ -375,13 +384,15 @@ def main():
     try:
         if options.check:
             return check()
-        if not options.input or not options.output:
-            parser.error("--input and --output are needed, or --check")
-        inputs = read_inputs(options.input)
+        if not options.output or not (options.input if INPUTS else options.length > 0):
+            parser.error(f"{'--input' if INPUTS else '--length'} and --output are needed, or --check")
+        inputs = read_inputs(options.input) if INPUTS else {}
+        if options.hw and not inputs:
+            raise Mistake("on hardware only networks with inputs run: the host counts the steps by what it sends")
         if options.hw:
             found = chip.run(build, inputs, options.record, load(HERE / "weights.npz"), MAX_LAG)
         else:
-            found = run(inputs, options.record, options.copies, options.patience, options.steps)
+            found = run(inputs, options.record, options.copies, options.patience, options.steps, options.length)
         np.savez(options.output, **found)
         return 0
     except (Mistake, chip.NotHere) as mistake:

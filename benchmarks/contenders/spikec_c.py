@@ -1,0 +1,18 @@
+"""spikec's emitted C, called from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import spikec_engine
+from network import Net
+
+TITLE = "spikec, C from Python"
+BATCHES = True
+
+
+def prepare(net: Net) -> Callable[[Any], np.ndarray]:
+    """A function from samples to output counts."""
+    return spikec_engine.prepare(net, "c", threads=1)
