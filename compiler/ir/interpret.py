@@ -389,7 +389,7 @@ def default_record(graph: Graph) -> tuple[str, ...]:
 
 
 def extent(inputs: Mapping[str, Array], steps: int | None) -> tuple[int, int]:
-    """Samples and steps of a run: those of the inputs, or one sample of `steps` where there are none. Raises CompileError SPK006."""
+    """Samples and steps of a run: those of the inputs, or one sample of `steps` where there are none. Raises SPK006."""
     for array in inputs.values():
         return array.shape[0], array.shape[1]
     if steps is None:
