@@ -368,7 +368,8 @@ class Build:
         """Run the last graph on several backends and compare every spike and every final state with the reference.
 
         x, steps: as for `run`; without x the build's own golden samples, or GOLDEN_STEPS steps where there are no inputs.
-        backends: without them, those that are there and can run the graph; why others were left out is in `skipped`. A backend that is asked for by name and is not there is an error.
+        backends: without them, those that are there and can run the graph; why others were left out is in `skipped`.
+        A backend that is asked for by name and is not there is an error.
         """
         graph = self.graph()
         if x is None and graph.inputs and steps is None:
