@@ -19,6 +19,7 @@ from spikec.ir.ops import Add, Concat, Constant, Conv, Dense, Gather, Input, Neu
 from spikec.ir.types import Array
 from spikec.ledger import Ledger
 from spikec.passes.neurons import Neurons, check_choice
+from spikec.passes.readouts import cure
 from spikec.passes.rewrite import fresh_name, reachable, redirect, redirect_outputs
 from spikec.target import Target
 
@@ -67,7 +68,7 @@ class Legalise:
                     "SPK202",
                     f"%{node.name}: {self.target.name} has no operation '{node.op}'",
                     loc=node.loc,
-                    fix="compile for host or reference",
+                    fix=cure(graph, node, "compile for host or reference"),
                 )
             elif (
                 isinstance(node, WEIGHTED)
@@ -79,7 +80,7 @@ class Legalise:
                     f"%{node.name}: its operand %{node.inputs[0].node} is not spikes, and a synapse of "
                     f"{self.target.name} takes spikes",
                     loc=node.loc,
-                    fix="put a spiking layer in between, or merge the two linear layers into one",
+                    fix=cure(graph, node, "put a spiking layer in between, or merge the two linear layers into one"),
                 )
 
 

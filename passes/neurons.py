@@ -17,6 +17,7 @@ from spikec.ir.ops import Neuron, Node, Ref, Scale, spread
 from spikec.ir.text import parse_program
 from spikec.ir.types import Array, Kind
 from spikec.ledger import Ledger
+from spikec.passes.readouts import cure
 from spikec.passes.rewrite import fresh_name
 from spikec.target import Target
 
@@ -79,7 +80,8 @@ class Neurons:
             readers = [user for user, at in self.graph.users[node.name] if user.inputs[at].port == port]
             if readers and (index or first == "value"):
                 message = f"%{node.name}: {self.target.name} cannot send {emit.name} to %{readers[0].name}, only spikes"
-                self.problems.append(Diagnostic("SPK201", message, loc=node.loc, fix="use its spikes, or the target host"))
+                fix = cure(self.graph, readers[0], "use its spikes, or the target host")
+                self.problems.append(Diagnostic("SPK201", message, loc=node.loc, fix=fix))
         return len(self.problems) > before
 
     # Native ----------------------------------------------------------------------------------------------------------

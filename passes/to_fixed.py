@@ -28,6 +28,7 @@ from spikec.ledger import Ledger
 from spikec.passes.groups import WEIGHTED, Group, groups_of, measure, silent_value
 from spikec.passes.mixed import choose_widths
 from spikec.passes.payloads import as_integers, by_range, check_options, on_grid, real_inputs, tell
+from spikec.passes.readouts import cure
 from spikec.passes.rewrite import redirect
 from spikec.passes.translate import NARROW_BITS, STATE_BITS, Widths, largest_amount, translate
 from spikec.passes.units import infer_units, is_truth
@@ -157,7 +158,7 @@ class ToFixed:
 
     def _refused(self, node: Node, graph: Graph) -> list[Diagnostic]:
         def no(message: str, fix: str) -> Diagnostic:
-            return Diagnostic("SPK202", f"%{node.name}: {message}", loc=node.loc, fix=fix)
+            return Diagnostic("SPK202", f"%{node.name}: {message}", loc=node.loc, fix=cure(graph, node, fix))
 
         if isinstance(node, Scale):
             return [no("a scale that feeds no weight has no integer form", "leave out --bits")]
@@ -252,7 +253,7 @@ class ToFixed:
             node.fail(
                 "SPK202",
                 f"joins wires of different scales: {told}",
-                fix="send each of them through weights of its own (an identity will do), or leave out --bits",
+                fix=cure(graph, node, "send each of them through weights of its own (an identity will do), or leave out --bits"),
             )
         return next(iter(found.values()), 1.0)
 
@@ -405,7 +406,10 @@ class ToFixed:
             largest = 4 * sum(_amplitude(graph, ref, records, frozenset()) for ref in node.inputs)
         narrow = 0 < largest * scale < 1 << (NARROW_BITS - 1)
         widths = Widths(STATE_BITS, NARROW_BITS if narrow else STATE_BITS)
-        translated, translator = translate(node, infer_units(node, graph, amounts), operands, biases, scale, largest, widths)
+        try:
+            translated, translator = translate(node, infer_units(node, graph, amounts), operands, biases, scale, largest, widths)
+        except CompileError as error:
+            raise CompileError.many(replace(item, fix=cure(graph, node, item.fix or "")) for item in error.diagnostics) from None
         for what, error in translator.errors:
             self._note(ledger, node, what, error)
         if "clip" in translated.program.operations():
@@ -465,7 +469,9 @@ def _scale_of(node: Node, ref: Ref, graph: Graph, scales: Mapping[tuple[str, str
     if graph.type_of(ref).kind == "spike":
         return 1.0
     if (ref.node, ref.port) not in scales:
-        node.fail("SPK202", f"reads {ref}, whose scale depends on that of %{node.name} itself", fix="leave out --bits")
+        node.fail(
+            "SPK202", f"reads {ref}, whose scale depends on that of %{node.name} itself", fix=cure(graph, node, "leave out --bits")
+        )
     return scales[ref.node, ref.port]
 
 

@@ -1,0 +1,58 @@
+"""What a refusal says of a node that only outputs depend on, and of one that neurons hear of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from nets import F, dense, graph, leaky, random_spikes, spikes
+
+import spikec
+from spikec.diagnostics import CompileError
+from spikec.ir.ops import Neuron, Node, Pool, Ref, Scale
+from spikec.ir.text import parse_program
+from spikec.passes.readouts import is_readout
+
+RNG = np.random.default_rng(0)
+BEFORE: tuple[Node, ...] = (spikes((4,)), dense("d", "in", RNG.normal(0.3, 0.5, (6, 4)).astype(F)), leaky("l", "d"))
+MAXIMUM = parse_program("neuron @maximum(x) state(m = 0) { m = max(m, x) emit m }")
+MEAN = parse_program("neuron @mean(x) state(m = 0) { m = (m * t + x) / (t + 1) emit m }")
+
+
+def refusal(*nodes: Node, **options: Any) -> CompileError:
+    with pytest.raises(CompileError) as caught:
+        spikec.compile(graph(*BEFORE, *nodes), calibrate=random_spikes((2, 8, 4), 0), **options)
+    return caught.value
+
+
+def test_a_readout_goes_out_of_the_model() -> None:
+    highest = Neuron(name="m", inputs=(Ref("l", "v"),), program=MAXIMUM)
+    (found,) = refusal(highest, target="loihi2").diagnostics
+    assert found.code == "SPK201"
+    assert found.fix == (
+        "only outputs depend on it: let the model return %l.v and compute %m from the result; or use its spikes, or the target host"
+    )
+    mean = Neuron(name="m", inputs=(Ref("l"),), program=MEAN)
+    (found,) = refusal(mean, target="host", bits=8).diagnostics
+    assert (found.code, found.message) == ("SPK202", "%m: @mean divides by a variable")
+    assert found.fix is not None and found.fix.startswith("only outputs depend on it: let the model return %l and compute %m")
+    whole = graph(*BEFORE, highest)
+    assert [is_readout(whole, node) for node in whole.nodes] == [False, False, False, True]
+
+
+def test_what_neurons_hear_of_stays() -> None:
+    highest = Neuron(name="m", inputs=(Ref("l", "v"),), program=MAXIMUM)
+    behind = (dense("e", "m", RNG.normal(size=(3, 6)).astype(F)), leaky("k", "e"))
+    found = refusal(highest, *behind, target="loihi2").diagnostics[0]
+    assert (found.code, found.fix) == ("SPK201", "use its spikes, or the target host")
+
+
+def test_operations_that_the_chip_lacks() -> None:
+    pool = Pool(name="p", inputs=(Ref("d"),), mode="max", kernel=(2,))
+    shaped = (spikes((1, 4)), dense("d", "in", RNG.normal(size=(4, 4)).astype(F)), pool)
+    with pytest.raises(CompileError) as caught:
+        spikec.compile(graph(*shaped), target="loihi2", calibrate=random_spikes((2, 8, 1, 4), 0))
+    assert "only outputs depend on it: let the model return %d and compute %p from the result" in str(caught.value)
+    scale = Scale(name="s", inputs=(Ref("l"),), factor=np.array([1, 2, 3, 4, 5, 6], F))
+    assert "let the model return %l and compute %s" in str(refusal(scale, target="loihi2"))
