@@ -20,7 +20,7 @@ from spikec.diagnostics import CompileError, Diagnostic
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import interpret, record_name
 from spikec.ir.neuron import Var
-from spikec.ir.ops import Add, Constant, Conv, Dense, Input, Neuron, Node, Pool, Ref, Scale, Sparse
+from spikec.ir.ops import Add, Constant, Conv, Dense, Input, Neuron, Node, Pool, Ref, Reshape, Scale, Sparse
 from spikec.ir.ranges import graph_ranges
 from spikec.ir.rules import verify
 from spikec.ir.types import Array, TensorType, narrowest
@@ -29,7 +29,7 @@ from spikec.passes.groups import WEIGHTED, Group, groups_of, measure, silent_val
 from spikec.passes.mixed import choose_widths
 from spikec.passes.payloads import as_integers, by_range, check_options, on_grid, real_inputs, tell
 from spikec.passes.readouts import cure
-from spikec.passes.rewrite import redirect
+from spikec.passes.rewrite import redirect, redirect_outputs
 from spikec.passes.translate import NARROW_BITS, STATE_BITS, Widths, largest_amount, translate
 from spikec.passes.units import infer_units, is_truth
 from spikec.target import Target
@@ -85,7 +85,7 @@ class ToFixed:
         if isinstance(self.bits, int) and not 2 <= self.bits <= 16:
             raise CompileError("SPK001", f"{self.bits} bits: a weight has 2 to 16 bits")
         grids = self._grids(graph, ledger)
-        graph = verify(_without_averages(graph, ledger))
+        graph, factors = _without_last_scales(verify(_without_averages(graph, ledger)))
         problems = [p for node in graph.nodes for p in self._refused(node, graph)]
         if problems:
             raise CompileError.many(problems)
@@ -120,9 +120,11 @@ class ToFixed:
                 Diagnostic("SPK203", d.message, loc=d.loc, notes=d.notes, fix=d.fix) for d in error.diagnostics
             ) from None
         for name, ref in graph.outputs:
-            unit = scales.get((ref.node, ref.port), 1.0)
-            if not isinstance(graph[ref.node], Neuron) and graph.type_of(ref).kind != "spike" and unit != 1.0:
-                ledger.record("", "convention", f"the output {name} is in units of {1 / unit:.6g}")
+            spikes = graph.type_of(ref).kind == "spike"
+            unit = factors.get(name, 1.0) / (1.0 if spikes else scales.get((ref.node, ref.port), 1.0))
+            told = isinstance(graph[ref.node], Neuron) and name not in factors
+            if not told and unit != 1.0:
+                ledger.record("", "convention", f"the output {name} is in units of {unit:.6g}")
         narrow = [node for node in result.nodes if isinstance(node, WEIGHTED) and grids[node.name].bits < 8]
         if narrow:
             packed = sum(layer_bytes(node, grids[node.name].bits) for node in narrow)
@@ -408,8 +410,8 @@ class ToFixed:
         widths = Widths(STATE_BITS, NARROW_BITS if narrow else STATE_BITS)
         try:
             translated, translator = translate(node, infer_units(node, graph, amounts), operands, biases, scale, largest, widths)
-        except CompileError as error:
-            raise CompileError.many(replace(item, fix=cure(graph, node, item.fix or "")) for item in error.diagnostics) from None
+        except CompileError as refused:
+            raise CompileError.many(replace(item, fix=cure(graph, node, item.fix or "")) for item in refused.diagnostics) from None
         for what, error in translator.errors:
             self._note(ledger, node, what, error)
         if "clip" in translated.program.operations():
@@ -462,6 +464,40 @@ def _missing(group: Group, graph: Graph, scales: Mapping[tuple[str, str], float]
         for node in group.nodes
         for ref in node.inputs
     )
+
+
+def _without_last_scales(graph: Graph) -> tuple[Graph, dict[str, float]]:
+    """The graph without factors that only outputs see, and by output what its numbers are then to be multiplied with."""
+    factors: dict[str, float] = {}
+    while True:
+        found = next(
+            ((n, names) for n in graph.nodes if isinstance(n, Scale) and (names := _last_scale(n, graph)) is not None), None
+        )
+        if found is None:
+            return graph, factors
+        scale, names = found
+        factors |= {name: factors.get(name, 1.0) * float(scale.factor.item()) for name in names}
+        moved = {(scale.name, ""): scale.inputs[0]}
+        nodes = redirect([node for node in graph.nodes if node is not scale], moved)
+        graph = verify(graph.with_nodes(nodes, redirect_outputs(graph.outputs, moved)))
+
+
+def _last_scale(node: Scale, graph: Graph) -> list[str] | None:
+    """The outputs that are one positive factor times what a scale reads; None where something else hears of it."""
+    if node.offset is not None or node.factor.size != 1 or node.lag or node.inputs[0].delay:
+        return None
+    return _shown(node, graph) if node.factor.item() > 0 else None
+
+
+def _shown(node: Node, graph: Graph) -> list[str] | None:
+    """The outputs that a node is, itself or reshaped; None where anything else reads it."""
+    names = [name for name, ref in graph.outputs if ref.node == node.name]
+    for user, operand in graph.users[node.name]:
+        behind = _shown(user, graph) if isinstance(user, Reshape) and not user.inputs[operand].delay else None
+        if behind is None:
+            return None
+        names += behind
+    return names
 
 
 def _scale_of(node: Node, ref: Ref, graph: Graph, scales: Mapping[tuple[str, str], float]) -> float:

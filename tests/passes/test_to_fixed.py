@@ -357,3 +357,34 @@ def test_weights_that_would_vanish_beside_others_are_refused() -> None:
     with pytest.raises(CompileError, match=r"error\[SPK202\]: %late: of its weights nothing is left at 8 bits") as caught:
         convert(early_and_late("in"))
     assert "%skip" in str(caught.value)
+
+
+@pytest.mark.parametrize("reshaped", [False, True])
+def test_a_factor_that_only_outputs_see_is_their_unit(reshaped: bool) -> None:
+    rng = np.random.default_rng(0)
+    weight = (rng.normal(size=(1, 6, 4)) * 0.7).astype(F32)
+    program = parse_program(
+        "neuron @n(x) params(beta, theta) state(v = 0) { v = beta * v + x s = v > theta v = select(s, 0, v) emit s }"
+    )
+    nodes = [
+        Input(name="in", type=TensorType("spike", (4,), "f32")),
+        Dense(name="fc", inputs=(Ref("in"),), weight=weight[0]),
+        Neuron(name="l", inputs=(Ref("fc"),), program=program, params={"beta": np.float32(0.5), "theta": np.float32(1)}),
+        Reshape(name="flat", inputs=(Ref("l"),), shape=(1, 6)),
+        Pool(name="votes", inputs=(Ref("flat"),), mode="sum", kernel=(3,)),
+        Scale(name="half", inputs=(Ref("votes"),), factor=np.float32(0.5)),
+        Scale(name="mean", inputs=(Ref("half"),), factor=np.float32(0.25)),
+    ]
+    last = "mean"
+    if reshaped:
+        nodes.append(Reshape(name="out", inputs=(Ref("mean"),), shape=(2,)))
+        last = "out"
+    graph, ledger = verify(Graph("g", "float", tuple(nodes), ((last, Ref(last)), ("votes", Ref("votes"))))), Ledger()
+    x = {"in": (rng.random((3, 10, 4)) < 0.5).astype(F32)}
+    fixed = verify(ToFixed(target=load_target("host"), bits=16, calibrate=x).run(graph, ledger))
+    told = [entry.what for entry in ledger if entry.kind == "convention" and "in units of" in entry.what]
+    assert told == [f"the output {last} is in units of 0.125"]
+    wanted, found = interpret(graph, x).outputs, interpret(fixed, {"in": x["in"].astype(bool)}).outputs
+    assert wanted[last].any()
+    assert np.array_equal(found[last] * 0.125, wanted[last])
+    assert np.array_equal(found["votes"], wanted["votes"])
