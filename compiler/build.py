@@ -311,7 +311,7 @@ class Build:
     ) -> Result:
         """Run samples: x is (batch, T, *shape), or a mapping by input name, or a list in the order of the inputs.
 
-        A network without inputs takes `steps` instead, and there is one sample.
+        steps: for how many steps frames x (batch, *shape) are shown; or those of a network without inputs, with one sample.
 
         backend: "reference" (the default), "numpy", "c" or "lava". record: layers to keep, by node name or module path, or "all".
         level: run the last graph of that level ("float", on the reference, is the network as trained) instead of the last of all.

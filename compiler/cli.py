@@ -153,7 +153,7 @@ def _parser() -> _Parser:
     add = command("run", _run, "run BUILD on input data").add_argument
     add("build", metavar="BUILD", help="a build folder")
     add("--input", metavar="DATA", help="the data; key x, the input's name, or the only array")
-    add("--steps", type=int, metavar="T", help="steps to run a network that has no inputs")
+    add("--steps", type=int, metavar="T", help="steps to show frames for, or to run a network without inputs")
     add("--backend", help="reference (the default), numpy, c or lava")
     add("--threads", type=int, metavar="N", help="samples that c runs at once; default: one a processor")
     add("--record", metavar="LAYERS", help="layers to keep, separated by commas, or all")
@@ -164,7 +164,7 @@ def _parser() -> _Parser:
     add = command("verify", _verify, "compare engines, spike for spike, with the reference; exit 1 if any differs").add_argument
     add("build", metavar="BUILD", help="a build folder")
     add("--input", metavar="DATA", help="the data; default: the golden samples in the build")
-    add("--steps", type=int, metavar="T", help="steps to run a network that has no inputs; default 16")
+    add("--steps", type=int, metavar="T", help="steps to show frames for, or to run a network without inputs (16)")
     add("--backends", metavar="NAMES", help="separated by commas; default: all that are there")
     add(
         "--impulse",

@@ -28,7 +28,7 @@ from spikec.diagnostics import CompileError, Loc
 from spikec.files import check_file, check_path, reading
 from spikec.folder import is_build
 from spikec.headroom import head_room
-from spikec.inputs import as_array, by_name, check_inputs
+from spikec.inputs import check_inputs, frames
 from spikec.ir.graph import Graph
 from spikec.ir.rules import verify
 from spikec.ir.text import read_graph, write_graph
@@ -193,19 +193,20 @@ def compile(
         plain |= {"time_axis": "auto", "steps": None}
     asked = [key for key, value in plain.items() if value is not None and not (key in _AUTO and value == "auto")]
     asked += [key for key in _AUTO if plain[key] is None]
+    given_graph = [key for key in asked if key != "steps" or calibrate is None]  # frames to calibrate on are fed for so many steps
     ledger = Ledger()
     origins = build.origins if build else None
     if build is not None:
-        graph = _graph_of(build, name, [key for key in asked if key != "weights"], weights)
+        graph = _graph_of(build, name, [key for key in given_graph if key != "weights"], weights)
         origins = None if weights is not None else origins
     elif isinstance(model, Graph):
-        graph = _plain_graph(model, name, asked, "a graph")
+        graph = _plain_graph(model, name, given_graph, "a graph")
     elif read is not None:
-        if wrong := [key for key in asked if key != "dt" and key not in reading]:
+        if wrong := [key for key in given_graph if key != "dt" and key not in reading]:
             raise CompileError("SPK001", f"{wrong[0]} belongs to a torch model; {os.fspath(model)} is a graph already")
         graph = read(Path(model), name=name, dt=dt, ledger=ledger, **reading)
     elif isinstance(model, (str, os.PathLike)) and Path(os.fspath(model)).suffix == ".sir":
-        graph = _plain_graph(read_graph(Path(model)), name, asked, os.fspath(model))
+        graph = _plain_graph(read_graph(Path(model)), name, given_graph, os.fspath(model))
     else:
         graph, origins = _traced(model, example_input, weights, name, axes)
 
@@ -396,18 +397,6 @@ def _is_ann(graph: Graph) -> bool:
     from spikec.passes.ann_to_snn import is_ann
 
     return is_ann(graph)
-
-
-def frames(graph: Graph, data: Any, steps: int) -> dict[str, Array]:
-    """Data of a network that is shown frames (samples, *shape): each is fed at every step, without a copy of each."""
-    given = {name: as_array(name, array) for name, array in by_name(graph, data).items()}
-    shapes = {node.name: node.type.shape for node in graph.inputs}
-    given = {name: array[:, None] if array.ndim == len(shapes[name]) + 1 else array for name, array in given.items()}
-    checked = check_inputs(graph, given)
-    return {
-        name: np.broadcast_to(array, (len(array), steps, *array.shape[2:])) if array.shape[1] == 1 else array
-        for name, array in checked.items()
-    }
 
 
 def _plain_graph(graph: Graph, name: str | None, asked: list[str], what: str) -> Graph:

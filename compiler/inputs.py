@@ -80,14 +80,36 @@ def check_steps(graph: Graph, data: Any, steps: int | None) -> tuple[dict[str, A
         if data is None:
             names = ", ".join(f"'{node.name}'" for node in graph.inputs)
             raise CompileError("SPK006", f"the graph has inputs and none is given: {names}")
-        if steps is not None:
-            raise CompileError("SPK006", "the number of steps is that of the input", fix="leave out steps (--steps)")
-        return check_inputs(graph, data), None
+        if steps is None:
+            return check_inputs(graph, data), None
+        return {name: np.ascontiguousarray(array) for name, array in frames(graph, data, steps).items()}, None
     if data is not None and not (isinstance(data, Mapping) and not data):
         raise CompileError("SPK006", "the graph has no inputs, and one is given", fix="run(steps=100), --steps 100")
     if steps is None:
         extent({}, None)  # says so
     return {}, None if steps is None else int(steps)
+
+
+def frames(graph: Graph, data: Any, steps: int) -> dict[str, Array]:
+    """As `check_inputs`, but an input may be frames (samples, *shape): each is fed at every one of the steps, without copies.
+
+    Raises CompileError SPK006 where an input has other steps of its own.
+    """
+    given = {name: as_array(name, array) for name, array in by_name(graph, data).items()}
+    for node in graph.inputs:
+        array, shape = given[node.name], node.type.shape
+        if array.ndim == len(shape) + 1 and array.shape[1:] == shape:
+            array = array[:, None]
+            given[node.name] = np.broadcast_to(array, (len(array), steps, *shape)) if node.encode else array
+    several = len({array.shape[1] for array in given.values() if array.ndim > 1}) > 1
+    if several:  # frames beside inputs that change: all of them as long as the others
+        given = {n: np.broadcast_to(a, (len(a), steps, *a.shape[2:])) if a.shape[1] == 1 else a for n, a in given.items()}
+    checked = check_inputs(graph, given)
+    for name, array in checked.items():
+        if array.shape[1] not in (1, steps):
+            what = f"the input '{name}' has {array.shape[1]} steps, and {steps} are asked for"
+            raise CompileError("SPK006", what, fix="leave out steps (--steps), or give frames")
+    return {name: np.broadcast_to(array, (len(array), steps, *array.shape[2:])) for name, array in checked.items()}
 
 
 def recode(before: Graph, after: Graph, data: Mapping[str, Array]) -> dict[str, Array]:
@@ -114,7 +136,7 @@ def _check(node: Input, array: Array) -> Array:
         if array.ndim == len(shape) + 1 and array.shape[1:] == shape:
             fix = (
                 "one sample also needs its batch axis, x[None]; "
-                "frames shown at every step a time axis, np.repeat(x[:, None], T, axis=1)"
+                "frames shown at every step need to know for how many, steps=T (--steps T)"
             )
         raise CompileError("SPK006", f"the input '{node.name}' has shape {array.shape}, not {wanted}", loc=node.loc, fix=fix)
     if 0 in array.shape[:2]:

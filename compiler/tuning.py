@@ -28,10 +28,10 @@ from spikec.bits import CHIP_WIDTHS
 from spikec.build import Build, load
 from spikec.counts import operations
 from spikec.diagnostics import CompileError
-from spikec.driver import FRAME_STEPS, decide_early, frames
+from spikec.driver import FRAME_STEPS, decide_early
 from spikec.driver import compile as compile_model
 from spikec.files import reading
-from spikec.inputs import check_inputs
+from spikec.inputs import check_inputs, frames
 from spikec.ir.text import npz_bytes, read_npz
 from spikec.ir.types import Array
 from spikec.progress import Bar

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import nets
 import numpy as np
 import pytest
 
@@ -15,7 +16,7 @@ from spikec.diagnostics import CompileError
 from spikec.inputs import check_inputs
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import Execution, interpret
-from spikec.ir.ops import Concat, Conv, Dense, Input, Neuron, Ref, Reshape, Sparse
+from spikec.ir.ops import Add, Concat, Conv, Dense, Input, Neuron, Ref, Reshape, Sparse
 from spikec.ir.text import parse_program
 from spikec.ir.types import TensorType
 from spikec.target import load_target
@@ -247,7 +248,9 @@ def test_a_network_without_inputs_runs_on_lava(lava_env: object) -> None:
 
 
 def test_steps_are_those_of_the_input(build: Build) -> None:
-    fails("SPK006", lambda: build.run(spikes(), steps=10), "that of the input", "leave out steps")
+    own = spikes().shape[1]
+    fails("SPK006", lambda: build.run(spikes(), steps=own + 1), f"has {own} steps, and {own + 1} are asked for", "leave out steps")
+    np.testing.assert_array_equal(build.run(spikes(), steps=own).outputs["out"], build.run(spikes()).outputs["out"])
     fails("SPK006", lambda: build.run(steps=10), "none is given: 'in'")
     fails("SPK006", lambda: build.verify(steps=10))
 
@@ -577,5 +580,34 @@ def test_calibration_of_a_model_that_is_shown_frames() -> None:
     fails(
         "SPK006",
         lambda: spikec.compile(Shown(), torch.from_numpy(frames), calibrate=frames[:, :5], **options),
-        "has shape (5, 1, 5)",
+        "has shape (5, 5)",
     )
+
+
+@pytest.mark.parametrize("encode", [None, "rate:seed=3"])
+def test_frames_are_shown_for_as_many_steps_as_said(tmp_path: Path, encode: str | None) -> None:
+    weight = np.random.default_rng(0).normal(0.3, 0.5, (5, 4)).astype(np.float32)
+    graph = nets.graph(nets.values((4,)), nets.dense("d", "in", weight), nets.leaky("l", "d"))
+    frames = np.random.default_rng(1).random((3, 4)).astype(np.float32)
+    options = {"encode": encode} if encode else {}
+    build = spikec.compile(graph, target="loihi2", calibrate=frames, steps=11, **options)
+    shown = np.repeat(frames[:, None], 11, axis=1)
+    assert build.ir() == spikec.compile(graph, target="loihi2", calibrate=shown, **options).ir()
+    wanted = build.run(shown).outputs["l"]
+    assert wanted.any()
+    for backend in ("reference", "numpy", "c"):
+        np.testing.assert_array_equal(build.run(frames, backend=backend, steps=11).outputs["l"], wanted)
+    assert build.verify(frames, backends=("numpy",), steps=11).ok
+    fails("SPK006", lambda: build.run(frames), "has shape (3, 4), not (batch, T, 4)", "steps=T (--steps T)")
+    fails("SPK006", lambda: build.run(frames[:, :3], steps=11), "has shape (3, 3), not (batch, T, 4)")
+    fails("SPK001", lambda: spikec.compile(graph, target="loihi2", steps=11), "steps belongs to a torch model")
+
+
+def test_frames_beside_an_input_that_changes() -> None:
+    weight = np.random.default_rng(0).normal(0.3, 0.5, (5, 4)).astype(np.float32)
+    both = (nets.dense("d", "in", weight), nets.dense("e", "more", weight), Add(name="s", inputs=(Ref("d"), Ref("e"))))
+    graph = nets.graph(nets.spikes((4,)), nets.values((4,), "more"), *both, nets.leaky("l", "s"))
+    build = spikec.compile(graph, target="reference")
+    x, frame = nets.random_spikes((3, 11, 4), 0), np.random.default_rng(1).random((3, 4)).astype(np.float32)
+    wanted = build.run([x, np.repeat(frame[:, None], 11, axis=1)]).outputs["l"]
+    np.testing.assert_array_equal(build.run([x, frame], steps=11).outputs["l"], wanted)
