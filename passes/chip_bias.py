@@ -11,21 +11,23 @@ from spikec.ir.ops import Add, Constant, Dense, Neuron, Node, Ref, Reshape
 from spikec.ir.rules import verify
 from spikec.ledger import Ledger
 from spikec.passes.chip_grid import ChipGrid
-from spikec.passes.groups import groups_of, silent_value, spread_bias, with_bias
+from spikec.passes.groups import always_on, groups_of, silent_value, spread_bias, with_bias, without
 from spikec.passes.rewrite import fresh_name
 
 
 def place_biases(grid: ChipGrid, graph: Graph, ledger: Ledger) -> Graph:
-    """Biases of layers become the neurons' bias where that is exact, else a synapse from an always-on source.
+    """Biases of layers, and constants beside them, become the neurons' bias where that is exact, else a synapse from an always-on source.
 
     The neuron adds its bias to the membrane and not to the synaptic current, so the current must be memoryless.
     """
     replaced: dict[str, list[Node]] = {}
     taken = set(graph.by_name)
     shown = {ref.node for _, ref in graph.outputs}
+    gone: set[str] = set()
     for group in groups_of(graph):
         biased = [node for node in group.weighted if node.bias is not None]
-        if not biased:
+        always = always_on(graph, group)
+        if not biased and not always:
             continue
         delayed = any(ref.delay and graph.type_of(ref).kind == "value" for node in group.nodes for ref in node.inputs)
         own = [node for node in group.neurons if grid.native(node) is None]
@@ -37,15 +39,18 @@ def place_biases(grid: ChipGrid, graph: Graph, ledger: Ledger) -> Graph:
         read |= any(emit.name == "u" for node in others for emit in node.program.emits)
         if not delayed and not memory and not read and native:
             for neuron in own:
-                replaced[neuron.name] = [with_bias(neuron, [silent_value(graph, ref) for ref in neuron.inputs])]
+                replaced[neuron.name] = [with_bias(neuron, [silent_value(graph, ref, always) for ref in neuron.inputs])]
             for neuron in others:
-                offset = silent_value(graph, neuron.inputs[0])
+                offset = silent_value(graph, neuron.inputs[0], always)
                 total = np.asarray(neuron.params["bias"]) + offset
                 replaced[neuron.name] = [replace(neuron, params={**neuron.params, "bias": total})]
+            where = "the neurons' bias register" if others else "the neurons' program"
             for node in biased:
                 replaced[node.name] = [replace(node, bias=None)]
-                where = "the neurons' bias register" if others else "the neurons' program"
                 ledger.record(node, "exact", f"the bias moves into {where}")
+            for name in always:
+                ledger.record(graph[name], "exact", f"the constant moves into {where}")
+            gone |= always.keys()
             continue
         for node in biased:
             assert node.bias is not None
@@ -68,4 +73,4 @@ def place_biases(grid: ChipGrid, graph: Graph, ledger: Ledger) -> Graph:
             replaced[node.name] = [*parts, plain, both]
             ledger.record(node, "exact", "the bias becomes a synapse from an always-on source")
     nodes = [new for node in graph.nodes for new in replaced.get(node.name, [node])]
-    return verify(graph.with_nodes(nodes))
+    return verify(without(graph.with_nodes(nodes), gone))

@@ -1,8 +1,9 @@
-"""Merge layers of weights that follow one another without a neuron in between; sum and average pools are such layers.
+"""Merge layers of weights that follow one another without a neuron in between; sum and average pools and scales are such layers.
 
 Between two populations a target like Loihi has one layer of synapses. A pool is a convolution of each channel with ones, and
 two convolutions are one whose kernel is the convolution of their kernels, with the strides multiplied; where a border stands
-against that, the product of their matrices. Biases pass through as currents.
+against that, the product of their matrices. Biases pass through as currents. A scale (of real-valued input, of spikes) is a weight
+for each channel or element, and its offset a bias.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import numpy as np
 
 from spikec.ir.connections import Connections, connections
 from spikec.ir.graph import Graph
-from spikec.ir.ops import Add, Constant, Conv, Dense, Node, Pool, Ref, Reshape, Sparse, window_shape
+from spikec.ir.ops import Add, Constant, Conv, Dense, Node, Pool, Ref, Reshape, Scale, Sparse, spread, window_shape
 from spikec.ir.types import Array
 from spikec.ledger import Ledger
+from spikec.passes.fold_scale import per_channel
 from spikec.passes.groups import WEIGHTED, spread_bias
 from spikec.passes.rewrite import fresh_name, reachable
 from spikec.target import Target
@@ -42,7 +44,8 @@ class FoldLinear:
         """A graph in which weights read no sums of other weights, as far as that can be had."""
         if "pool" in self.target.operations:
             return graph
-        graph = graph.with_nodes(_as_conv(node, graph, ledger) for node in graph.nodes)
+        taken = set(graph.by_name)
+        graph = graph.with_nodes(new for node in graph.nodes for new in _weights(node, graph, taken, ledger))
         while (after := self._once(graph, ledger)) is not None:
             graph = after
         alive = reachable(graph)
@@ -50,6 +53,10 @@ class FoldLinear:
 
     def _once(self, graph: Graph, ledger: Ledger) -> Graph | None:
         for node in graph.nodes:
+            if isinstance(node, WEIGHTED) and (fixed := _constant(graph, node)):
+                nodes = [new for item in graph.nodes for new in (fixed if item is node else [item])]
+                ledger.record(node, "exact", "weights over a constant are a constant")
+                return graph.with_nodes(nodes)
             if isinstance(node, WEIGHTED) and (found := _source(graph, node)):
                 inner, delay = found
                 new = _over_sum(graph, node, inner, delay, ledger) if isinstance(inner, Add) else _merged(graph, node, inner, delay)
@@ -64,10 +71,58 @@ class FoldLinear:
         return None
 
 
-def _as_conv(node: Node, graph: Graph, ledger: Ledger) -> Node:
-    """A sum or average pool as the convolution of each channel with ones; any other node as it is."""
-    if not isinstance(node, Pool) or node.mode == "max":
-        return node
+def _weights(node: Node, graph: Graph, taken: set[str], ledger: Ledger) -> list[Node]:
+    """A pool or a scale as weights; any other node as it is."""
+    if isinstance(node, Scale) and graph.level == "float":
+        return scale_as_weights(node, graph, taken, ledger)
+    return [_as_conv(node, graph, ledger) if isinstance(node, Pool) and node.mode != "max" else node]
+
+
+def scale_as_weights(node: Scale, graph: Graph, taken: set[str], ledger: Ledger) -> list[Node]:
+    """A scale as the convolution of each channel with its factor, or as one weight for each element; its offset as a bias."""
+    shape = graph.shape_of(node.name)
+    if len(shape) > 1:
+        factor = per_channel(node.factor, shape)
+        offset = None if node.offset is None else per_channel(node.offset, shape)
+        if factor is not None and (node.offset is None or offset is not None):
+            weight = np.broadcast_to(factor.ravel(), shape[:1]).reshape(-1, *(1,) * len(shape))
+            bias = None if offset is None else np.broadcast_to(offset.ravel(), shape[:1])
+            ledger.record(node, "exact", "the scale is a convolution of each channel with its factor")
+            made = Conv(name=node.name, inputs=node.inputs, weight=weight, bias=bias, groups=shape[0], loc=node.loc, lag=node.lag)
+            return [replace(made, dtype=node.dtype)]
+    factor, offset = (None if array is None else np.ravel(spread(array, shape)) for array in (node.factor, node.offset))
+    assert factor is not None
+    size = prod(shape)
+    (ref,) = node.inputs
+    nodes: list[Node] = []
+    flat = len(shape) == 1
+    if not flat:
+        now = Ref(ref.node, ref.port)  # a synapse can wait, a wire without one cannot
+        nodes.append(Reshape(name=fresh_name(taken, f"{node.name}_flat"), inputs=(now,), shape=(size,), loc=node.loc))
+        ref = Ref(nodes[0].name, "", ref.delay, None if ref.init is None else ref.init.reshape(ref.delay, -1))
+    row = np.arange(size + 1)
+    nodes.append(
+        Sparse(
+            name=node.name if flat else fresh_name(taken, f"{node.name}_factors"),
+            inputs=(ref,),
+            weight=np.broadcast_to(factor, (size,)),
+            indices=row[:-1],
+            indptr=row,
+            fan_in=size,
+            bias=None if offset is None else np.broadcast_to(offset, (size,)),
+            dtype=node.dtype,
+            loc=node.loc,
+            lag=node.lag,
+        )
+    )
+    if not flat:
+        nodes.append(Reshape(name=node.name, inputs=(Ref(nodes[1].name),), shape=shape, loc=node.loc))
+    ledger.record(node, "exact", "the scale is a weight for each element")
+    return nodes
+
+
+def _as_conv(node: Pool, graph: Graph, ledger: Ledger) -> Node:
+    """A sum or average pool as the convolution of each channel with ones."""
     channels = graph.shape_of(node.name)[0]
     if graph.level == "float":
         value = np.float32(1 if node.mode == "sum" else 1 / prod(node.kernel))
@@ -109,10 +164,34 @@ def _source(graph: Graph, node: Node) -> tuple[Weighted | Add, int] | None:
     return source, delay
 
 
+def _constant(graph: Graph, node: Weighted) -> list[Node]:
+    """What weights make of a constant number, as a constant; nothing where they read anything else."""
+    ref = node.inputs[0]
+    delay, source, plain = ref.delay, graph[ref.node], ref.init is None
+    while isinstance(source, Reshape):
+        (ref,) = source.inputs
+        delay, source, plain = delay + ref.delay, graph[ref.node], plain and ref.init is None
+    if not isinstance(source, Constant) or source.kind != "value" or node.delay is not None or not plain:
+        return []
+    table = connections(node, graph.type_of(node.inputs[0]).shape)
+    value = np.zeros(table.shape[0], np.result_type(source.value, node.weight))
+    np.add.at(value, table.rows, table.weight * source.value.ravel()[table.columns])
+    shape = graph.shape_of(node.name)
+    made = Constant(name=node.name, value=value.reshape(shape), start=source.start + delay, loc=node.loc)
+    if node.bias is None:
+        return [made]
+    taken = set(graph.by_name)
+    made = replace(made, name=fresh_name(taken, f"{node.name}_constant"))
+    bias = Constant(name=fresh_name(taken, f"{node.name}_bias"), value=spread_bias(node, shape), loc=node.loc)
+    return [made, bias, Add(name=node.name, inputs=(Ref(made.name), Ref(bias.name)), loc=node.loc, dtype=node.dtype)]
+
+
 def _linear(graph: Graph, ref: Ref) -> bool:
     node = graph[ref.node]
     while isinstance(node, Reshape):
         node = graph[node.inputs[0].node]
+    if isinstance(node, Add):
+        return any(_linear(graph, operand) for operand in node.inputs)
     return isinstance(node, WEIGHTED)
 
 
@@ -244,9 +323,10 @@ def _product(
     size, width = outer.shape[0], first.shape[1]
     nodes: list[Node] = []
     if len(shape) > 1:
-        flat = Reshape(name=fresh_name(taken, f"{node.name}_flat"), inputs=(ref,), shape=(width,), loc=node.loc)
+        now = Ref(ref.node, ref.port)  # a synapse can wait, a wire without one cannot
+        flat = Reshape(name=fresh_name(taken, f"{node.name}_flat"), inputs=(now,), shape=(width,), loc=node.loc)
         nodes.append(flat)
-        ref = Ref(flat.name)
+        ref = Ref(flat.name, delay=ref.delay)
     made = name if len(result) == 1 else fresh_name(taken, f"{node.name}_matrix")
     if 2 * len(product.weight) >= size * width:
         weight = np.zeros((size, width), product.weight.dtype)

@@ -68,8 +68,8 @@ class FoldScale:
         if scale.offset is not None and (pool.mode == "sum" or (pool.mode == "average" and any(pool.padding))):
             return None  # added as often as the window has places, or not to its padding
         shape = graph.shape_of(scale.name)
-        factor = _per_channel(scale.factor, shape)
-        offset = None if scale.offset is None else _per_channel(scale.offset, shape)
+        factor = per_channel(scale.factor, shape)
+        offset = None if scale.offset is None else per_channel(scale.offset, shape)
         if factor is None or (scale.offset is not None and offset is None):
             return None
         first = replace(scale, inputs=pool.inputs, factor=factor, offset=offset)
@@ -82,7 +82,7 @@ class FoldScale:
         return after if self._into(first, after) is not None else None
 
 
-def _per_channel(array: Array, shape: tuple[int, ...]) -> Array | None:
+def per_channel(array: Array, shape: tuple[int, ...]) -> Array | None:
     """A scale's numbers in a form that fits other sizes of space, or None where they differ within a channel."""
     if array.size == 1 or (array.ndim == 1 and len(shape) > 1):
         return array

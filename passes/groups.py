@@ -69,14 +69,19 @@ def spread_bias(node: Dense | Sparse | Conv, shape: tuple[int, ...]) -> Array:
     return np.ascontiguousarray(np.broadcast_to(bias, shape))
 
 
-def silent_value(graph: Graph, ref: Ref) -> Array:
-    """What a value wire carries when no spike arrives: the sum of the biases behind it, constants and populations left out."""
+def silent_value(graph: Graph, ref: Ref, always: Mapping[str, Array] | None = None) -> Array:
+    """What a value wire carries when no spike arrives: the sum of the biases behind it, constants and populations left out.
+
+    always: by layer of weights, what it gives at every step because it reads an always-on source (see `always_on`).
+    """
     node, shape = graph[ref.node], graph.shape_of(ref.node)
     if graph.type_of(ref).kind != "value" or isinstance(node, (Neuron, Input, Constant)):
         return np.zeros(shape)
+    if always and node.name in always:
+        return always[node.name]
     if isinstance(node, WEIGHTED):
         return spread_bias(node, shape).astype(np.float64) if node.bias is not None else np.zeros(shape)
-    parts = [silent_value(graph, operand) for operand in node.inputs]
+    parts = [silent_value(graph, operand, always) for operand in node.inputs]
     if not any(part.any() for part in parts):
         return np.zeros(shape)
     rules: dict[type[Node], Callable[[], Array]] = {
@@ -86,6 +91,57 @@ def silent_value(graph: Graph, ref: Ref) -> Array:
         Concat: lambda: np.concatenate(parts, axis=node.axis if isinstance(node, Concat) else 0),
     }
     return rules[type(node)]()
+
+
+def always_on(graph: Graph, group: Group) -> dict[str, Array]:
+    """Layers of a group that give the same numbers at every step and are only added to others: weights of an always-on source."""
+    found: dict[str, Array] = {}
+    shown = {ref.node for _, ref in graph.outputs}
+
+    def added(name: str) -> bool:
+        """Whether a wire is read, now, by sums of several only."""
+        readers = graph.users[name]
+        now = name not in shown and not any(user.inputs[index].delay for user, index in readers)
+        return (
+            now
+            and bool(readers)
+            and all(
+                (isinstance(user, Add) and len({ref.node for ref in user.inputs}) > 1)
+                or (isinstance(user, Reshape) and added(user.name))
+                for user, _ in readers
+            )
+        )
+
+    for node in group.weighted:
+        (ref,) = node.inputs
+        source = graph[ref.node]
+        plain = isinstance(node, Dense) and node.bias is None and node.delay is None and not ref.delay and ref.init is None
+        if plain and isinstance(source, Constant) and source.kind == "spike" and not source.start and added(node.name):
+            found[node.name] = (node.weight.astype(np.float64) @ source.value.ravel()).reshape(graph.shape_of(node.name))
+    behind = {name: {name} for name in found}  # by wire, the layers that are all it shows
+    for node in graph.nodes:
+        if isinstance(node, (Add, Reshape)) and node.inputs and all(ref.node in behind for ref in node.inputs):
+            behind[node.name] = set().union(*(behind[ref.node] for ref in node.inputs))
+            if isinstance(node, Add):  # something has to stay
+                found = {name: value for name, value in found.items() if name not in behind[node.name]}
+    return found
+
+
+def without(graph: Graph, names: Collection[str]) -> Graph:
+    """The graph whose sums leave out some layers, with what only they needed."""
+    gone = set(names)
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        if node.name in gone or (isinstance(node, Reshape) and node.inputs[0].node in gone):
+            gone.add(node.name)
+            continue
+        kept = tuple(ref for ref in node.inputs if ref.node not in gone)
+        if isinstance(node, Add) and len(kept) < len(node.inputs):
+            shape = graph.shape_of(node.name)
+            node = replace(node, inputs=kept) if len(kept) > 1 else Reshape(name=node.name, inputs=kept, shape=shape, loc=node.loc)
+        nodes.append(node)
+    read = {ref.node for node in nodes for ref in node.inputs} | {ref.node for _, ref in graph.outputs}
+    return graph.with_nodes(node for node in nodes if not isinstance(node, Constant) or node.name in read)
 
 
 def with_bias(node: Neuron, offsets: list[Array]) -> Neuron:

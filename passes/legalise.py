@@ -18,12 +18,18 @@ from spikec.ir.graph import Graph
 from spikec.ir.ops import Add, Concat, Constant, Conv, Dense, Gather, Input, Neuron, Node, Ref, Reshape, Scale, Sparse
 from spikec.ir.types import Array
 from spikec.ledger import Ledger
+from spikec.passes.fold_linear import scale_as_weights
 from spikec.passes.neurons import Neurons, check_choice
 from spikec.passes.readouts import cure
 from spikec.passes.rewrite import fresh_name, reachable, redirect, redirect_outputs
 from spikec.target import Target
 
 WEIGHTED = (Dense, Sparse, Conv)
+#: What to do instead of an operation that the target lacks.
+_CURES = {
+    "pool": "put a spiking layer in front of the pool, use an average pool, or compile for host or reference",
+    "scale": "put the factor into the weights in front of it, or compile for host or reference",
+}
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,7 @@ class Legalise:
         graph = matched.run()
         graph = _always_on(graph, ledger)
         graph = _settle(graph, lambda g: _fold_scales(g, ledger))
+        graph = _scaled_messages(graph, ledger)
         graph = _settle(graph, lambda g: _split_operands(g, ledger))
         graph = _identity_synapses(graph, ledger)
         alive = reachable(graph)
@@ -68,7 +75,7 @@ class Legalise:
                     "SPK202",
                     f"%{node.name}: {self.target.name} has no operation '{node.op}'",
                     loc=node.loc,
-                    fix=cure(graph, node, "compile for host or reference"),
+                    fix=cure(graph, node, _CURES.get(node.op, "compile for host or reference")),
                 )
             elif (
                 isinstance(node, WEIGHTED)
@@ -82,6 +89,16 @@ class Legalise:
                     loc=node.loc,
                     fix=cure(graph, node, "put a spiking layer in between, or merge the two linear layers into one"),
                 )
+
+
+def _scaled_messages(graph: Graph, ledger: Ledger) -> Graph:
+    """A gain on what populations and inputs send is a synapse's weight."""
+    taken = set(graph.by_name)
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        message = isinstance(node, Scale) and graph.type_of(node.inputs[0]).kind != "value"
+        nodes += scale_as_weights(node, graph, taken, ledger) if isinstance(node, Scale) and message else [node]
+    return graph.with_nodes(nodes)
 
 
 def _settle(graph: Graph, step: Any) -> Graph:
@@ -256,9 +273,10 @@ def _identity_synapses(graph: Graph, ledger: Ledger) -> Graph:
             size = type_.size
             operand = ref
             if len(type_.shape) != 1:
-                flat = Reshape(name=fresh_name(taken, f"{name}_flat"), inputs=(ref,), shape=(size,), loc=node.loc)
+                now = Ref(ref.node, ref.port)  # the synapse can wait, a wire without one cannot
+                flat = Reshape(name=fresh_name(taken, f"{name}_flat"), inputs=(now,), shape=(size,), loc=node.loc)
                 nodes.append(flat)
-                operand = Ref(flat.name)
+                operand = Ref(flat.name, "", ref.delay, None if ref.init is None else ref.init.reshape(ref.delay, -1))
             count = np.arange(size + 1)
             nodes.append(
                 Sparse(

@@ -12,7 +12,7 @@ from nets import graph, leaky, sir, spikes
 
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import interpret
-from spikec.ir.ops import Add, Conv, Dense, Input, Pool, Ref, Reshape, Sparse
+from spikec.ir.ops import Add, Constant, Conv, Dense, Input, Pool, Ref, Reshape, Scale, Sparse
 from spikec.ir.rules import verify
 from spikec.ir.types import Array, TensorType
 from spikec.ledger import Ledger
@@ -162,6 +162,50 @@ def test_the_border_of_a_pool_that_does_not_cover_the_map() -> None:
     after = fold(g)
     assert not any(isinstance(node, Conv) for node in after.nodes)
     same(g, after)
+
+
+def test_scales_are_weights() -> None:
+    """Per channel, per element, a number for all; offsets as biases, the border of a padded map included; after delays too."""
+    per_element = dyadic(2, 3, 3, seed=4)
+    for factor, offset in (([0.5, -2.0], None), (0.25, 0.5), ([0.5, 2.0], [0.25, -1.0]), (per_element, per_element[::-1])):
+        arrays = [None if array is None else np.asarray(array, F) for array in (factor, offset)]
+        assert arrays[0] is not None
+        before = graph(
+            spikes((2, 3, 3)),
+            Scale(name="s", inputs=(Ref("in", delay=1),), factor=arrays[0], offset=arrays[1]),
+            Conv(name="c", inputs=(Ref("s", delay=2),), weight=dyadic(2, 2, 2, 2), padding=(1, 1)),
+            Reshape(name="r", inputs=(Ref("s"),), shape=(18,)),
+            Dense(name="d", inputs=(Ref("r"),), weight=dyadic(3, 18), bias=dyadic(3)),
+            leaky("lc", "c"),
+            leaky("ld", "d"),
+            out=["lc", "ld"],
+        )
+        after = fold(before)
+        assert "scale" not in {node.op for node in after.nodes}
+        assert sum(isinstance(node, (Conv, Dense, Sparse)) for node in after.nodes) == 2
+        # What waits, waits in a synapse.
+        assert not [node for node in after.nodes if isinstance(node, Reshape) and node.inputs[0].delay]
+        same(before, after)
+
+
+def test_weights_over_constants_and_over_sums_of_sums() -> None:
+    before = graph(
+        spikes((2, 4, 4)),
+        Scale(name="s", inputs=(Ref("in"),), factor=np.asarray(0.5, F)),
+        Add(name="a", inputs=(Ref("s"), Ref("in", delay=1))),
+        Add(name="b", inputs=(Ref("a"), Ref("in"))),
+        Constant(name="k", value=dyadic(2, 4, 4, seed=9), start=1),
+        Add(name="e", inputs=(Ref("b"), Ref("k"))),
+        Reshape(name="r", inputs=(Ref("e", delay=1),), shape=(32,)),
+        Dense(name="d", inputs=(Ref("r"),), weight=dyadic(3, 32), bias=dyadic(3)),
+        leaky("l", "d", 0.5, 0.25),
+        out=["l", "d"],
+    )
+    after = fold(before)
+    linear = [node for node in after.nodes if isinstance(node, (Conv, Dense, Sparse))]
+    assert {after.type_of(node.inputs[0]).kind for node in linear} == {"spike"}
+    assert [node.start for node in after.nodes if isinstance(node, Constant)] == [2]
+    same(before, after)
 
 
 def test_a_layer_that_others_read_stays_for_them() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from nets import LEAKY, F, dense, graph, leaky, random_spikes, sir, spikes, values
 
+import spikec
 from spikec.diagnostics import CompileError, Loc
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import interpret
@@ -189,6 +190,14 @@ def test_one_parameter_per_channel() -> None:
     assert neurons_only(g)["c"].weight.tolist() == (CONV * np.array([2, 0.5]).reshape(2, 1, 1)).tolist()
 
 
+def test_gains_on_spikes_are_weights() -> None:
+    """Without a layer in front that could take them."""
+    for size in ((4,), (2, 3)):
+        per_channel = np.array([2.0, 0.5, 1.0, -1.0], F)[: size[0]]
+        after = check(graph(spikes(size), gained("l", "in", per_channel), out=["l"]))
+        assert not [n for n in after.nodes if isinstance(n, Scale)]
+
+
 def test_a_gain_per_row_of_a_dense_layer_over_leading_axes_stays() -> None:
     # (2, 2): one gain a channel (axis 0) is not one gain a row of the weight (axis 1).
     g = graph(spikes((2, 2)), dense("d", "in", W2), gained("l", "d", [2.0, 0.5]), out=["l"])
@@ -305,3 +314,14 @@ def test_a_flattened_sum_of_spikes_is_split_where_it_stands() -> None:
     for node in readers:
         source = after[node.inputs[0].node]
         assert isinstance(source, Reshape) and isinstance(after[source.inputs[0].node], Neuron)
+
+
+def test_maps_of_spikes_that_enter_late_wait_in_their_synapse() -> None:
+    g = graph(spikes((2, 3)), leaky("l", Ref("in", delay=2)), out=["l"])
+    after = check(g)
+    assert [n.inputs[0].delay for n in after.nodes if isinstance(n, Sparse)] == [2]
+    x = random_spikes((3, 9, 2, 3), 1)
+    build = spikec.compile(g)
+    np.testing.assert_array_equal(build.run(x).outputs["l"], build.run(x, level="float").outputs["l"])
+    late = np.array([[[1, 0, 1], [0, 0, 1]], [[0, 1, 0], [1, 1, 0]]], F)
+    check(graph(spikes((2, 3)), leaky("l", Ref("in", delay=2, init=late)), out=["l"]))

@@ -16,7 +16,7 @@ import spikec
 from spikec.diagnostics import CompileError
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import interpret
-from spikec.ir.ops import Add, Concat, Conv, Gather, Input, Neuron, Pool, Ref, Reshape
+from spikec.ir.ops import Add, Concat, Conv, Gather, Input, Neuron, Node, Pool, Ref, Reshape, Scale
 from spikec.ir.text import parse_graph, parse_program, print_graph
 from spikec.ir.types import Array
 from spikec.passes.payloads import candidates
@@ -264,3 +264,119 @@ def test_real_numbers_on_host_need_a_range() -> None:
     assert source(spikec.compile(net(), target="host", bits=8, calibrate=pixels)).unit == 1 / 16
     with pytest.raises(CompileError, match="beyond the range"):
         build.run(frames() * 9)
+
+
+# ------------------------------------------------------------- between a real-valued input and the first layer, on Loihi 2
+
+
+def chain(rng: np.random.Generator) -> Graph:
+    """Scales, pools and convolutions in any order between a frame and a population; every number is dyadic and small."""
+    nodes: list[Node] = [values((2, 6, 6))]
+    shape, wire = (2, 6, 6), "in"
+    for number in range(int(rng.integers(1, 4))):
+        name, kind = f"n{number}", rng.choice(["channel", "scalar", "element", "average", "sum", "conv", "twice"])
+        ref = Ref(wire, delay=int(rng.random() < 0.2))
+        if kind in ("channel", "scalar", "element"):
+            size = {"channel": shape[:1], "scalar": (), "element": shape}[str(kind)]
+            offset = rng.choice([-0.5, 0.25, 0.5], size).astype(F) if rng.random() < 0.5 else None
+            nodes.append(Scale(name=name, inputs=(ref,), factor=rng.choice([-1, 0.5, 1, 2], size).astype(F), offset=offset))
+        elif kind == "twice":
+            nodes.append(Scale(name=f"{name}s", inputs=(ref,), factor=np.asarray(0.5, F)))
+            nodes.append(Add(name=name, inputs=(Ref(f"{name}s"), Ref(wire))))
+        elif kind == "conv":
+            padding = int(rng.integers(0, 2)) if min(shape[1:]) > 1 else 1
+            weight = rng.choice([-0.5, 0, 0.5, 1], (2, shape[0], 2, 2)).astype(F)
+            weight[:, 0, 0, 0] = 0.5  # no channel without a weight
+            nodes.append(Conv(name=name, inputs=(ref,), weight=weight, padding=(padding, padding)))
+            shape = (2, *(n + 2 * padding - 1 for n in shape[1:]))
+        elif min(shape[1:]) >= 2:
+            nodes.append(Pool(name=name, inputs=(ref,), mode=str(kind), kernel=(2, 2), stride=(2, 2)))
+            shape = (shape[0], shape[1] // 2, shape[2] // 2)
+        else:
+            continue
+        wire = name
+    if rng.random() < 0.5:
+        size = int(np.prod(shape))
+        nodes.append(Reshape(name="row", inputs=(Ref(wire),), shape=(size,)))
+        nodes.append(dense("fc", "row", rng.choice([-0.5, 0.25, 0.5], (4, size)).astype(F), rng.choice([0, 0.5], 4).astype(F)))
+        wire = "fc"
+    nodes.append(leaky("l", wire, 0.5, float(rng.choice([0.5, 1.0, 2.0]))))
+    return graph(*nodes, out=["l"])
+
+
+def test_scales_and_pools_over_real_numbers_are_exact_on_loihi2() -> None:
+    """No unit and no factor is lost: where all numbers lie on the grid, the integers give the float graph's spikes."""
+    exact = spikes = 0
+    kinds: set[str] = set()
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        g = chain(rng)
+        x = rng.integers(-3, 4, (6, 6, 2, 6, 6)).astype(F) / 4
+        x[0, 0, 0, 0, 0] = 0.75
+        build = spikec.compile(g, calibrate=x)
+        wanted = build.run(x, level="float").outputs["l"]
+        found = build.run(x, "numpy").outputs["l"]
+        rounded = [entry for entry in build.ledger if entry.kind == "approximation"]
+        if not rounded:
+            np.testing.assert_array_equal(found, wanted, f"seed {seed}")
+            exact += 1
+            spikes += int(wanted.sum())
+            kinds |= {f"{n.op} {getattr(n, 'mode', '')}" for n in g.nodes}
+        else:
+            assert np.mean(found != wanted) < 0.15, f"seed {seed}: {[entry.text() for entry in rounded]}"
+    assert exact >= 45 and spikes > 4000
+    assert kinds >= {"scale ", "pool average", "pool sum", "conv ", "dense ", "add "}, kinds
+
+
+@pytest.mark.usefixtures("lava_env")
+@pytest.mark.parametrize("seed", [0, 1, 2, 3])
+def test_scales_and_pools_over_real_numbers_on_lava(seed: int) -> None:
+    """Trained-like numbers: the float graph within rounding, and Lava = the reference."""
+    rng = np.random.default_rng(seed)
+    mode = ("average", "sum", "max", "max")[seed]
+    first = Scale(name="norm", inputs=(Ref("in"),), factor=np.array([0.7, -1.9], F), offset=np.array([0.3, -0.1], F))
+    window = {"kernel": (2, 2), "stride": (2, 2)}
+    if mode == "max":  # a maximum can only stand before a population
+        middle: list[Node] = [first, Pool(name="p", inputs=(Ref("norm"),), mode=mode, **window), leaky("l", "p", 0.9, 0.8)]
+    else:
+        weight = rng.normal(size=(3, 2, 3, 3)).astype(F) * (0.5 if mode == "average" else 0.15)
+        bias = rng.normal(size=3).astype(F) * 0.1
+        middle = [
+            first,
+            Pool(name="p", inputs=(Ref("norm"),), mode=mode, **window),
+            Conv(name="c", inputs=(Ref("p"),), weight=weight, bias=bias, padding=(1, 1)),
+            leaky("l", "c", 0.9, 0.8),
+        ]
+    g = graph(values((2, 6, 6)), *middle, out=["l"])
+    x = np.repeat(rng.normal(size=(12, 1, 2, 6, 6)), 10, axis=1).astype(F)
+    build = spikec.compile(g, calibrate=x)
+    wanted, found = build.run(x, level="float").outputs["l"], build.run(x).outputs["l"]
+    assert 0.05 < wanted.mean() < 0.95 and np.mean(wanted != found) < 0.03
+    assert build.verify(x[:3], ["numpy", "c", "lava"]).ok
+
+
+def test_a_maximum_of_real_numbers_before_weights_is_refused_with_a_cure() -> None:
+    g = graph(
+        values((2, 6, 6)),
+        Pool(name="p", inputs=(Ref("in"),), mode="max", kernel=(2, 2), stride=(2, 2)),
+        Conv(name="c", inputs=(Ref("p"),), weight=np.ones((2, 2, 2, 2), F)),
+        leaky("l", "c"),
+        out=["l"],
+    )
+    with pytest.raises(CompileError) as caught:
+        spikec.compile(g, input_max=1.0)
+    assert [(d.code, d.message) for d in caught.value.diagnostics] == [("SPK202", "%p: loihi2 has no operation 'pool'")]
+    assert "use an average pool" in str(caught.value.diagnostics[0].fix)
+
+
+def test_a_gain_of_a_population_on_a_real_valued_input_is_a_weight() -> None:
+    program = parse_program(
+        "neuron @gained(x) params(g) state(v = 0) { v = 0.5 * v + g * x\n s = v > 1\n v = select(s, 0, v)\n emit s }"
+    )
+    gain = np.array([0.5, 2.0, -1.0, 4.0], F)
+    g = graph(values((4,)), Neuron(name="l", inputs=(Ref("in"),), program=program, params={"g": gain}), out=["l"])
+    x = np.random.default_rng(0).integers(-8, 9, (10, 8, 4)).astype(F) / 4
+    build = spikec.compile(g, calibrate=x)
+    wanted = build.run(x, level="float").outputs["l"]
+    assert wanted.sum() > 60
+    np.testing.assert_array_equal(build.run(x).outputs["l"], wanted)

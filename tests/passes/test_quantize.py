@@ -14,7 +14,7 @@ from nets import LEAKY, F, dense, graph, leaky, native, random_spikes, sir, spik
 from spikec.diagnostics import CompileError, Loc
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import interpret
-from spikec.ir.ops import Add, Neuron, Ref
+from spikec.ir.ops import Add, Constant, Conv, Dense, Neuron, Ref, Reshape
 from spikec.ir.rules import verify
 from spikec.ir.text import parse_program
 from spikec.ledger import Ledger
@@ -523,3 +523,37 @@ def test_a_population_without_inputs() -> None:
     )  # fmt: skip
     after, _ = fixed(g)
     assert mismatches(g, after)[0] == 0
+
+
+def test_constants_beside_a_layer_move_into_the_bias_register() -> None:
+    """One number a neuron, exactly; where the current remembers, or nothing else feeds the sum, the synapse stays."""
+    value = np.array([[0.25, -0.5, 3.0], [0.125, 0.0, 0.5]], F)
+    weight = np.array([[[[0.5]]], [[[1.0]]]], F)
+
+    def net(program: Any, *params: Any) -> Graph:
+        return graph(
+            spikes((1, 1, 3)),
+            Conv(name="c", inputs=(Ref("in"),), weight=weight),
+            Reshape(name="r", inputs=(Ref("c"),), shape=(2, 3)),
+            Constant(name="k", value=value),
+            Add(name="sum", inputs=(Ref("r"), Ref("k"))),
+            program("l", "sum", *params),
+            out=["l"],
+        )
+
+    after, ledger = fixed(net(leaky, 0.5, 1.0))
+    assert not [node for node in after.nodes if isinstance(node, (Constant, Add, Dense))]
+    assert any(entry.what == "the constant moves into the neurons' bias register" for entry in ledger)
+    scale = 2**7  # the largest power of two at which the weight 1 is not clipped; a bias is in 64ths of it
+    (neuron,) = after.neurons
+    bias = neuron.params["bias_mant"].astype(np.int64) << neuron.params["bias_exp"]
+    np.testing.assert_array_equal(bias, (64 * scale * value).astype(np.int64))
+    wrong, fired = mismatches(net(leaky, 0.5, 1.0), after)
+    assert wrong == 0 and fired > 50
+    kept, _ = fixed(net(cuba, 0.5, 0.5, 1.0))
+    assert [node.name for node in kept.nodes if isinstance(node, Constant)]
+    alone = graph(
+        spikes((2, 3)), Constant(name="k", value=value), Add(name="sum", inputs=(Ref("k"), Ref("k"))), leaky("l", "sum"), out=["l"]
+    )
+    kept, _ = fixed(alone)
+    assert [node.name for node in kept.nodes if isinstance(node, Constant)] and mismatches(alone, kept)[0] == 0
