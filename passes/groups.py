@@ -119,11 +119,11 @@ def always_on(graph: Graph, group: Group) -> dict[str, Array]:
         if plain and isinstance(source, Constant) and source.kind == "spike" and not source.start and added(node.name):
             found[node.name] = (node.weight.astype(np.float64) @ source.value.ravel()).reshape(graph.shape_of(node.name))
     behind = {name: {name} for name in found}  # by wire, the layers that are all it shows
-    for node in graph.nodes:
-        if isinstance(node, (Add, Reshape)) and node.inputs and all(ref.node in behind for ref in node.inputs):
-            behind[node.name] = set().union(*(behind[ref.node] for ref in node.inputs))
-            if isinstance(node, Add):  # something has to stay
-                found = {name: value for name, value in found.items() if name not in behind[node.name]}
+    for item in graph.nodes:
+        if isinstance(item, (Add, Reshape)) and item.inputs and all(ref.node in behind for ref in item.inputs):
+            behind[item.name] = set().union(*(behind[ref.node] for ref in item.inputs))
+            if isinstance(item, Add):  # something has to stay
+                found = {name: value for name, value in found.items() if name not in behind[item.name]}
     return found
 
 
