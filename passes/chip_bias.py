@@ -16,7 +16,7 @@ from spikec.passes.rewrite import fresh_name
 
 
 def place_biases(grid: ChipGrid, graph: Graph, ledger: Ledger) -> Graph:
-    """Biases of layers, and constants beside them, become the neurons' bias where that is exact, else an always-on source's synapse.
+    """Biases of layers, and constants beside them, become the neurons' bias where that is exact, else a synapse from a source.
 
     The neuron adds its bias to the membrane and not to the synaptic current, so the current must be memoryless.
     """
