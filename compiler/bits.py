@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from spikec.diagnostics import CompileError
+from spikec.ir.graph import Graph
 from spikec.ir.ops import Conv, Dense, Sparse
 from spikec.ir.types import Array
 from spikec.spelling import did_you_mean
@@ -57,15 +58,24 @@ def read_bits(value: Any) -> int | str | None:
     return ",".join(f"{name.strip()}={int(width)}" if name else f"{int(width)}" for name, _, width in named)
 
 
-def widths_of(bits: int | str | None, layers: Sequence[str], legal: Sequence[int], owner: str) -> dict[str, int]:
-    """The bits of every layer's weights; the default where nothing is said. Raises CompileError SPK001, SPK010."""
+def widths_of(bits: int | str | None, graph: Graph, legal: Sequence[int], owner: str) -> dict[str, int]:
+    """The bits of every layer's weights; the default where nothing is said. Raises CompileError SPK001, SPK010.
+
+    A layer is named as in the graph, or by its module's path in the user's model where that is one layer's only.
+    """
+    nodes = [node for node in graph.nodes if isinstance(node, (Dense, Sparse, Conv))]
+    layers = [node.name for node in nodes]
     if bits is None or isinstance(bits, int):
         widths = dict.fromkeys(layers, DEFAULT if bits is None else bits)
     elif "=" in bits:
-        given = {name: int(width) for name, _, width in (part.rpartition("=") for part in bits.split(","))}
-        for name in given:
-            if name not in layers:
+        paths = [node.loc.path for node in nodes if node.loc is not None]
+        known = {node.loc.path: node.name for node in nodes if node.loc is not None and paths.count(node.loc.path) == 1}
+        known |= {name: name for name in layers}
+        given: dict[str, int] = {}
+        for name, _, width in (part.rpartition("=") for part in bits.split(",")):
+            if name not in known:
                 raise CompileError("SPK010", f"bits: there is no layer '{name}' with weights", fix=did_you_mean(name, layers))
+            given[known[name]] = int(width)
         widths = {name: given.get(name, DEFAULT) for name in layers}
     else:
         numbers = [int(part) for part in bits.split(",")]

@@ -114,9 +114,9 @@ class Prune:
         if self.bits is None and self.target is not None and self.target.level == "float":
             return dict.fromkeys(layers, FLOAT_BITS)
         try:
-            return widths_of(None if self.bits == MIXED else self.bits, layers, range(1, 17), "a layer")
+            return widths_of(None if self.bits == MIXED else self.bits, graph, range(1, 17), "a layer")
         except CompileError:  # layers that later passes make; the quantizer knows them
-            return widths_of(None, layers, range(1, 17), "a layer")
+            return widths_of(None, graph, range(1, 17), "a layer")
 
     def _takes(self, node: Weighted, graph: Graph) -> bool:
         return node.name not in self.keep_layers and not isinstance(graph[node.inputs[0].node], Constant)

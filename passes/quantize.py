@@ -26,7 +26,7 @@ from spikec.passes.chip_grid import ChipGrid
 from spikec.passes.chip_headroom import check_head_room
 from spikec.passes.chip_numbers import convert
 from spikec.passes.chip_scale import changed_spikes, float_run, group_scale
-from spikec.passes.groups import WEIGHTED, groups_of, measure
+from spikec.passes.groups import groups_of, measure
 from spikec.passes.mixed import Quantise, choose_widths
 from spikec.passes.payloads import Payload, as_integers, by_range, carrying, check_options, choose, real_inputs, tell
 from spikec.target import Target
@@ -96,11 +96,10 @@ class Quantize:
         return {name: grid.weight_grid(name) for name in grid.widths}
 
     def _grid(self, graph: Graph, ledger: Ledger) -> ChipGrid:
-        layers = [node.name for node in graph.nodes if isinstance(node, WEIGHTED)]
         if self.bits == MIXED:
             widths = choose_widths(graph, ledger, self._trial(graph), CHIP_WIDTHS, self.calibrate, self.labels, self.max_bytes)
         else:
-            widths = widths_of(self.bits, layers, CHIP_WIDTHS, self.target.name)
+            widths = widths_of(self.bits, graph, CHIP_WIDTHS, self.target.name)
         return ChipGrid(self.target, widths, "" if self.bits is None else f"--bits {self.bits}")
 
     def _trial(self, graph: Graph) -> Quantise:

@@ -141,7 +141,6 @@ class ToFixed:
         }
 
     def _grids(self, graph: Graph, ledger: Ledger) -> dict[str, _Grid]:
-        layers = [node.name for node in graph.nodes if isinstance(node, WEIGHTED)]
         if self.bits == MIXED:
 
             def trial(widths: Mapping[str, int], data: Mapping[str, Array], scales: Mapping[str, float]) -> tuple[Graph, Ledger]:
@@ -150,7 +149,7 @@ class ToFixed:
 
             widths = choose_widths(graph, ledger, trial, CPU_WIDTHS, self.calibrate, self.labels, self.max_bytes)
         else:
-            widths = widths_of(self.bits, layers, CPU_WIDTHS, self.target.name)
+            widths = widths_of(self.bits, graph, CPU_WIDTHS, self.target.name)
         found: dict[str, _Grid] = {}
         plain = _without_averages(graph, Ledger())
         for group in groups_of(plain, _handed_on(plain)):

@@ -8,13 +8,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nets import dense
+from nets import dense, graph, spikes
 
 from spikec.bits import CHIP_WIDTHS, bits_text, layer_bytes, read_bits, stored_bits, synapse_bits, widths_of
-from spikec.diagnostics import CompileError
+from spikec.diagnostics import CompileError, Loc
 from spikec.target import load_target
 
-LAYERS = ("fc1", "fc2", "net.out")
+LAYERS = ("fc1", "fc2", "out")
+NET = graph(
+    spikes((1,)),
+    *(dense(n, "in", np.ones((1, 1)), loc=Loc("model.py", 3 + k, f"net.{n}")) for k, n in enumerate(LAYERS)),
+)
 
 
 @pytest.mark.parametrize(
@@ -39,11 +43,11 @@ def test_what_is_no_width(value: Any) -> None:
 
 
 def test_layers() -> None:
-    assert widths_of(None, LAYERS, CHIP_WIDTHS, "x") == dict.fromkeys(LAYERS, 8)
-    assert widths_of(3, LAYERS, CHIP_WIDTHS, "x") == dict.fromkeys(LAYERS, 3)
-    assert widths_of("8,4,2", LAYERS, CHIP_WIDTHS, "x") == {"fc1": 8, "fc2": 4, "net.out": 2}
-    assert widths_of("net.out=5", LAYERS, CHIP_WIDTHS, "x") == {"fc1": 8, "fc2": 8, "net.out": 5}
-    assert widths_of(bits_text({"fc1": 8, "fc2": 4, "net.out": 2}), LAYERS, CHIP_WIDTHS, "x") == {"fc1": 8, "fc2": 4, "net.out": 2}
+    assert widths_of(None, NET, CHIP_WIDTHS, "x") == dict.fromkeys(LAYERS, 8)
+    assert widths_of(3, NET, CHIP_WIDTHS, "x") == dict.fromkeys(LAYERS, 3)
+    assert widths_of("8,4,2", NET, CHIP_WIDTHS, "x") == {"fc1": 8, "fc2": 4, "out": 2}
+    assert widths_of("net.out=5", NET, CHIP_WIDTHS, "x") == {"fc1": 8, "fc2": 8, "out": 5}
+    assert widths_of(bits_text({"fc1": 8, "fc2": 4, "out": 2}), NET, CHIP_WIDTHS, "x") == {"fc1": 8, "fc2": 4, "out": 2}
 
 
 @pytest.mark.parametrize(
@@ -56,7 +60,7 @@ def test_layers() -> None:
 )
 def test_widths_that_do_not_fit(bits: str, code: str, words: str) -> None:
     with pytest.raises(CompileError) as caught:
-        widths_of(bits, LAYERS, CHIP_WIDTHS, "x")
+        widths_of(bits, NET, CHIP_WIDTHS, "x")
     assert caught.value.diagnostics[0].code == code
     assert words in str(caught.value)
 
