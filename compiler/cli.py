@@ -98,6 +98,7 @@ def _parser() -> _Parser:
     add("--prune-pattern", metavar="P", help="block16: whole blocks of neighbouring targets; 2:4: two of every four stay")
     add("--max-synapses", type=int, metavar="N", help="prune until no more than so many synapses are left")
     add("--max-bytes", type=int, metavar="N", help="prune, or with --bits mixed choose widths, until the weights take so few bytes")
+    add("--fit", metavar="WHAT", help="one-core, 4-cores: as few bits, neurons and synapses less as fit there (needs --calibrate)")
     add("--cutoff", type=float, metavar="SHARE", help="answer early where at most this share of the answers is lost by it (0.002)")
     add("--steps-to", type=int, metavar="N", help="at most so many steps: several become one, decays adjusted (needs --calibrate)")
     add("--steps-loss", type=float, metavar="SHARE", help="the fewest steps that lose at most this share of the answers")
@@ -289,6 +290,7 @@ def _compile(options: argparse.Namespace) -> int:
             cutoff=options.cutoff,
             max_ram=_bytes("--max-ram", options.max_ram),
             max_flash=_bytes("--max-flash", options.max_flash),
+            fit=options.fit,
             name=options.name,
             steps=options.steps,
             dt=_duration(options.dt),

@@ -94,6 +94,7 @@ def compile(
     cutoff: float | None = None,
     max_ram: int | None = None,
     max_flash: int | None = None,
+    fit: str | None = None,
     name: str | None = None,
     time_axis: int | str | None = "auto",
     batch_axis: int | str | None = "auto",
@@ -121,15 +122,21 @@ def compile(
     target that runs floats it asks for integers instead. A number, one a layer ([8, 4, 8], or by name {"fc2": 4}), or "mixed": what
     costs the least within max_bytes (`spikec.bits`).
     max_ram, max_flash: bytes that the emitted C may take, in place of the target's own limits; without flash, constants count as
-    RAM. spiking: make a network of ReLUs spike (see `spikec.passes.ann_to_snn`, whose options are taken); by default where the
-    model is an `.onnx`. calibrate may be frames (samples, *shape) where steps is given or the network is made to spike: each is
-    fed for `steps` steps, 100 by default.
+    RAM. fit: "one-core", or "4-cores": fewer bits, neurons and synapses until the network passes all design rules on so many
+    cores, as little as the calibration data allow (`spikec.fit`). spiking: make a network of ReLUs spike (see
+    `spikec.passes.ann_to_snn`, whose options are taken); by default where the model is an `.onnx`. calibrate may be frames
+    (samples, *shape) where steps is given or the network is made to spike: each is fed for `steps` steps, 100 by default.
     strict: refuse every approximation that was not asked for. prove_ranges: refuse a network in which any integer can wrap or
     saturate, in the worst case (see `Build.ranges`). dump_ir: a folder for the graph after every pass, which is written
     even where a later pass fails. on_stage: called with every stage. options: options of the target's passes, by name.
 
     Raises CompileError for everything that the user can mend, with all violations found.
     """
+    if fit is not None:
+        arguments = {**{key: value for key, value in locals().items() if key not in ("fit", "options")}, **options}
+        from spikec.fit import fitted
+
+        return fitted(compile, target_of(model, target), fit, arguments)
     build = _build_of(model)
     bits = read_bits(bits)
     chosen, text = (build.target, build.target_text) if build and target is None else find_target(target or DEFAULT_TARGET)

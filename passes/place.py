@@ -60,12 +60,14 @@ class Core:
 class Place:
     """Choose a core for every neuron. Takes the fixed level, gives the placed level; exact.
 
-    chips: how many there are (the target's board by default). place: "annealed"; "sequential" fills cores in order and "random"
-    scatters them, for comparison. calibrate: to measure messages on. seed: of the annealing.
+    chips: how many there are (the target's board by default). cores: at most so many are taken, if said. place: "annealed";
+    "sequential" fills cores in order and "random" scatters them, for comparison. calibrate: to measure messages on. seed: of
+    the annealing.
     """
 
     target: Target
     chips: int | None = None
+    cores: int | None = None
     place: str = "annealed"
     seed: int = 0
     calibrate: Mapping[str, Array] | None = None
@@ -78,6 +80,8 @@ class Place:
             raise CompileError("SPK001", f"place is {' or '.join(METHODS)}, not '{self.place}'")
         if self.chips is not None and self.chips < 1:
             raise CompileError("SPK001", f"chips must be at least 1, not {self.chips}")
+        if self.cores is not None and self.cores < 1:
+            raise CompileError("SPK001", f"cores must be at least 1, not {self.cores}")
         limits = Limits.of(self.target)
         rate, cutter = self._rates(graph), Cutter(graph, limits)
         # How many cores read a neuron is known only when all are cut: where they need more output axons than a core has, fewer
@@ -165,7 +169,8 @@ class Place:
     def _too_many(self, graph: Graph, shards: list[Shard], cores: list[Core]) -> list[Diagnostic]:
         chips = self.chips or self.target.integer("board_chips")
         offered = chips * self.target.integer("chip_cores_usable")
-        if len(cores) <= offered:
+        allowed = offered if self.cores is None else min(offered, self.cores)
+        if len(cores) <= allowed:
             return []
         count: dict[str, int] = {}
         for shard in shards:
@@ -174,7 +179,16 @@ class Place:
         told = ", ".join(f"%{name} {count[name]}" for name in largest)
         needed = -(-len(cores) // self.target.integer("chip_cores_usable"))
         node = graph[largest[0]]
-        share = offered / len(cores)
+        share = allowed / len(cores)
+        if allowed < offered:
+            return [
+                Diagnostic(
+                    "SPK230",
+                    f"the network needs {len(cores)} cores ({told}); {allowed} are allowed",
+                    loc=node.loc,
+                    fix=f"allow {len(cores)} cores, or let spikec choose what goes (--fit {allowed}-cores)",
+                )
+            ]
         return [
             Diagnostic(
                 "SPK230",

@@ -141,7 +141,8 @@ CASES: list[tuple[str, str]] = [
     ("compile good.sir", "error[SPK001]: the following arguments are required: -o/--output\n  fix: spikec compile --help"),
     (
         "compile good.sir -o out --bits eight",
-        "error[SPK001]: bits must be a whole number of at least 1, 'mixed', or one a layer, not 'eight'\n  fix: write --bits 4, --bits mixed, --bits 8,4,8 in the order of the layers, or --bits fc1=4,fc2=8",
+        "error[SPK001]: bits must be a whole number of at least 1, 'mixed', or one a layer, not 'eight'\n"
+        "  fix: write --bits 4, --bits mixed, --bits 8,4,8 in the order of the layers, or --bits fc1=4,fc2=8",
     ),
     ("compile good.sir -o out --dt fast", "error[SPK001]: 'fast' is not a duration; write 1ms, 0.5us, 10s"),
     ("compile good.sir -o out --time-axis first", "error[SPK001]: --time-axis is a number or none, not 'first'"),
@@ -269,7 +270,7 @@ CASES: list[tuple[str, str]] = [
     ("run build --input short.npz", "error[SPK006]: the input 'in' has shape (4, 10, 2), not (batch, T, 3)"),
     (
         "run build --input sample.npz",
-        "error[SPK006]: the input 'in' has shape (10, 3), not (batch, T, 3)\n  fix: one sample also needs its batch axis, x[None]; frames shown at every step need to know for how many, steps=T (--steps T)",
+        "error[SPK006]: the input 'in' has shape (10, 3), not (batch, T, 3)\n  fix: one sample also needs its batch axis, x[None]; frames shown at every step a time axis, np.repeat(x[:, None], T, axis=1)",
     ),
     ("run build --input text.npz", "error[SPK007]: the input 'in' holds <U3, not numbers"),
     ("run build --input twos.npz", "error[SPK007]: the input 'in' holds 2 at [1, 2, 0], but takes spikes, 0 or 1 (1 of 120)"),
