@@ -1,9 +1,9 @@
 """Mixed precision: how many bits each layer's weights get, so that all of them stay within a budget of bytes at the least cost.
 
-Each layer's sensitivity is measured by itself: with only this layer at fewer bits, the share of spikes that change (the mean over
-the populations) and the share of answers that change or, with labels, of right answers that are lost. What layers cost is taken to
-add up; which width each gets is then a multiple-choice knapsack, which an integer program solves exactly. Equal widths are taken instead
-where they fit and cost less, measured together.
+Each layer's sensitivity is measured by itself: with only this layer at fewer bits, the share of spikes that change (the mean
+over the populations) and the share of answers that change or, with labels, of right answers that are lost. What layers cost is
+taken to add up; which width each gets is then a multiple-choice knapsack, which an integer program solves exactly. Equal widths
+are taken instead where they fit and cost less, measured together.
 """
 
 from __future__ import annotations
