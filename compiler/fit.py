@@ -19,8 +19,7 @@ import numpy as np
 from spikec.bits import INDEX_BITS
 from spikec.build import Build
 from spikec.diagnostics import CompileError
-from spikec.driver import frames
-from spikec.inputs import check_inputs
+from spikec.inputs import check_inputs, frames
 from spikec.ir.graph import Graph
 from spikec.passes.costs import Judge
 from spikec.pipeline import Stage
