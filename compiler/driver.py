@@ -232,7 +232,7 @@ def compile(
         spiking = False
     if calibrate is not None:
         framed = spiking or steps is not None
-        calibrate = frames(graph, calibrate, frame_steps) if framed else check_inputs(graph, calibrate)
+        calibrate = frames(graph, calibrate, frame_steps, own=steps is None) if framed else check_inputs(graph, calibrate)
         given["calibrate"] = calibrate
     if labels is not None:
         given["labels"] = _labels(labels, calibrate, graph)

@@ -90,10 +90,10 @@ def check_steps(graph: Graph, data: Any, steps: int | None) -> tuple[dict[str, A
     return {}, None if steps is None else int(steps)
 
 
-def frames(graph: Graph, data: Any, steps: int) -> dict[str, Array]:
+def frames(graph: Graph, data: Any, steps: int, *, own: bool = False) -> dict[str, Array]:
     """As `check_inputs`, but an input may be frames (samples, *shape): each is fed at every one of the steps, without copies.
 
-    Raises CompileError SPK006 where an input has other steps of its own.
+    own: an input may have steps of its own. Raises CompileError SPK006 where it has others and may not.
     """
     given = {name: as_array(name, array) for name, array in by_name(graph, data).items()}
     for node in graph.inputs:
@@ -106,10 +106,10 @@ def frames(graph: Graph, data: Any, steps: int) -> dict[str, Array]:
         given = {n: np.broadcast_to(a, (len(a), steps, *a.shape[2:])) if a.shape[1] == 1 else a for n, a in given.items()}
     checked = check_inputs(graph, given)
     for name, array in checked.items():
-        if array.shape[1] not in (1, steps):
+        if array.shape[1] not in (1, steps) and not own:
             what = f"the input '{name}' has {array.shape[1]} steps, and {steps} are asked for"
             raise CompileError("SPK006", what, fix="leave out steps (--steps), or give frames")
-    return {name: np.broadcast_to(array, (len(array), steps, *array.shape[2:])) for name, array in checked.items()}
+    return {n: np.broadcast_to(a, (len(a), steps, *a.shape[2:])) if a.shape[1] == 1 else a for n, a in checked.items()}
 
 
 def recode(before: Graph, after: Graph, data: Mapping[str, Array]) -> dict[str, Array]:

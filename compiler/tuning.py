@@ -175,7 +175,11 @@ def tune(
     start = compile_model(model, example_input, target=target, calibrate=_few(data), **options)
     graph = start.stages[0].graph
     spiking = "ann-to-snn" in start.stage_names
-    inputs = frames(graph, data, options.get("steps") or FRAME_STEPS) if spiking else check_inputs(graph, data)
+    inputs = (
+        frames(graph, data, options.get("steps") or FRAME_STEPS, own=not options.get("steps"))
+        if spiking
+        else check_inputs(graph, data)
+    )
     samples, steps = next(iter(inputs.values())).shape[:2]
     if labels is None:
         raise CompileError("SPK001", "tune needs labels to score the builds with", fix="give labels; in a file, under the key y")

@@ -20,7 +20,7 @@ from spikec.ir.types import Array
 from spikec.ledger import Ledger
 from spikec.passes.fold_linear import scale_as_weights
 from spikec.passes.neurons import Neurons, check_choice
-from spikec.passes.readouts import cure
+from spikec.passes.readouts import cure, means_as_sums
 from spikec.passes.rewrite import fresh_name, reachable, redirect, redirect_outputs
 from spikec.target import Target
 
@@ -50,7 +50,7 @@ class Legalise:
     def run(self, graph: Graph, ledger: Ledger) -> Graph:
         """A float graph of native patterns. Raises CompileError with every SPK201, SPK202 and SPK208 at once."""
         check_choice(self.custom_neurons)
-        graph = _messages(graph)
+        graph = means_as_sums(_messages(graph), ledger)
         matched = Neurons(self.target, graph, self.custom_neurons == "allow", self.calibrate, ledger)
         problems = matched.problems
         graph = matched.run()

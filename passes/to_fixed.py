@@ -28,14 +28,16 @@ from spikec.ledger import Ledger
 from spikec.passes.groups import WEIGHTED, Group, groups_of, measure, silent_value
 from spikec.passes.mixed import choose_widths
 from spikec.passes.payloads import as_integers, by_range, check_options, on_grid, real_inputs, tell
-from spikec.passes.readouts import cure
-from spikec.passes.rewrite import redirect, redirect_outputs
+from spikec.passes.readouts import cure, means_as_sums
+from spikec.passes.rewrite import fresh_name, redirect, redirect_outputs
 from spikec.passes.translate import NARROW_BITS, STATE_BITS, Widths, largest_amount, translate
 from spikec.passes.units import infer_units, is_truth
 from spikec.target import Target
 
 CANDIDATES: Final = (1.0, 0.98, 1.03, 0.95, 1.08, 0.9, 1.15, 1.3)
 SEARCH_SAMPLES: Final = 64
+#: How far a spike that is added to sums may be from a whole number of their units, relatively.
+IDENTITY_ERROR: Final = 1 / 128
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ class ToFixed:
         problems = [p for node in graph.nodes for p in self._refused(node, graph)]
         if problems:
             raise CompileError.many(problems)
+        graph = means_as_sums(_with_identities(graph), ledger)
         given, graph = graph, self._whole_inputs(graph, grids, ledger)
         records = self._float_run(given)
         scales: dict[tuple[str, str], float] = {}
@@ -213,11 +216,14 @@ class ToFixed:
         if scale is None and records is not None and group.weighted and group.neurons:
             fewest = math.inf
             for factor in CANDIDATES:
-                trial = self._convert(group, graph, grids, largest * factor, sources, scales, records, Ledger())
+                candidate = _whole_identities(largest * factor, group, graph, scales)
+                trial = self._convert(group, graph, grids, candidate, sources, scales, records, Ledger())
                 changed = self._changed(group, graph, trial, scales, records)
                 if changed < fewest:
-                    scale, fewest = largest * factor, changed
+                    scale, fewest = candidate, changed
         scale = largest if scale is None else scale
+        if not forced:
+            scale = _whole_identities(scale, group, graph, scales)
         for layer in group.weighted:
             grid = grids[layer.name]
             most = float(np.max(np.abs(layer.weight), initial=0.0)) * scale / sources[layer.name] / grid.step
@@ -285,14 +291,15 @@ class ToFixed:
         records: Mapping[str, Array],
     ) -> int:
         """Spikes of the group that change when everything around it is as in the float network; spiking sources only."""
-        own = {node.name for node in group.nodes}
+        own = {node.name for node in nodes}
         inputs: dict[str, Input] = {}
         data: dict[str, Array] = {}
         result = []
         for node in nodes:
             refs = []
             for ref in node.inputs:
-                if ref.node in own and graph.type_of(ref).kind == "value" and not isinstance(graph[ref.node], Neuron):
+                inside = graph.type_of(ref).kind == "value" or isinstance(graph[ref.node], Scale)
+                if ref.node in own and inside and not isinstance(graph[ref.node], Neuron):
                     refs.append(ref)
                     continue
                 type_ = graph.type_of(ref)
@@ -347,8 +354,16 @@ class ToFixed:
             elif isinstance(node, Constant):
                 result.append(self._constant(node, scale, ledger))
             else:
-                outside = [ref for ref in node.inputs if ref.node not in own]
                 known = {**scales, **{(name, ""): scale for name in own}}
+                outside = []
+                for ref in node.inputs:
+                    identity = graph[ref.node]
+                    if ref.node in own:
+                        continue
+                    if isinstance(identity, Scale):
+                        result.append(self._identity(identity, scale / scales[ref.node, ""], ledger))
+                        known[ref.node, ref.port] = scale
+                    outside.append(ref)
                 if outside and self._joined(node, node.inputs, graph, known) != scale:
                     node.fail(
                         "SPK202",
@@ -359,6 +374,21 @@ class ToFixed:
             if not isinstance(node, Neuron):
                 scales[node.name, ""] = scale
         return result
+
+    def _identity(self, node: Scale, factor: float, ledger: Ledger) -> Node:
+        whole = round(factor)
+        error = abs(whole / factor - 1)
+        if error > IDENTITY_ERROR:
+            node.fail(
+                "SPK202",
+                f"{node.inputs[0]} is added to sums in whose units it is {factor:.4g}, which is no whole number",
+                fix="send it through weights of its own, or leave out --bits",
+            )
+        if error > 1e-12:
+            self._note(
+                ledger, node, f"the 1 of {node.inputs[0]} to {whole} units of the sums that it is added to", np.array([error])
+            )
+        return replace(node, factor=np.asarray(whole, np.int32))
 
     def _constant(self, node: Constant, scale: float, ledger: Ledger) -> Constant:
         wanted = node.value.astype(np.float64) * scale
@@ -463,6 +493,32 @@ def _missing(group: Group, graph: Graph, scales: Mapping[tuple[str, str], float]
         for node in group.nodes
         for ref in node.inputs
     )
+
+
+def _with_identities(graph: Graph) -> Graph:
+    """The graph with a factor of 1 wherever spikes are added to sums of weights; conversion makes it so many units of theirs."""
+    taken, handed = set(graph.by_name), _handed_on(graph)
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        if isinstance(node, Add) and graph.types[node.name][0][1].kind == "value" and node.name not in handed:
+            inputs = []
+            for ref in node.inputs:
+                if graph.type_of(ref).kind != "value" and ref.init is None:
+                    name = fresh_name(taken, f"{node.name}_{ref.node}")
+                    nodes.append(Scale(name=name, inputs=(Ref(ref.node, ref.port),), factor=np.ones((), np.float32), loc=node.loc))
+                    ref = Ref(name, delay=ref.delay)
+                inputs.append(ref)
+            node = replace(node, inputs=tuple(inputs))
+        nodes.append(node)
+    return verify(graph.with_nodes(nodes))
+
+
+def _whole_identities(scale: float, group: Group, graph: Graph, scales: Mapping[tuple[str, str], float]) -> float:
+    """The nearest smaller scale at which spikes that are added to a group's sums are a whole number of their units."""
+    sums = [node for node in group.nodes if isinstance(node, Add)]
+    added = [graph[ref.node] for node in sums for ref in node.inputs if isinstance(graph[ref.node], Scale)]
+    units = [_scale_of(node, node.inputs[0], graph, scales) for node in added]
+    return max(units) * max(1, math.floor(scale / max(units))) if units else scale
 
 
 def _without_last_scales(graph: Graph) -> tuple[Graph, dict[str, float]]:

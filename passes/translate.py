@@ -54,9 +54,9 @@ def translate(
     """A population in integers, and the translator with its scales and errors (see there for the arguments). largest: what amounts
     hardly exceed (see `largest_amount`), 0 if that is unknown.
 
-    Without factors, constants that are whole at the weights' scale need no fraction bits.
+    Without factors, constants that are whole at the weights' scale need no fraction bits, and whole numbers none either.
     """
-    translator = Translator(node, units, operands, biases, scale, 0, widths.whole, widths.factor, widths.number)
+    translator = Translator(node, units, operands, biases, scale, 0, widths.whole, widths.factor, 0)
     result = translator.node()
     if translator.shifted or any(np.any(error) for _, error in translator.errors):
         fraction = fraction_bits(largest, scale, widths.state)
@@ -135,7 +135,10 @@ class Translator:
         for state in program.states:
             scale = self.scale_of(state.name)
             given = self.source.init.get(state.name)
-            begin = np.rint((np.asarray(state.init) if given is None else given).astype(np.float64) * scale)
+            wanted = (np.asarray(state.init) if given is None else given).astype(np.float64) * scale
+            begin = np.rint(wanted)
+            if np.any(begin != wanted):
+                self.errors.append((f"initial {state.name} to multiples of {1 / scale:.6g}", np.abs(begin - wanted) / scale))
             narrow = self.bits <= 16 and _clipped(state.name, body) and np.all(np.abs(begin) < 1 << (NARROW_BITS - 1))
             states.append(State(state.name, int(begin) if given is None else 0, "i16" if narrow else "i32"))
             if given is not None:

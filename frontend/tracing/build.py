@@ -16,8 +16,9 @@ from spikec.frontend.tracing.programs import Port, write_region
 from spikec.frontend.tracing.regions import clean_leaf, find_regions
 from spikec.frontend.tracing.values import Const, Number, Value, product
 from spikec.ir.graph import Graph
-from spikec.ir.neuron import Assign, Emit, Program, State, Var, call
+from spikec.ir.neuron import Emit, Program
 from spikec.ir.ops import Add, Concat, Constant, Conv, Dense, Gather, Input, Neuron, Node, Pool, Ref, Reshape, Scale, Sparse
+from spikec.ir.reductions import REDUCTIONS
 from spikec.ir.types import Array, Kind, TensorType
 
 
@@ -32,38 +33,7 @@ class Built:
     outputs: dict[str, tuple[tuple[str | int, ...], Source]]
 
 
-_X, _V = Var("x"), Var("v")
-_T = Var("t")
 _POOLS: dict[str, Literal["sum", "average", "max"]] = {"sum": "sum", "mean": "average", "max": "max"}
-#: What a reduction over time is: a value that after the last step is the answer.
-REDUCTIONS: dict[str, Program] = {
-    "sum": Program("running_sum", ("x",), (), (State("v"),), (Assign("v", _V + _X),), (Emit("v", "value"),)),
-    "mean": Program(
-        "running_mean",
-        ("x",),
-        (),
-        (State("v"),),
-        (Assign("v", _V + _X), Assign("m", _V / (_T + 1))),
-        (Emit("m", "value"),),
-    ),
-    "max": Program(
-        "running_max",
-        ("x",),
-        (),
-        (State("v"),),
-        (Assign("v", call("select", call("==", _T, 0), _X, call("max", _V, _X))),),
-        (Emit("v", "value"),),
-    ),
-    "min": Program(
-        "running_min",
-        ("x",),
-        (),
-        (State("v"),),
-        (Assign("v", call("select", call("==", _T, 0), _X, call("min", _V, _X))),),
-        (Emit("v", "value"),),
-    ),
-}
-
 
 #: Layers whose node has the name of the module.
 _PLAIN = (

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import spikec
 from spikec.diagnostics import CompileError
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import interpret
@@ -388,3 +389,37 @@ def test_a_factor_that_only_outputs_see_is_their_unit(reshaped: bool) -> None:
     assert wanted[last].any()
     assert np.array_equal(found[last] * 0.125, wanted[last])
     assert np.array_equal(found["votes"], wanted["votes"])
+
+
+@pytest.mark.parametrize("delay", [0, 2])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_spikes_that_are_added_to_sums_are_whole_units_of_theirs(bits: int, delay: int) -> None:
+    rng = np.random.default_rng(3)
+    first = np.ones((6, 4), F32) * (rng.random((6, 4)) < 0.5)
+    program = parse_program(
+        "neuron @n(x) params(beta, theta) state(v = 0) { v = beta * v + x s = v > theta v = select(s, 0, v) emit s }"
+    )
+    params = {"beta": np.float32(0.5), "theta": np.float32(1)}
+    nodes = [
+        Input(name="in", type=TensorType("spike", (4,), "f32")),
+        Dense(name="a", inputs=(Ref("in"),), weight=first),
+        Neuron(name="l", inputs=(Ref("a"),), program=program, params=params),
+        Dense(name="b", inputs=(Ref("l"),), weight=(rng.normal(size=(6, 6)) * 0.4).astype(F32)),
+        Add(name="sum", inputs=(Ref("b"), Ref("l", delay=delay))),
+        Neuron(name="k", inputs=(Ref("sum"),), program=program, params=params),
+    ]
+    graph, ledger = verify(Graph("g", "float", tuple(nodes), (("l", Ref("l")), ("k", Ref("k")), ("sum", Ref("sum"))))), Ledger()
+    x = {"in": (rng.random((6, 20, 4)) < 0.5).astype(F32)}
+    fixed = verify(ToFixed(target=load_target("host"), bits=bits, calibrate=x).run(graph, ledger))
+    (unit,) = {float(e.what.split()[-1]) for e in ledger if "the output sum is in units of" in e.what}
+    (identity,) = [node for node in fixed.nodes if isinstance(node, Scale)]
+    assert abs(identity.factor.item() * unit - 1) < 1e-5  # what was 1 is exactly that many units, up to the figure's digits
+    assert not [e for e in ledger if e.kind == "approximation" and e.node == identity.name]
+    shown = {"in": x["in"].astype(bool)}
+    wanted, found = interpret(graph, x).outputs, interpret(fixed, shown).outputs
+    assert np.array_equal(wanted["l"], found["l"])
+    if bits == 8:
+        assert np.mean(wanted["k"] != found["k"]) < 0.02
+    build = spikec.compile(graph, target="host", bits=bits, calibrate=x["in"])
+    assert build.graph() == fixed
+    assert build.verify(x["in"], backends=("numpy", "c")).ok
