@@ -23,7 +23,7 @@ from spikec.ir.neuron import Var
 from spikec.ir.ops import Add, Constant, Conv, Dense, Input, Neuron, Node, Pool, Ref, Reshape, Scale, Sparse
 from spikec.ir.ranges import graph_ranges
 from spikec.ir.rules import verify
-from spikec.ir.types import Array, TensorType, narrowest
+from spikec.ir.types import Array, TensorType, integers, narrowest
 from spikec.ledger import Ledger
 from spikec.passes.groups import WEIGHTED, Group, groups_of, measure, silent_value
 from spikec.passes.mixed import choose_widths
@@ -188,7 +188,7 @@ class ToFixed:
 
     def _source(self, node: Input | Constant) -> Node:
         if isinstance(node, Constant):
-            return replace(node, value=np.rint(node.value).astype(np.int32))
+            return replace(node, value=integers(np.rint(node.value)))
         if node.type.kind == "spike":
             return replace(node, type=TensorType("spike", node.type.shape, "i8"))
         dtype = "i32" if node.unit is None or node.bounds is None else narrowest(*node.bounds) or "i32"
@@ -394,7 +394,7 @@ class ToFixed:
         wanted = node.value.astype(np.float64) * scale
         whole = np.rint(wanted)
         self._note(ledger, node, f"constants to multiples of {1 / scale:.6g}", np.abs(whole - wanted) / scale)
-        return replace(node, value=whole.astype(np.int32))
+        return replace(node, value=integers(whole))
 
     def _weights(
         self, node: Dense | Sparse | Conv, grid: _Grid, factor: float, scale: float, bias_moves: bool, ledger: Ledger
@@ -406,7 +406,7 @@ class ToFixed:
         bias = None
         if node.bias is not None and not bias_moves:
             exact = node.bias.astype(np.float64) * scale
-            bias = np.rint(exact).astype(np.int32)
+            bias = integers(np.rint(exact))
             self._note(ledger, node, f"bias to multiples of {1 / scale:.6g}", np.abs(bias - exact) / scale)
         return replace(node, weight=weight.astype(np.int8 if grid.most <= 8 else np.int16), bias=bias, dtype="")
 

@@ -17,7 +17,7 @@ from spikec.diagnostics import CompileError
 from spikec.ir.interpret import evaluate, float_truth
 from spikec.ir.neuron import COMPARISONS, LOGIC, STEP, Assign, Call, Expr, Num, Program, State, Var, call
 from spikec.ir.ops import Neuron
-from spikec.ir.types import Array
+from spikec.ir.types import Array, integers
 from spikec.passes.units import is_constant, is_truth
 
 #: States saturate here, so that state * factor >> shift can be done in 32 bits; and so that a state and a sum of a few
@@ -142,7 +142,7 @@ class Translator:
             narrow = self.bits <= 16 and _clipped(state.name, body) and np.all(np.abs(begin) < 1 << (NARROW_BITS - 1))
             states.append(State(state.name, int(begin) if given is None else 0, "i16" if narrow else "i32"))
             if given is not None:
-                init[state.name] = begin.astype(np.int32)
+                init[state.name] = integers(begin)
         names = tuple(self.params)
         fixed = Program(f"{program.name}_{self.source.name}", program.inputs, names, tuple(states), tuple(body), program.emits)
         return replace(self.source, program=fixed, params=self.params, init=init, dtype="")

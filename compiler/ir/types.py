@@ -8,6 +8,8 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from spikec.diagnostics import CompileError
+
 Array = NDArray[Any]
 Level = Literal["float", "fixed", "placed"]
 Kind = Literal["spike", "graded", "value"]
@@ -84,6 +86,17 @@ def narrowest(low: int, high: int) -> str | None:
         if bottom <= low and high <= top:
             return name
     return None
+
+
+def integers(numbers: Any) -> Array:
+    """Whole numbers, held as floats, in 32 bits, or in 64 where 32 do not hold them. Raises CompileError SPK203."""
+    array = np.asarray(numbers)
+    low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
+    if not (low >= -(2.0**63) and high < 2.0**63):  # nan as well
+        what = f"a number of {low if low < -high else high:g} is wider than 64 bits"
+        raise CompileError("SPK203", what, fix="fewer bits, or compile for host or reference without --bits")
+    narrow = low >= -(2.0**31) and high < 2.0**31
+    return array.astype(np.int32 if narrow else np.int64)
 
 
 def freeze(array: Any, dtype: Any = None) -> Array:

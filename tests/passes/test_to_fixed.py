@@ -423,3 +423,32 @@ def test_spikes_that_are_added_to_sums_are_whole_units_of_theirs(bits: int, dela
     build = spikec.compile(graph, target="host", bits=bits, calibrate=x["in"])
     assert build.graph() == fixed
     assert build.verify(x["in"], backends=("numpy", "c")).ok
+
+
+def test_a_bias_behind_a_membrane_may_need_64_bits() -> None:
+    rng = np.random.default_rng(5)
+    program = parse_program(
+        "neuron @n(x) params(beta, theta) state(v = 0) { v = beta * v + x s = v > theta v = select(s, 0, v) emit s, v }"
+    )
+    params = {"beta": np.float32(0.5), "theta": np.float32(1)}
+    nodes = [
+        Input(name="in", type=TensorType("spike", (4,), "f32")),
+        Dense(name="a", inputs=(Ref("in"),), weight=(rng.integers(-8, 9, (6, 4)) / 8).astype(F32)),
+        Neuron(name="l", inputs=(Ref("a"),), program=program, params=params),
+        Dense(
+            name="head",
+            inputs=(Ref("l", "v"),),
+            weight=(rng.integers(-8, 9, (3, 6)) / 8).astype(F32),
+            bias=np.array([0.625, -0.5, 7], F32),
+        ),
+    ]
+    graph, ledger = verify(Graph("g", "float", tuple(nodes), (("head", Ref("head")),))), Ledger()
+    x = {"in": (rng.random((4, 12, 4)) < 0.5).astype(F32)}
+    fixed = verify(ToFixed(target=load_target("host"), bits=16, calibrate=x).run(graph, ledger))
+    head = fixed["head"]
+    assert isinstance(head, Dense) and head.bias is not None and head.bias.dtype == np.int64
+    (unit,) = {float(e.what.split()[-1]) for e in ledger if "the output head is in units of" in e.what}
+    found = interpret(fixed, {"in": x["in"].astype(bool)}).outputs["head"]
+    np.testing.assert_allclose(found * unit, interpret(graph, x).outputs["head"], rtol=1e-5)  # the unit's six digits
+    build = spikec.compile(graph, target="host", bits=16, calibrate=x["in"])
+    assert build.verify(x["in"], backends=("numpy", "c")).ok
