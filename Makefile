@@ -8,7 +8,7 @@ JOBS   ?= 2
 FUZZ_SECONDS ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lava demo test test-long test-lava-all check format bench bench-all bench-counts bench-real bench-ann bench-lava bench-passes bench-mapping fuzz clean
+.PHONY: help venv lava demo test test-long test-lava-all check format bench bench-all bench-counts bench-real bench-ann bench-lava bench-passes bench-mapping bench-sparsity fuzz clean
 .PHONY: distclean test-lava-graphs
 
 help: ## print this list
@@ -80,6 +80,9 @@ bench-mapping: $(READY) ## networks onto the cores of Loihi 2: cores, messages, 
 
 bench-passes: $(READY) ## what pruning, few bits and early answers cost and save, three tasks (an hour)
 	$(BIN)/python benchmarks/passes.py
+
+bench-sparsity: $(READY) ## what each pattern of pruning saves in time and bytes of the emitted C; layers of values
+	$(BIN)/python benchmarks/sparsity.py
 
 bench-lava: lava ## networks on Lava against the reference, C and published numbers, number for number
 	$(BIN)/python benchmarks/lava.py

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from strategies import graphs, random_inputs
 
+from spikec.backends.c.forms import Choices
 from spikec.backends.c.generate import generate
 from spikec.backends.c.library import Compiled, build_library, find_compiler, missing_compiler
 from spikec.backends.c.parts import Network, kernel_files
@@ -39,14 +40,16 @@ def all_wires(graph: Graph) -> tuple[str, ...]:
     return tuple(record_name((node.name, port)) for node in graph.nodes for port, _ in graph.types[node.name])
 
 
-def many_sources(graphs: Sequence[Graph], observe: Sequence[Sequence[str]]) -> tuple[dict[str, str | bytes], list[object]]:
+def many_sources(
+    graphs: Sequence[Graph], observe: Sequence[Sequence[str]], choices: Sequence[Choices | None] | None = None
+) -> tuple[dict[str, str | bytes], list[object]]:
     """The files of one library for all graphs; all.c includes every network, each with a prefix of its own."""
     sources: dict[str, str | bytes] = dict(kernel_files())
     for name in ("spk.h", "host.c"):
         sources[name] = (files("spikec.backends.c") / "folder" / name).read_text(encoding="utf-8")
     networks: list[object] = []
     for number, (graph, names) in enumerate(zip(graphs, observe, strict=True)):
-        network = generate(graph, prefix=f"n{number}_", observe=names, embed=False)
+        network = generate(graph, prefix=f"n{number}_", observe=names, embed=False, choices=choices[number] if choices else None)
         sources[f"n{number}_network.h"] = network.header
         sources[f"n{number}_network.c"] = network.source
         networks.append(network)
@@ -160,10 +163,12 @@ class BatchProgram:
         return found
 
 
-def batch_program(graphs_: Sequence[Graph], batch: int, steps: int) -> BatchProgram:
+def batch_program(
+    graphs_: Sequence[Graph], batch: int, steps: int, choices: Sequence[Choices | None] | None = None
+) -> BatchProgram:
     """The program for some graphs and random inputs. All wires of every other graph are compared, outputs and populations of all."""
     observe = [all_wires(graph) if n % 2 else () for n, graph in enumerate(graphs_)]
-    sources, made = many_sources(graphs_, observe)
+    sources, made = many_sources(graphs_, observe, choices)
     networks = [network for network in made if isinstance(network, Network)]
     data, expected = b"", []
     for number, (graph, network, names) in enumerate(zip(graphs_, networks, observe, strict=True)):

@@ -35,9 +35,8 @@ class Assembly(Storage):
             if large and array.size >= _LARGE:
                 blob += bytes(-len(blob) % 64)
                 fields.append((name, c_type, array.size, len(blob)))
-                numpy_type = {"uint16_t": np.uint16, "uint32_t": np.uint32}.get(c_type, array.dtype)
-                blob += np.ascontiguousarray(array.astype(numpy_type)).astype(np.dtype(numpy_type).newbyteorder("<")).tobytes()
-                assert np.dtype(numpy_type).itemsize == width
+                blob += np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<")).tobytes()
+                assert array.itemsize == width
                 continue
             kind = (
                 next(k for k, v in C_TYPES.items() if v == c_type)

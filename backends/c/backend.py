@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from spikec.backends.c.forms import Choices
 from spikec.backends.c.generate import generate, unsupported
 from spikec.backends.c.golden import golden_text
 from spikec.backends.c.library import Compiled, build_library, find_compiler, missing_compiler
@@ -126,14 +127,14 @@ def library_sources(files_: Mapping[str, str | bytes]) -> tuple[dict[str, str | 
 
 
 @lru_cache(maxsize=4)
-def _generated(graph: Graph, observe: tuple[str, ...] = ()) -> Network:
+def _generated(graph: Graph, observe: tuple[str, ...], choices: Choices) -> Network:
     """The C of a graph: it is asked for its size, written and compiled."""
-    return generate(graph, observe=observe)
+    return generate(graph, observe=observe, choices=choices)
 
 
 @lru_cache(maxsize=16)
-def _compiled(graph: Graph, observe: tuple[str, ...]) -> Compiled:
-    network = _generated(graph, observe)
+def _compiled(graph: Graph, observe: tuple[str, ...], choices: Choices) -> Compiled:
+    network = _generated(graph, observe, choices)
     sources, names = library_sources(folder_files(graph, network))
     return Compiled(build_library(sources, names), network)
 
@@ -235,18 +236,18 @@ class CBackend:
         found = unsupported(graph)
         yield from found
         if not found and self.target is not None and (self.target.has("ram") or self.target.has("flash")):
-            yield from over_limits(graph, _generated(graph), self.target)
+            yield from over_limits(graph, self._network(graph), self.target)
 
     def memory(self, graph: Graph) -> Memory:
         """What the network takes, layer by layer. Raises CompileError SPK502."""
         self._require(graph)
-        network = _generated(graph)
+        network = self._network(graph)
         return Memory(network.bytes, network.shared, network.constants, tuple(network.memory))
 
     def emit(self, graph: Graph, folder: Path, golden: Golden | None = None) -> None:
         """Write the folder; needs no compiler. Raises CompileError SPK502."""
         self._require(graph)
-        network = _generated(graph)
+        network = self._network(graph)
         contents = folder_files(graph, network, self.target)
         contents["memory.txt"] = self.memory(graph).text()
         if golden is not None:
@@ -277,20 +278,34 @@ class CBackend:
                 raise CompileError("SPK010", f"there is no wire '{name}' to record")
         usual = set(default_record(graph))
         observe = tuple(sorted(name for name in set(record) if name not in usual))
-        return collect(graph, _compiled(graph, observe), inputs, tuple(dict.fromkeys(record)), progress, threads, steps)
+        return collect(
+            graph, _compiled(graph, observe, self._choices(graph)), inputs, tuple(dict.fromkeys(record)), progress, threads, steps
+        )
 
     def stream(self, graph: Graph) -> CStepper:
         """One sample, step by step (`spikec.stream`). Raises CompileError SPK501, SPK502."""
         self._require(graph)
-        return CStepper(graph, _compiled(graph, ()))
+        return CStepper(graph, _compiled(graph, (), self._choices(graph)))
 
     def decide(self, graph: Graph, inputs: Mapping[str, Array], cutoff: Cutoff) -> Decision:
         """Answers as soon as the cutoff allows, with not a step more computed. A graph of integers. Raises as `run` does."""
         self._require(graph)
-        network = _generated(graph)
+        network = self._network(graph)
         given = checked_inputs(graph, network, inputs)
         port = next(k for k, item in enumerate(network.ports[: network.outputs]) if item.name == cutoff.output)
-        return _compiled(graph, ()).decide(given, graph.max_lag, port, cutoff.margin)
+        return _compiled(graph, (), self._choices(graph)).decide(given, graph.max_lag, port, cutoff.margin)
+
+    def _network(self, graph: Graph) -> Network:
+        return _generated(graph, (), self._choices(graph))
+
+    def _choices(self, graph: Graph) -> Choices:
+        """The quickest forms of weights, or the smallest where only these fit the target's memory."""
+        quick, small = Choices.of(self.target), Choices.of(self.target, small=True)
+        if self.target is None or not (self.target.has("ram") or self.target.has("flash")):
+            return quick
+        if not any(over_limits(graph, _generated(graph, (), quick), self.target)):
+            return quick
+        return small if not any(over_limits(graph, _generated(graph, (), small), self.target)) else quick
 
     def _require(self, graph: Graph) -> None:
         found = unsupported(graph)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from spikec.backends.c.assembly import Assembly
 from spikec.backends.c.elements import Elements
 from spikec.backends.c.exprs import Unsupported
+from spikec.backends.c.forms import Choices
 from spikec.backends.c.parts import Network, Port
 from spikec.diagnostics import Diagnostic
 from spikec.ir.graph import Graph
@@ -46,10 +47,12 @@ def _refuse(node: Node, what: str) -> Diagnostic:
     )
 
 
-def generate(graph: Graph, *, prefix: str = "spk_", observe: Sequence[str] = (), embed: bool = True) -> Network:
+def generate(
+    graph: Graph, *, prefix: str = "spk_", observe: Sequence[str] = (), embed: bool = True, choices: Choices | None = None
+) -> Network:
     """The C of a graph. Readable afterwards: outputs, every port of every population, and the wires in `observe`.
 
-    `embed=False` writes every number as text, however many.
+    `embed=False` writes every number as text, however many. choices: by what kernels and forms of weights are chosen.
     """
     wires: dict[str, Wire] = {}
     for node in graph.neurons:
@@ -59,7 +62,7 @@ def generate(graph: Graph, *, prefix: str = "spk_", observe: Sequence[str] = (),
         node_name, _, port = name.partition(".")
         wires[name] = (node_name, port)
     observed = {*wires.values(), *((ref.node, ref.port) for _, ref in graph.outputs)}
-    return _Generator(graph, prefix, observed).network(wires, embed)
+    return _Generator(graph, prefix, observed, choices).network(wires, embed)
 
 
 class _Generator(Elements, Assembly):

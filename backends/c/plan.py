@@ -134,7 +134,8 @@ def float_kinds(graph: Graph) -> dict[Wire, str]:
 class Plan:
     """Everything that is decided about a graph; `observed` wires must be readable after a step."""
 
-    def __init__(self, graph: Graph, observed: set[Wire]) -> None:
+    def __init__(self, graph: Graph, observed: set[Wire], *, products: bool = True) -> None:
+        self.products = products
         self.graph = graph
         self.observed = observed
         self.integer = graph.level != "float"
@@ -344,6 +345,9 @@ class Plan:
                 continue
             for part in total.parts:
                 read, _ = self.weighted_read(part.inputs[0])
+                if self.multiplied(total, part):
+                    self._dense(read, True)
+                    continue
                 read.stored.list_depth = max(read.stored.list_depth, read.delay)
                 if not read.stored.binary:
                     self._dense(read, True)
@@ -351,6 +355,21 @@ class Plan:
                     self._dense(read, False)
             for ref in total.rest:
                 self._dense(self.read(ref), False)
+
+    def multiplied(self, total: Sum, part: Weighted) -> bool:
+        """Whether a layer of values takes them all at once, as a product of bytes (spk_product.h), not one after the other."""
+        if not (self.products and self.integer and isinstance(part, Dense)) or any(
+            other.delay is not None for other in total.parts
+        ):
+            return False
+        read, pool = self.weighted_read(part.inputs[0])
+        x = read.stored
+        if pool is not None or x.binary or x.size != part.weight.shape[1] or not 0 < x.size <= 1 << 18 or not part.weight.size:
+            return False
+        weight = part.weight >> min(common_shift([other.weight for other in total.parts]), 16)
+        ends = [weighted_interval(other, self.weighted_read(other.inputs[0])[0].stored.interval) for other in total.parts]
+        limits = ((of_array(weight), 8), (x.interval, 16), (tuple(map(sum, zip(*ends, strict=True))), 31))
+        return all(-(1 << bits - 1) <= low and high < 1 << bits - 1 for (low, high), bits in limits)
 
     def _dense(self, read: Read, plain: bool) -> None:
         read.stored.dense_depth = max(read.stored.dense_depth, read.delay)

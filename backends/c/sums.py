@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from spikec.backends.c.exprs import C_TYPES, Operand, added_to, fits32, literal
+from spikec.backends.c.forms import LARGE, Form, blocks_of, choose, forms, steps
 from spikec.backends.c.parts import DTYPE, WIDTH, event_room, rest
 from spikec.backends.c.plan import Halo, Read, Stored, Sum, Weighted, arranged, common_shift, order_of, place_of, weighted_interval
 from spikec.backends.c.writer import Writer
@@ -36,12 +37,23 @@ class _SumState:
     into: str = ""  # the population whose state the accumulators are
 
 
+@dataclass(frozen=True)
+class _Formed:
+    """How a set of weights is stored, and the matrix (sources, targets) in the order of the operand. narrow: weights are bytes,
+    accumulators and events have 16 bits."""
+
+    form: Form
+    matrix: Array
+    narrow: bool
+
+
 class Sums(Writer):
     """Weighted sums."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.sum_state: dict[str, _SumState] = {}
+        self.formed: dict[str, _Formed | None] = {}
 
     def prepare(self, total: Sum) -> None:
         """Choose the accumulators of a sum: their type, the power of two that is taken out, and where they lie."""
@@ -261,14 +273,34 @@ class Sums(Writer):
             texts += [f"({C_TYPES[kind]})b{number}[i]" for number in range(len(total.rest))]
         self.line(f"for (i = 0; i < {stored.size}u; i++) {{ y[i] = ({C_TYPES[stored.kind]})({' + '.join(texts)}); }}")
 
-    def fast(self, part: Weighted, state: _SumState, stored: Stored) -> bool:
-        """Whether rows of bytes are added in registers (spk_rows of spk_simd.h)."""
-        if not isinstance(part, Dense) or not self.integer or state.delayed:
-            return False
+    def form(self, part: Weighted, state: _SumState, stored: Stored) -> _Formed | None:
+        """How the weights of spikes are stored; None where a kernel of its own takes them as they are."""
+        if part.name not in self.formed:
+            self.formed[part.name] = self._form(part, state, stored)
+        return self.formed[part.name]
+
+    def _form(self, part: Weighted, state: _SumState, stored: Stored) -> _Formed | None:
+        if isinstance(part, Conv) or not self.integer or state.delayed:
+            return None
+        x = self.operand(part)
+        matrix = _matrix(part)
+        if matrix is None or not x.binary or x.size != len(matrix) or not matrix.size:
+            return None
+        matrix = (matrix >> state.shift)[order_of(x.layout, x.size)]
+        kind, out = _weight_kind(matrix), matrix.shape[1]
+        narrow = kind == "i8" and state.kind == "i16" and x.index == "uint16_t"
+        found = forms(matrix != 0, out + rest(out) if narrow else out, self.choices.vector if narrow else 0, WIDTH[kind])
+        # The places of blocks are numbers of sixteen bits.
+        widest = out if matrix.any() and stored.size <= 1 << 16 else 0
+        found = [form for form in found if form.width <= widest]
+        named = [form for form in found if form.name == self.choices.form]
+        chosen = named[0] if named else choose(found, small=self.choices.small)
+        return _Formed(chosen, matrix, narrow)
+
+    def operand(self, part: Weighted) -> Stored:
+        """The buffer whose events a set of weights takes, as it takes them."""
         read, pool = self.plan.weighted_read(part.inputs[0])
-        x = read.stored if pool is None else self.plan.stored[pool.name, ""]
-        narrow = _weight_kind(part.weight >> state.shift) == "i8" and state.kind == "i16" and x.index == "uint16_t"
-        return narrow and x.size == part.weight.shape[1] and (pool is not None or x.binary)
+        return read.stored if pool is None else replace(self.plan.stored[pool.name, ""], kind="u8", binary=True, layout=None)
 
     def starts(self, part: Weighted, state: _SumState, stored: Stored) -> bool:
         """Whether it is the first part, and its kernel writes the accumulators without reading them.
@@ -277,22 +309,29 @@ class Sums(Writer):
         """
         total = self.plan.sums[stored.wire[0]]
         first = part is total.parts[0] and not state.early and not state.into
+        if self.plan.multiplied(total, part):
+            return first
+        formed = self.form(part, state, stored)
         first = first and (not state.direct or stored.ring == 1 or rest(stored.size) == 0)
-        return first and self.fast(part, state, stored)
+        return first and formed is not None and formed.narrow and formed.form.name == "rows"
 
     def weighted(self, part: Weighted, state: _SumState, stored: Stored) -> None:
         """One call of a kernel: the events of the operand add their rows."""
         self.owner = part.name
+        if self.plan.multiplied(self.plan.sums[stored.wire[0]], part):
+            assert isinstance(part, Dense)
+            self.product(part, state, stored)
+            return
         read, pool = self.plan.weighted_read(part.inputs[0])
         source = read
+        x = self.operand(part)
         if pool is not None:
-            window = self.plan.stored[pool.name, ""]
-            read = Read(replace(window, kind="u8", binary=True, layout=None), 0)
-        x = read.stored
+            read = Read(x, 0)
+        formed = self.form(part, state, stored)
         delayed = state.delayed
         name = self.name(f"{self.p}{part.name}_add")
         weight = part.weight >> state.shift if self.integer else part.weight
-        w_kind = _weight_kind(weight) if self.integer else state.kind
+        w_kind = _weight_kind(weight if formed is None else formed.matrix) if self.integer else state.kind
         macros: dict[str, Any] = {
             "SPK_NAME": name,
             "SPK_ACC": C_TYPES[state.kind],
@@ -314,11 +353,17 @@ class Sums(Writer):
         order = order_of(x.layout, x.size)
         arguments: list[str] = []
         result = ""
-        if isinstance(part, Dense):
-            out, fan_in = part.weight.shape
+        if formed is not None and formed.form.name != "rows":
+            more, arguments = self.shortened(part.name, formed, stored)
+            macros |= more
+            header = {"steps": "spk_steps.h", "list": "spk_sparse.h"}.get(formed.form.name, "spk_block.h")
+            operations, result = "", "used"
+        elif formed is not None or isinstance(part, Dense):
+            matrix = weight.T if formed is None else formed.matrix  # only where it is no row for every element
+            fan_in, out = matrix.shape
             one = x.size == fan_in
-            rows = weight.T[order] if one else weight.T
-            fast = self.fast(part, state, stored)
+            rows = matrix[order] if one and formed is None else matrix
+            fast = formed is not None and formed.narrow
             macros |= {"SPK_IN": f"{fan_in}u", "SPK_OUT": f"{out}u", "SPK_ONE": int(one), "SPK_FAST": int(fast)}
             if fast:
                 # Whole vectors: the weights behind the last output are zero, and the accumulators have room.
@@ -388,6 +433,72 @@ class Sums(Writer):
             self.line(call)
         self.line("}")
 
+    def product(self, part: Dense, state: _SumState, stored: Stored) -> None:
+        """One call of the kernel that multiplies values by weights, all at once."""
+        read, _ = self.plan.weighted_read(part.inputs[0])
+        x = read.stored
+        out, fan_in = part.weight.shape
+        low, high = x.interval
+        byte = 1 if low >= 0 and high <= 255 else 2 if low >= -128 and high <= 127 else 0
+        raised = byte == 2 and self.choices.vector > 16
+        rows = np.pad((part.weight >> state.shift).T[order_of(x.layout, x.size)], ((0, -fan_in % 4), (0, rest(out))))
+        fours = rows.reshape(-1, 4, rows.shape[1]).transpose(0, 2, 1).astype(np.int8) ^ np.int8(-128 if raised else 0)
+        name = self.name(f"{self.p}{part.name}_add")
+        self.kernel(
+            "spk_product.h",
+            SPK_NAME=name,
+            SPK_ACC=C_TYPES[state.kind],
+            SPK_X=C_TYPES[x.kind],
+            SPK_BYTE=byte,
+            SPK_IN=f"{fan_in}u",
+            SPK_OUT=f"{out}u",
+            SPK_FRESH=int(self.starts(part, state, stored)),
+            SPK_RAISED=int(raised),
+        )
+        own = self.member(f"v_{part.name}", "int16_t", 4 * len(fours), 2)
+        self.members[-1].step = True
+        self.scratch["uint16_t"] = max(self.scratch.get("uint16_t", 0), len(fours))
+        weight = self.constant(f"{part.name}_weight", "i8", fours)
+        events, operations = self.count(f"{part.name} events"), self.count(f"{part.name} operations")
+        self.line("{")
+        self.line(self.pointer("x", read))
+        self.line(f"const uint32_t count = {name}(acc, {weight}, x, net->{own}, net->scratch16);")
+        self.line(f"net->count[{events}] += count;")
+        self.line(f"net->count[{operations}] += (uint64_t)count * {out}u;")
+        self.line("}")
+
+    def shortened(self, name: str, formed: _Formed, stored: Stored) -> tuple[dict[str, Any], list[str]]:
+        """Weights without the zeros: what the kernel is specialised for, and its arguments."""
+        matrix, kind = formed.matrix, _weight_kind(formed.matrix)
+        present, out = matrix != 0, matrix.shape[1]
+        start = np.concatenate([[0], np.cumsum(present.sum(axis=1))])
+        if formed.form.name == "list":
+            target, c_type = self.indices(f"{name}_target", np.nonzero(present)[1], max(stored.size, 1))
+            begins = self.constant(f"{name}_start", "i64", start, "uint32_t")
+            return {"SPK_TARGET": c_type}, [begins, target, self.constant(f"{name}_weight", kind, matrix[present])]
+        if formed.form.name == "steps":
+            pairs, start = steps(matrix)
+            begins = self.constant(f"{name}_start", "i64", start, "uint32_t")
+            return {}, [begins, self.constant(f"{name}_connection", "i16", pairs)]
+        width = formed.form.width
+        kept = blocks_of(present, width)
+        source, begin = np.nonzero(kept)
+        # The last block of a row lies earlier where it would reach beyond the last target.
+        place = np.minimum(begin, out - width)
+        columns = place[:, None] + np.arange(width)
+        weights = np.where(columns >= begin[:, None], matrix[source[:, None], columns], 0)
+        macros = {
+            "SPK_B": f"{width}u",
+            "SPK_MOST": f"{max(int(kept.sum(axis=1).max()), 1)}u",
+            "SPK_BLOCKS": len(place),
+            "SPK_NARROW": int(formed.narrow),
+        }
+        return macros, [
+            self.constant(f"{name}_start", "i64", np.concatenate([[0], np.cumsum(kept.sum(axis=1))]), "uint32_t"),
+            self.constant(f"{name}_place", "i32", place, "uint16_t"),
+            self.constant(f"{name}_weight", kind, weights),
+        ]
+
     def renumbered(self, pool: Pool, source: Stored, window: Stored, events: str, count: str) -> None:
         """Spikes as events of the window that each lies in; a window may occur several times."""
         shape = self.graph.type_of(pool.inputs[0]).shape
@@ -446,6 +557,18 @@ class Sums(Writer):
 
 def _weight_kind(weight: Array) -> str:
     return narrowest(*of_array(weight)) or "i64"
+
+
+def _matrix(part: Dense | Sparse) -> Array | None:
+    """Weights as (sources, targets); None for a list of so few that a matrix would be no help."""
+    if isinstance(part, Dense):
+        return np.asarray(part.weight.T)
+    shape = (part.fan_in, len(part.indptr) - 1)
+    if shape[0] * shape[1] > min(LARGE, 40 * part.weight.size):
+        return None
+    matrix = np.zeros(shape, np.int64)
+    np.add.at(matrix, (part.indices, part.rows), part.weight)
+    return matrix
 
 
 def _tap_rows(weight: Array, groups: int) -> Array:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from spikec.backends.c.exprs import C_TYPES, Lanes, Operand, fits32, literal
+from spikec.backends.c.forms import Choices
 from spikec.backends.c.parts import DTYPE, WIDTH, Member, StateRow, event_room, tail
 from spikec.backends.c.plan import Plan, Read, Stored, arranged
 from spikec.ir.graph import Graph
@@ -15,13 +16,17 @@ from spikec.ir.neuron import Expr
 from spikec.ir.ops import Neuron, Node
 from spikec.ir.types import Array
 
+#: Types of arrays that no kind stands for.
+_UNSIGNED: Final = {"uint16_t": np.uint16, "uint32_t": np.uint32}
+
 
 class Writer:
     """A network in the making. What is computed where is decided by the plan; the parts write into the lists here."""
 
-    def __init__(self, graph: Graph, prefix: str, observed: set[Wire]) -> None:
+    def __init__(self, graph: Graph, prefix: str, observed: set[Wire], choices: Choices | None = None) -> None:
         self.graph, self.p = graph, prefix
-        self.plan = Plan(graph, observed)
+        self.choices = choices or Choices()
+        self.plan = Plan(graph, observed, products=self.choices.products)
         self.integer = self.plan.integer
         self.members: list[Member] = []
         self.names: set[str] = set()
@@ -63,12 +68,13 @@ class Writer:
         """An array of numbers; equal ones are kept once."""
         data = np.ascontiguousarray(array.ravel())
         c_type = c_type or C_TYPES[kind]
-        key = (c_type, data.astype(DTYPE[kind]).tobytes())
+        data = data.astype(_UNSIGNED.get(c_type, DTYPE[kind]))
+        key = (c_type, data.tobytes())
         if key not in self.constants:
             found = self.name(self.p + name)
             self.constants[key] = found
             self.owners[found] = self.owner
-            self.arrays.append((found, c_type, data.astype(DTYPE[kind])))
+            self.arrays.append((found, c_type, data))
         return self.constants[key]
 
     def padded(self, array: Array) -> Array:

@@ -210,7 +210,8 @@ def test_a_damaged_golden_vector_is_found(backend: CBackend, tmp_path: Path) -> 
         ("dense", "spk_vector.h", "pair[k] = spk_pair32(m[2 * k], m[2 * k + 1])", "pair[k] = spk_pair32(m[2 * k], m[2 * k])"),
         ("conv", "spk_conv.h", "ty / SPK_SH >= SPK_HO", "ty / SPK_SH >= SPK_HO - 1"),
         ("conv", "spk_pool.h", "iy < y0 + SPK_KH", "iy < y0 + 1"),
-        ("conv", "spk_dense.h", "SPK_TERM(w[o])", "(SPK_ACC)w[o]"),
+        ("conv", "spk_multiply.h", "half[2u * j] + half[2u * j + 1u]", "half[2u * j] + half[2u * j]"),
+        ("conv", "spk_product.h", "n += four != 0", "n += four > 1"),
     ],
 )
 def test_a_damaged_kernel_is_found(net: str, file: str, before: str, after: str, backend: CBackend, tmp_path: Path) -> None:

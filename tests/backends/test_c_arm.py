@@ -21,6 +21,7 @@ from strategies import random_inputs
 import spikec
 from spikec.backend import Golden
 from spikec.backends.c.backend import CBackend
+from spikec.backends.c.forms import Choices
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import default_record, interpret
 from spikec.ir.neuron import Program
@@ -28,6 +29,7 @@ from spikec.ir.ops import Add, Conv, Dense, Input, Neuron, Node, Pool, Ref, Resh
 from spikec.ir.rules import verify
 from spikec.ir.text import parse_program
 from spikec.ir.types import Array, TensorType
+from spikec.target import load_target
 from support.tools import PACKAGES
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -143,6 +145,25 @@ class Nets:
         ]
         return verify(Graph(f"dense{hidden}", "fixed", tuple(nodes), (("l2", Ref("l2")), ("l3", Ref("l3")))))
 
+    def bytes(self, inputs: int, out: int) -> Graph:
+        """Values of eight bits with and without a sign into sums of thirty-two, and a layer pruned in each of the patterns."""
+        nodes: list[Node] = [
+            Input(name="x", type=TensorType("graded", (inputs,), "i16"), bounds=(-128, 127)),
+            Input(name="y", type=TensorType("graded", (inputs,), "i16"), bounds=(0, 255)),
+            Dense(name="fx", inputs=(Ref("x"),), weight=self.weights(out, inputs)),
+            Dense(name="fy", inputs=(Ref("y"),), weight=self.weights(out, inputs)),
+            Add(name="sum", inputs=(Ref("fx"), Ref("fy"))),
+            self.lif("l1", "sum", 90000),
+        ]
+        for width in (1, 8, 16, 32):
+            kept = np.repeat(self.rng.random((-(-96 // width), out)) < 0.1, width, axis=0)[:96]
+            name = f"pruned{width}"
+            nodes += [
+                Dense(name=name, inputs=(Ref("l1"),), weight=self.weights(96, out, most=99) * kept.astype(np.int16)),
+                self.lif(f"l{name}", name, 900),
+            ]
+        return verify(Graph("bytes", "fixed", tuple(nodes), tuple((n.name, Ref(n.name)) for n in nodes if isinstance(n, Neuron))))
+
     def conv(self, channels: int, out: int, kernel: int, stride: int, padding: int, one: bool = False) -> Graph:
         """Channels last, a second convolution on top, and pooling; `one` axis of space instead of two."""
         axes = 1 if one else 2
@@ -231,6 +252,7 @@ def kernel_nets() -> list[Graph]:
     graphs += [nets.conv(2, 8, 3, 2, 1), nets.conv(1, 16, 5, 1, 2), nets.conv(3, 20, 3, 1, 0), nets.conv(4, 32, 4, 3, 1)]
     graphs += [nets.conv(2, 8, 3, 2, 1, one=True), nets.conv(32, 34, 5, 2, 2)]
     graphs += [nets.programs(64), nets.programs(200)]
+    graphs += [nets.dense(inputs, 70, "graded") for inputs in (1, 34)] + [nets.bytes(45, 70), nets.bytes(8, 16)]
     graphs += [nets.integrate_and_fire(*sizes) for sizes in ((2, 16, 5, 2, 1), (1, 8, 3, 1, 1), (3, 4, 4, 2, 2), (2, 5, 3, 1, 0))]
     return graphs
 
@@ -295,6 +317,18 @@ def test_arm_gives_the_same_bits(machine: str, nets: str, tools: Tools, tmp_path
     tools(compiler, emulator)
     optimise = "-O3" if nets == "kernels" else "-O1"
     static(tmp_path, request.getfixturevalue(nets), compiler, f"{flags} {optimise} -static", (emulator,))
+
+
+def test_the_dot_product_gives_the_same_bits(tools: Tools, tmp_path: Path) -> None:
+    """Arm's instruction for four products of bytes, which a Raspberry Pi 5 has and a Pi 4 has not."""
+    compiler, _, emulator, *_ = MACHINES["aarch64"]
+    tools(compiler, emulator)
+    nets = Nets()
+    graphs = [nets.bytes(45, 70), nets.bytes(8, 16), nets.bytes(33, 130), nets.dense(34, 70, "graded")]
+    program = batch_program(graphs, 2, 9, [Choices.of(load_target("rpi5"))] * len(graphs))
+    static(tmp_path, program, compiler, "-march=armv8.2-a+dotprod -O2 -static", (emulator, "-cpu", "max"))
+    listed = run(["aarch64-linux-gnu-objdump", "-d", "driver"], tmp_path).decode()
+    assert re.search(r"\bsdot\s+v\d+\.4s", listed)
 
 
 @pytest.mark.parametrize("machine", MACHINES)

@@ -179,6 +179,33 @@ SPK_INLINE_ANY void spk_rows(int16_t *SPK_RESTRICT acc, const int8_t *SPK_RESTRI
   SPK_BLOCK(16, 1u)
 #undef SPK_BLOCK
 }
+
+/* a[0 .. n) += w[0 .. n): bytes are widened; n, a constant, is a multiple of 8. */
+SPK_INLINE_ANY void spk_widen_add(int16_t *SPK_RESTRICT a, const int8_t *SPK_RESTRICT w, const uint32_t n) {
+  uint32_t i = 0;
+#if defined(__AVX512BW__)
+  SPK_UNROLL for (; i + 32u <= n; i += 32u) {
+    const __m512i by = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)(const void *)(w + i)));
+    _mm512_storeu_si512((void *)(a + i), _mm512_add_epi16(_mm512_loadu_si512((const void *)(a + i)), by));
+  }
+#endif
+#if defined(__AVX2__)
+  SPK_UNROLL for (; i + 16u <= n; i += 16u) {
+    __m256i *to = (__m256i *)(void *)(a + i);
+    const __m256i by = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)(w + i)));
+    _mm256_storeu_si256(to, _mm256_add_epi16(_mm256_loadu_si256(to), by));
+  }
+#endif
+  SPK_UNROLL for (; i + 8u <= n; i += 8u) {
+#if defined(__ARM_NEON)
+    vst1q_s16(a + i, vaddw_s8(vld1q_s16(a + i), vld1_s8(w + i)));
+#else
+    __m128i *to = (__m128i *)(void *)(a + i);
+    const __m128i x = _mm_loadl_epi64((const __m128i *)(const void *)(w + i));
+    _mm_storeu_si128(to, _mm_add_epi16(_mm_loadu_si128(to), _mm_srai_epi16(_mm_unpacklo_epi8(x, x), 8)));
+#endif
+  }
+}
 #endif
 
 #endif

@@ -1,0 +1,147 @@
+"""How the weights of a layer of spikes are stored: whole rows, blocks of neighbours, packed with a bit a place, or a list.
+
+A spike adds one row. On vectors a whole row is quick even where most of it is zero, so that a form has to leave out much, or in
+whole vectors, before it saves time; without vectors every zero that is left out does. The prices of `_PRICES` are times of one
+row, measured by `make bench-sparsity`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+
+from spikec.ir.types import Array
+
+if TYPE_CHECKING:
+    from spikec.target import Target
+
+#: Widths of blocks that there is code for: neighbouring targets of a source.
+BLOCKS: Final = (8, 16, 32)
+FORMS: Final = ("rows", "block8", "block16", "block32", "steps", "list")
+#: Matrices of more places than that are kept as lists, whatever else would save.
+LARGE: Final = 1 << 24
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the backend chooses by. vector: bytes of a vector of the target. small: the fewest bytes, not the least time.
+    form: one of FORMS for every layer that can have it, instead of the best. products: layers of values are multiplied all at
+    once."""
+
+    vector: int = 32
+    small: bool = False
+    form: str = ""
+    products: bool = True
+
+    @classmethod
+    def of(cls, target: Target | None, *, small: bool = False) -> Choices:
+        """Those for a target."""
+        known = target is not None and target.has("vector_bytes")
+        return cls(vector=target.integer("vector_bytes") if target is not None and known else cls.vector, small=small)
+
+
+class _Prices(NamedTuple):
+    """What a step costs in any form but rows, and an event; then 64 places of a whole row, a block of 8, 16 and 32, and a
+    connection of a list."""
+
+    step: float
+    event: float
+    places: float
+    block: tuple[float, float, float]
+    connection: float
+
+
+#: The share of the sources that is reckoned to send at a step.
+_ACTIVE: Final = 0.05
+#: By bytes of a vector: nanoseconds on the machine of README.md for x86, instructions for Arm's 16 and for 0, where there is none.
+_PRICES: Final = {
+    64: _Prices(15, 0.5, 0.47, (1.0, 0.95, 1.35), 0.58),
+    32: _Prices(15, 0.5, 0.91, (0.9, 0.9, 1.5), 0.56),
+    16: _Prices(40, 20, 12, (9.5, 15.4, 25.7), 7.4),
+    0: _Prices(40, 40, 382, (60, 112, 214), 8),
+}
+
+
+@dataclass(frozen=True)
+class Form:
+    """A way to store a layer: its kind, the width of its blocks, bytes, and cycles an event."""
+
+    name: str
+    bytes: int
+    cycles: float
+
+    @property
+    def width(self) -> int:
+        """Of a block; 0 where there are none."""
+        return int(self.name.removeprefix("block")) if self.name.startswith("block") else 0
+
+
+def blocks_of(present: Array, width: int) -> Array:
+    """(sources, targets): where blocks of `width` targets begin that hold all that is there; the fewest that do.
+
+    A block begins where something is that no block before it holds. It need not begin at a multiple of the width: neurons that a
+    pass removed would have moved all blocks behind them.
+    """
+    begins = np.zeros(present.shape, bool)
+    until = np.zeros(len(present), np.int64)
+    for target in range(present.shape[1]):
+        here = present[:, target] & (until <= target)
+        begins[:, target] = here
+        until[here] = target + width
+    return begins
+
+
+def steps(matrix: Array) -> tuple[Array, Array]:
+    """Connections of (sources, targets) as spk_steps.h has them, and where the sources begin."""
+    source, target = np.nonzero(matrix)
+    first = np.diff(source, prepend=-1) != 0
+    gap = target - np.where(first, 0, np.roll(target, 1))
+    extra = np.where(gap > 0, (gap - 1) // 255, 0)
+    sizes = np.bincount(source, weights=1 + extra, minlength=len(matrix)).astype(np.int64)
+    start = np.concatenate([[0], np.cumsum(sizes + sizes % 2)])
+    pairs = np.zeros(start[-1], np.int64)
+    # Where a connection stands: behind all before it in its row, and behind the fillers of its own step.
+    ends = np.cumsum(1 + extra)
+    before = np.concatenate([[0], np.cumsum(sizes)])[:-1]
+    at = start[source] + ends - 1 - before[source]
+    for back in range(1, int(extra.max(initial=0)) + 1):
+        pairs[at[extra >= back] - back] = 255
+    pairs[at] = (matrix[source, target].astype(np.int64) << 8) | (gap - 255 * extra)
+    return pairs.astype(np.int16), start
+
+
+def forms(present: Array, stride: int, vector: int, weight: int = 1) -> list[Form]:
+    """Every form of (sources, targets) with its bytes and cycles; `stride`: places of a whole row, `weight`: bytes of one."""
+    prices = _PRICES[max(size for size in _PRICES if size <= vector)]
+    sources, targets = present.shape
+    count = int(np.count_nonzero(present))
+    mean = count / max(sources, 1)
+    index = 2 if targets <= 1 << 16 else 4
+    event = prices.event + prices.step / max(_ACTIVE * sources, 1)
+    found = [Form("rows", sources * stride * weight, prices.places * stride / 64)]
+    for place, width in enumerate(BLOCKS):
+        blocks = int(blocks_of(present, width).sum())
+        size = 4 * (sources + 1) + blocks * (2 + width * weight)
+        found.append(Form(f"block{width}", size, event + prices.block[place] * blocks / max(sources, 1)))
+    listed = event + prices.connection * mean
+    found.append(Form("list", 4 * (sources + 1) + count * (index + weight), listed))
+    if weight == 1:
+        pairs, _ = steps(present.astype(np.int8))
+        found.append(Form("steps", 4 * (sources + 1) + pairs.nbytes, event + prices.connection * pairs.size / max(sources, 1)))
+    return found
+
+
+def choose(found: Sequence[Form], *, small: bool) -> Form:
+    """The least time, or the fewest bytes; where two are within a tenth of each other, the better in the other respect."""
+
+    def first(form: Form) -> float:
+        return form.bytes if small else form.cycles
+
+    def second(form: Form) -> float:
+        return form.cycles if small else form.bytes
+
+    best = min(first(form) for form in found)
+    return min((form for form in found if first(form) <= 1.1 * best), key=second)
