@@ -230,7 +230,7 @@ def residual(small: bool) -> Case:
 def recurrent(small: bool) -> Case:
     """Recurrent connections of 1 to 40 steps, each with a delay of its own, beside delayed ones forwards."""
     rng = np.random.default_rng(5)
-    (native,) = (item for item in TARGET.neurons if item.name == "LIF")
+    native = next(item for item in TARGET.neurons if item.name == "LIF")
     program = parse_program(native.fixed)
 
     def population(name: str, ref: Ref) -> Neuron:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -11,6 +11,7 @@ from spikec.diagnostics import CompileError
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Conv, Dense, Sparse
 from spikec.ir.types import Array
+from spikec.mantissas import WIDTHS, stored
 from spikec.spelling import did_you_mean
 from spikec.target import Target
 
@@ -22,7 +23,7 @@ INDEX_BITS: Final = 16
 DEFAULT: Final = 8
 FLOAT_BITS: Final = 32
 #: Widths that the memory of a chip with a grid of weights has (card 2.1), and a processor's.
-CHIP_WIDTHS: Final = (1, 2, 3, 4, 5, 6, 8)
+CHIP_WIDTHS: Final = WIDTHS
 CPU_WIDTHS: Final = tuple(range(2, 17))
 
 
@@ -58,12 +59,15 @@ def read_bits(value: Any) -> int | str | None:
     return ",".join(f"{name.strip()}={int(width)}" if name else f"{int(width)}" for name, _, width in named)
 
 
-def widths_of(bits: int | str | None, graph: Graph, legal: Sequence[int], owner: str) -> dict[str, int]:
+def widths_of(
+    bits: int | str | None, graph: Graph, legal: Sequence[int], owner: str, besides: Collection[str] = ()
+) -> dict[str, int]:
     """The bits of every layer's weights; the default where nothing is said. Raises CompileError SPK001, SPK010.
 
-    A layer is named as in the graph, or by its module's path in the user's model where that is one layer's only.
+    A layer is named as in the graph, or by its module's path in the user's model where that is one layer's only. besides:
+    layers that are not the user's, and get no width.
     """
-    nodes = [node for node in graph.nodes if isinstance(node, (Dense, Sparse, Conv))]
+    nodes = [node for node in graph.nodes if isinstance(node, (Dense, Sparse, Conv)) and node.name not in besides]
     layers = [node.name for node in nodes]
     if bits is None or isinstance(bits, int):
         widths = dict.fromkeys(layers, DEFAULT if bits is None else bits)
@@ -108,21 +112,19 @@ def layer_bytes(node: Dense | Sparse | Conv, bits: int, present: Array | None = 
     return -(-total // 8)
 
 
-def stored_bits(target: Target, weight: Array) -> int:
+def stored_bits(target: Target, weight: Array, exponents: bool = True) -> int:
     """Bits in which a target keeps these integers: on a chip with a grid of weights the fewest legal ones that hold them, elsewhere
-    those of their type."""
+    those of their type. exponents: whether the target's exponents may be used."""
     if not target.has("weight_bits"):
         return 8 * weight.dtype.itemsize
-    whole, step = target.integer("weight_bits"), target.integer("weight_step")
-    joined = int(np.bitwise_or.reduce(np.abs(weight.astype(np.int64)), axis=None)) // step
-    spare = whole - 1 if not joined else (joined & -joined).bit_length() - 1
-    return next(bits for bits in CHIP_WIDTHS if bits >= whole - spare)
+    found = stored(weight, target, exponents=exponents)
+    return target.integer("weight_bits") if found is None else found.bits
 
 
-def synapse_bits(target: Target, weight: Array) -> tuple[int, int]:
+def synapse_bits(target: Target, weight: Array, exponents: bool = True) -> tuple[int, int]:
     """Bits that a synapse takes on a target in a full matrix, and where only those that are there are kept; weight in integers.
 
     The target's figures are for weights of 8 bits.
     """
-    more = stored_bits(target, weight) - DEFAULT
+    more = stored_bits(target, weight, exponents) - DEFAULT
     return target.integer("dense_synapse_bits") + more, target.integer("sparse_synapse_bits") + more

@@ -21,6 +21,7 @@ from spikec.estimate import Estimate
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Conv, Dense, Input, Neuron, Node, Sparse
 from spikec.ledger import Entry
+from spikec.mantissas import stored
 from spikec.result import Result
 from spikec.target import Target
 from spikec.version import __version__
@@ -124,7 +125,7 @@ def _bytes(node: Node, target: Target) -> float:
     """What a synaptic node's connections take by the target's figures for a synapse."""
     if not isinstance(node, (Dense, Sparse, Conv)):
         return 0.0
-    dense, sparse = synapse_bits(target, node.weight)
+    dense, sparse = synapse_bits(target, node.weight, not isinstance(node, Conv))
     return node.weight.size * (sparse if isinstance(node, Sparse) else dense) / 8
 
 
@@ -214,8 +215,17 @@ def limits(graph: Graph, target: Target, memory: Mapping[str, Any] | None) -> It
         return
     nodes = [node for node in graph.nodes if isinstance(node, SYNAPTIC) and node.weight.size]
     if nodes:
-        yield from row("least weight", min(int(node.weight.min()) for node in nodes), "weight_min")
-        yield from row("largest weight", max(int(node.weight.max()) for node in nodes), "weight_max")
+        if target.has("weight_exponent_max"):
+            kept = {node.name: stored(node.weight, target) for node in nodes if not isinstance(node, Conv)}
+            found = [item.mantissas(node.weight) if (item := kept.get(node.name)) else node.weight for node in nodes]
+            exponents = [item.exponent for item in kept.values() if item]
+            if any(exponents):
+                yield from row("least exponent of weights", min(exponents), "weight_exponent_min")
+                yield from row("largest exponent of weights", max(exponents), "weight_exponent_max")
+        else:
+            found = [node.weight for node in nodes]
+        yield from row("least weight", min(int(array.min()) for array in found), "weight_min")
+        yield from row("largest weight", max(int(array.max()) for array in found), "weight_max")
         hop = target.integer("synapse_hop") if target.has("synapse_hop") else 0
         own = [getattr(node, "delay", None) for node in nodes]
         delays = [node.inputs[0].delay - hop + (0 if d is None else int(d.max())) for node, d in zip(nodes, own, strict=True)]

@@ -37,8 +37,9 @@ class NativeNeuron:
     """A neuron program that the target runs as it is.
 
     `fixed` is the program in integers, exactly as the target computes it. `pattern` is the float program that users' programs
-    are matched against up to algebra; without one the neuron is met at the fixed level only. `rules` says how each fixed parameter
-    comes from the pattern's (see `spikec.passes.quantize`). `late` maps a parameter that shifts when the population starts late,
+    are matched against up to algebra; without one the neuron is met at the fixed level only. A second neuron of the same name,
+    without `fixed`, is the same process with another pattern. `rules` says how each fixed parameter comes from the pattern's (see
+    `spikec.passes.quantize`). `late` maps a parameter that shifts when the population starts late,
     the phase of a periodic reset, to the parameter that is its period. `bias_synapse` names the bias parameters and the decay value
     at which a bias may arrive as a synaptic sum instead. `relay` are parameters, and the weight of a synapse, with which it passes
     every spike on and remembers nothing. `implementation` is for the backend.
@@ -222,9 +223,13 @@ def parse_target(text: str, file: str) -> Target:
         if table.get("status") not in STATUS or not table.get("source"):
             raise bad(f"numbers.{key} needs a source and a status out of {', '.join(STATUS)}")
         numbers[key] = Number(table["value"], table.get("unit", ""), table["status"], table["source"])
-    neurons = []
+    neurons: list[NativeNeuron] = []
     for table in data.get("neuron", []):
         known(table, _NEURON, "neuron")
+        # The same name once more is the same process, met by another pattern.
+        if first := next((item for item in neurons if item.name == table.get("name") and "fixed" not in table), None):
+            neurons.append(replace(first, pattern=table.get("pattern", ""), rules={**first.rules, **table.get("rules", {})}))
+            continue
         for key in ("name", "fixed"):
             if key not in table:
                 raise bad(f"a neuron lacks the key '{key}'")

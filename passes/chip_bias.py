@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 
 from spikec.ir.graph import Graph
-from spikec.ir.ops import Add, Constant, Dense, Neuron, Node, Ref, Reshape
+from spikec.ir.ops import Add, Constant, Neuron, Node, Ref, Reshape
 from spikec.ir.rules import verify
 from spikec.ledger import Ledger
 from spikec.passes.chip_grid import ChipGrid
 from spikec.passes.groups import always_on, groups_of, silent_value, spread_bias, with_bias, without
-from spikec.passes.rewrite import fresh_name
+from spikec.passes.rewrite import fresh_name, one_by_one
 
 
 def place_biases(grid: ChipGrid, graph: Graph, ledger: Ledger) -> Graph:
@@ -57,12 +57,7 @@ def place_biases(grid: ChipGrid, graph: Graph, ledger: Ledger) -> Graph:
             shape = graph.shape_of(node.name)
             bias = spread_bias(node, shape)
             source = Constant(name=fresh_name(taken, f"{node.name}_on"), value=np.ones(1, np.float32), kind="spike", loc=node.loc)
-            synapse = Dense(
-                name=fresh_name(taken, f"{node.name}_bias"),
-                inputs=(Ref(source.name),),
-                weight=bias.reshape(-1, 1),
-                loc=node.loc,
-            )
+            synapse = one_by_one(fresh_name(taken, f"{node.name}_bias"), Ref(source.name), bias.reshape(-1), node.loc, single=True)
             parts: list[Node] = [source, synapse]
             ref = Ref(synapse.name)
             if len(shape) > 1:

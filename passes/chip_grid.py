@@ -5,19 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final, TypeGuard
 
 import numpy as np
 
 from spikec.bits import DEFAULT
 from spikec.diagnostics import Diagnostic
 from spikec.ir.graph import Graph
-from spikec.ir.ops import Neuron
+from spikec.ir.ops import Conv, Dense, Neuron, Node, Sparse
 from spikec.ir.text import parse_program
 from spikec.ir.types import Array
 from spikec.passes.groups import Group
 from spikec.passes.payloads import Payload, worst_sum
 from spikec.passes.translate import largest_amount
 from spikec.target import NativeNeuron, Target
+
+#: Rules of thresholds, and of what is added to one.
+AMOUNTS: Final = ("threshold", "lower_threshold", "amount", "reached")
+
+
+def one_each(node: Node) -> TypeGuard[Sparse]:
+    """Whether a layer gives every neuron at most one connection: synapses back, spikes that are added to a current, biases."""
+    return isinstance(node, Sparse) and node.delay is None and bool(np.all(np.diff(node.indptr) <= 1))
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,7 @@ class ChipGrid:
                     f"%{node.name}: the reset interval must be a whole number of steps, and its offset less than it",
                     loc=node.loc,
                 )
-        for theta in self.by_rule(node, "threshold"):
+        for theta in self.by_rule(node, "threshold", "reached"):
             if np.any(theta < 0):
                 yield Diagnostic(
                     "SPK203",
@@ -94,6 +103,16 @@ class ChipGrid:
         step = self.step(name)
         return step, self.target.integer("weight_min"), self.target.integer("weight_max") - step + 2
 
+    def layer_grid(self, node: Dense | Sparse | Conv, wanted: Array) -> tuple[int, int, int]:
+        """The same for these weights at their scale: a finer grid where all are small, with an exponent below 0."""
+        step, bottom, top = self.weight_grid(node.name)
+        while step % 2 == 0 and not isinstance(node, Conv):
+            finer = np.rint(wanted / (step // 2)) * (step // 2)
+            if finer.min(initial=0) < bottom // 2 or finer.max(initial=0) > top // 2:
+                break
+            step, bottom, top = step // 2, bottom // 2, top // 2
+        return step, bottom, top
+
     def step(self, name: str) -> int:
         """Distance of two legal weights: dropped bits, one more because signs are mixed."""
         return self.target.integer("weight_step") << (self.target.integer("weight_bits") - self.width(name))
@@ -102,6 +121,11 @@ class ChipGrid:
         """The largest scale that clips no weight and keeps threshold and bias in range."""
         limits = [math.inf]
         for node in group.weighted:
+            if one_each(node):
+                largest = float(np.max(np.abs(node.weight), initial=0))
+                most = self.target.integer("weight_max") << self.target.integer("weight_exponent_max") - 1
+                limits += [most / largest] if largest else []
+                continue
             _, bottom, top = self.weight_grid(node.name)
             high, low = float(node.weight.max(initial=0)), float(node.weight.min(initial=0))
             if high > 0 and top > 0:  # a single bit holds no positive weight
@@ -122,7 +146,7 @@ class ChipGrid:
                 if largest > 0:  # what `fraction_bits` would leave no bit for
                     limits.append((1 << (self.target.integer("membrane_bits") - 1)) / (4 * largest))
                 continue
-            amounts = self.by_rule(node, "threshold", "lower_threshold", "amount")
+            amounts = self.by_rule(node, *AMOUNTS)
             largest = max((float(np.max(np.abs(a[np.isfinite(a)]), initial=0)) for a in amounts), default=0.0)
             if largest > 0:
                 limits.append(self.target.integer("threshold_max") / largest)
@@ -131,12 +155,41 @@ class ChipGrid:
                 limits.append(bias_top / (shift * bias))
         return min(limits)
 
-    def sum_limit(self, group: Group, graph: Graph, payloads: Mapping[str, Payload]) -> float:
+    def kept_current(self, node: Neuron) -> str | None:
+        """The state of a native neuron whose current has a memory and whose membrane has none: a membrane without a reset."""
+        native = self.native(node)
+        if native is None or not native.bias_synapse:
+            return None
+        memory = any(np.any(alpha) for alpha in self.by_rule(node, "decay_minus_one"))
+        return str(native.bias_synapse["state"]) if memory and not any(np.any(b) for b in self.by_rule(node, "decay")) else None
+
+    def reach_limit(self, group: Group, records: Mapping[str, Array] | None) -> float:
+        """The scale at which currents that are membranes, which wrap, reach a quarter of their range on the calibration data.
+
+        Without data they may get up to 32 times the threshold.
+        """
+        top = 1 << (self.target.integer("membrane_bits") - 1 - self.target.integer("membrane_shift"))
+        limits = [math.inf]
+        for node in group.neurons:
+            state = self.kept_current(node)
+            if state is None:
+                continue
+            seen = None if records is None else records.get(f"{node.name}.{state}")
+            largest = 4 * float(np.max(np.abs(seen), initial=0)) if seen is not None else 2 * largest_amount(node, None)
+            if largest:
+                limits.append(top / largest)
+        return min(limits)
+
+    def sum_limit(
+        self, group: Group, graph: Graph, payloads: Mapping[str, Payload], records: Mapping[str, Array] | None = None
+    ) -> float:
         """The scale at which the worst sum of payloads just does not wrap, the memory of the current counted in."""
         if not any(graph.type_of(node.inputs[0]).kind != "spike" for node in group.weighted):
             return math.inf
         worst = sum(worst_sum(graph, node, payloads) for node in group.weighted)
         kept = [float(np.max(node.params["alpha"], initial=0)) for node in group.neurons if "alpha" in node.params]
         gain = 1 / max(1 - max(kept, default=0.0), 1 / (1 << self.target.integer("decay_bits")))
+        if records is not None and math.isfinite(self.reach_limit(group, records)):
+            gain = 1.0  # how far it gets is known
         most = (1 << (self.target.integer("membrane_bits") - 1 - self.target.integer("membrane_shift"))) - 1
         return most / (worst * gain) if worst else math.inf

@@ -14,11 +14,13 @@ from spikec.ir.ops import Conv, Dense, Neuron, Node, Sparse
 from spikec.ir.text import parse_program
 from spikec.ir.types import Array
 from spikec.ledger import Ledger
+from spikec.mantissas import stored
 from spikec.native import begun
-from spikec.passes.chip_grid import ChipGrid
+from spikec.passes.chip_grid import AMOUNTS, ChipGrid, one_each
 from spikec.passes.groups import WEIGHTED
 from spikec.passes.translate import Widths, largest_amount, translate
 from spikec.passes.units import infer_units
+from spikec.target import NativeNeuron
 
 
 def convert(
@@ -40,8 +42,10 @@ def convert(
 
 
 def _weights(grid: ChipGrid, node: Dense | Sparse | Conv, scale: float, ledger: Ledger) -> Node:
-    step, bottom, top = grid.weight_grid(node.name)
+    if one_each(node):
+        return _one_each(grid, node, scale, ledger)
     wanted = node.weight.astype(np.float64) * scale
+    step, bottom, top = grid.layer_grid(node, wanted)
     rounded = step * np.rint(wanted / step)
     weight = np.clip(rounded, bottom, top)
     clipped = int(np.count_nonzero(weight != rounded))
@@ -52,6 +56,28 @@ def _weights(grid: ChipGrid, node: Dense | Sparse | Conv, scale: float, ledger: 
     else:
         ledger.record(node, "exact", f"weights are multiples of {step / scale:.6g}", measured={"scale": scale})
     return replace(node, weight=weight.astype(np.int16), dtype="")
+
+
+def _one_each(grid: ChipGrid, node: Sparse, scale: float, ledger: Ledger) -> Node:
+    """Weights of which every neuron has one are whole numbers: where mantissas do not hold them, sums of two."""
+    wanted = node.weight.astype(np.float64) * scale
+    whole = np.rint(wanted).astype(np.int64)
+    error = np.abs(whole - wanted) / scale
+    if np.any(error):
+        _approximate(grid, ledger, node, f"weights to multiples of {1 / scale:.6g}", error)
+    else:
+        ledger.record(node, "exact", f"weights are multiples of {1 / scale:.6g}")
+    if stored(whole, grid.target) is not None:
+        return replace(node, weight=whole.astype(np.int32), dtype="")
+    ledger.record(node, "exact", "its weights are sums of two, with exponents of their own")
+    step, top = grid.target.integer("weight_step"), grid.target.integer("weight_max")
+    while np.max(np.abs(step * np.rint(whole / step))) > top * step // 2:
+        step *= 2
+    # The first of two is never zero where the second is not: the larger ones make one synapse process.
+    coarse = np.rint(whole / step).astype(np.int64)
+    coarse = step * np.where(coarse == 0, np.sign(whole), coarse)
+    both = np.stack([coarse, whole - coarse], axis=1).reshape(-1).astype(np.int32)
+    return replace(node, weight=both, indices=np.repeat(node.indices, 2), indptr=2 * node.indptr, dtype="")
 
 
 def _custom(grid: ChipGrid, node: Neuron, graph: Graph, scale: float, records: Mapping[str, Array] | None, ledger: Ledger) -> Node:
@@ -97,11 +123,44 @@ def _neuron(grid: ChipGrid, node: Neuron, scale: float, ledger: Ledger) -> Node:
         params[name] = _rule(grid, rule, value, scale, node, ledger)
     membrane = scale * (1 << grid.target.integer("membrane_shift"))
     init = {k: _initial(grid, k, v.astype(np.float64), membrane, node, ledger) for k, v in node.init.items()}
+    if reached := next((name for name, rule in native.rules.items() if rule.startswith("reached")), None):
+        _reached(grid, node, native, reached, params, init, membrane, ledger)
     result = replace(node, program=program, params=params, init=init, dtype="")
     result = replace(result, init={**init, **begun(native, result, init)})
     for emit in extra:
         ledger.record(node, "convention", f"the output {emit.name} is in units of {1 / membrane:.6g}")
     return result
+
+
+def _reached(
+    grid: ChipGrid,
+    node: Neuron,
+    native: NativeNeuron,
+    name: str,
+    params: dict[str, Array],
+    init: dict[str, Array],
+    membrane: float,
+    ledger: Ledger,
+) -> None:
+    """A threshold that is reached, where the target's is passed.
+
+    v >= T is v + 1 > T, the 1 being a bias where the membrane keeps none of it, else v > T - 1 in the threshold's own units.
+    """
+    shift, forgets = grid.target.integer("membrane_shift"), 1 << grid.target.integer("decay_bits")
+    mantissa, exponent = (native.bias_synapse[key] for key in ("mantissa", "exponent"))
+    state = next(item for item in parse_program(native.pattern).state_names if item != native.bias_synapse["state"])
+    decays = [params[k] for k, rule in native.rules.items() if rule.split()[0] == "decay"]
+    if all(np.all(decay == forgets) for decay in decays) and not params[exponent].any() and not params[mantissa].any():
+        params[mantissa] = params[mantissa] + np.int32(1)
+        init[state] = params[mantissa]  # what it holds after any step without input
+        return
+    params[name] = np.maximum(params[name] - 1, 0).astype(np.int32)
+    kept = [params[k] for k, rule in native.rules.items() if rule.split()[0] in ("decay", "decay_minus_one")]
+    whole = all(np.all((k == 0) | (k == forgets) | (k == -1) | (k == forgets - 1)) for k in kept)
+    if not whole or np.any((params[mantissa].astype(np.int64) << params[exponent]) % (1 << shift)):
+        # Between two of its units a membrane with a leak passes what it does not reach.
+        error = np.full(np.shape(params[name]), (1 - 2.0**-shift) * (1 << shift) / membrane)
+        _approximate(grid, ledger, node, f"a threshold that is reached, as one that is passed {error.max():.6g} below", error)
 
 
 def _initial(grid: ChipGrid, state: str, value: Array, membrane: float, node: Neuron, ledger: Ledger) -> Array:
@@ -126,7 +185,7 @@ def _rule(grid: ChipGrid, rule: str, value: Array, scale: float, node: Neuron, l
             what = f"decay to multiples of 1/{one}" + (f", {lost} of them to no decay at all" if lost else "")
             _approximate(grid, ledger, node, what, error)
         return (whole - (rule == "decay_minus_one")).astype(np.int32)
-    if rule in ("threshold", "lower_threshold", "amount"):
+    if rule in AMOUNTS:
         limit = grid.target.integer("threshold_max")
         whole = np.where(np.isfinite(value), np.rint(np.where(np.isfinite(value), value, 0) * scale), np.sign(value) * limit)
         error = np.where(np.isfinite(value), np.abs(whole / scale - np.where(np.isfinite(value), value, 0)), 0)

@@ -11,10 +11,11 @@ import numpy as np
 
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import interpret, record_name
-from spikec.ir.ops import Input, Neuron, Ref
+from spikec.ir.neuron import Emit, Program
+from spikec.ir.ops import Input, Neuron, Node, Ref
 from spikec.ir.types import Array, TensorType
 from spikec.ledger import Ledger
-from spikec.passes.chip_grid import ChipGrid
+from spikec.passes.chip_grid import AMOUNTS, ChipGrid, one_each
 from spikec.passes.chip_numbers import convert
 from spikec.passes.groups import Group
 from spikec.passes.payloads import Payload
@@ -37,7 +38,7 @@ def group_scale(
     for node in group.weighted:
         if node.name in (kept or {}):
             return (kept or {})[node.name]
-    most = grid.sum_limit(group, graph, payloads)
+    most = min(grid.sum_limit(group, graph, payloads, records), grid.reach_limit(group, records))
     largest = min(grid.weight_limit(group), most)
     exact = exact_scale(grid, group, largest)
     if exact is not None:
@@ -58,11 +59,11 @@ def exact_scale(grid: ChipGrid, group: Group, largest: float) -> float | None:
     shift = 1 << grid.target.integer("membrane_shift")
     for power in range(math.floor(math.log2(largest)), math.floor(math.log2(largest)) - 24, -1):
         scale = 2.0**power
-        multiples = [(node.weight, grid.step(node.name)) for node in group.weighted]
+        multiples = [(node.weight, 1 if one_each(node) else grid.step(node.name)) for node in group.weighted]
         for node in group.neurons:
             if grid.native(node) is None:
                 continue
-            amounts = grid.by_rule(node, "threshold", "lower_threshold", "amount")
+            amounts = grid.by_rule(node, *AMOUNTS)
             multiples += [(amount[np.isfinite(amount)], 1) for amount in amounts]
             for bias in grid.by_rule(node, "bias"):
                 multiples.append((bias * shift, 1 << grid.bias_exponent(bias * shift * scale)))
@@ -106,10 +107,26 @@ def _whole(array: Array) -> bool:
     return bool(np.all(np.isfinite(array)) and np.all(array == np.rint(array)))
 
 
-def float_run(graph: Graph, calibrate: Mapping[str, Array] | None) -> dict[str, Array] | None:
-    """What every wire of spikes or payloads carries, and what populations give, on a few samples."""
+def _showing(grid: ChipGrid, graph: Graph) -> Graph:
+    """The graph with the currents to look at that are membranes."""
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        state = grid.kept_current(node) if isinstance(node, Neuron) else None
+        if isinstance(node, Neuron) and state is not None and all(emit.name != state for emit in node.program.emits):
+            old = node.program
+            emits = (*old.emits, Emit(state, "value"))
+            program = Program(f"{old.name}_{state}", old.inputs, old.params, old.states, old.body, emits)
+            nodes.append(replace(node, program=program))
+        else:
+            nodes.append(node)
+    return graph.with_nodes(nodes)
+
+
+def float_run(grid: ChipGrid, graph: Graph, calibrate: Mapping[str, Array] | None) -> dict[str, Array] | None:
+    """What every wire of spikes or payloads carries, and what populations give and hold, on a few samples."""
     if calibrate is None:
         return None
+    graph = _showing(grid, graph)
     data = {name: array[:SEARCH_SAMPLES] for name, array in calibrate.items()}
     kept = {node.name for node in graph.nodes if graph.types[node.name][0][1].kind != "value"} | {n.name for n in graph.neurons}
     wires = [record_name((name, port)) for name, ports in graph.types.items() if name in kept for port, _ in ports]

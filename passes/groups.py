@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from spikec.inputs import recode
+from spikec.ir.connections import connections
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import interpret
 from spikec.ir.neuron import Assign, Expr, Program, Var, substitute
@@ -115,9 +116,13 @@ def always_on(graph: Graph, group: Group) -> dict[str, Array]:
     for node in group.weighted:
         (ref,) = node.inputs
         source = graph[ref.node]
-        plain = isinstance(node, Dense) and node.bias is None and node.delay is None and not ref.delay and ref.init is None
+        plain = (
+            isinstance(node, (Dense, Sparse)) and node.bias is None and node.delay is None and not ref.delay and ref.init is None
+        )
         if plain and isinstance(source, Constant) and source.kind == "spike" and not source.start and added(node.name):
-            found[node.name] = (node.weight.astype(np.float64) @ source.value.ravel()).reshape(graph.shape_of(node.name))
+            table = connections(node, source.value.shape)
+            given = table.weight.astype(np.float64) * source.value.ravel()[table.columns]
+            found[node.name] = np.bincount(table.rows, given, table.shape[0]).reshape(graph.shape_of(node.name))
     behind = {name: {name} for name in found}  # by wire, the layers that are all it shows
     for item in graph.nodes:
         if isinstance(item, (Add, Reshape)) and item.inputs and all(ref.node in behind for ref in item.inputs):

@@ -21,7 +21,7 @@ from spikec.ledger import Ledger
 from spikec.passes.fold_linear import scale_as_weights
 from spikec.passes.neurons import Neurons, check_choice
 from spikec.passes.readouts import cure, means_as_sums
-from spikec.passes.rewrite import fresh_name, reachable, redirect, redirect_outputs
+from spikec.passes.rewrite import fresh_name, one_by_one, reachable, redirect, redirect_outputs
 from spikec.target import Target
 
 WEIGHTED = (Dense, Sparse, Conv)
@@ -128,7 +128,7 @@ def _always_on(graph: Graph, ledger: Ledger) -> Graph:
         flat = node.value.ndim == 1
         source = replace(node, name=fresh_name(taken, f"{node.name}_on"), value=np.ones(1, np.float32), kind="spike")
         name = node.name if flat else fresh_name(taken, f"{node.name}_flat")
-        nodes += [source, Dense(name=name, inputs=(Ref(source.name),), weight=node.value.reshape(-1, 1), loc=node.loc)]
+        nodes += [source, one_by_one(name, Ref(source.name), node.value.reshape(-1), node.loc, single=True)]
         if not flat:
             nodes.append(Reshape(name=node.name, inputs=(Ref(name),), shape=node.value.shape, loc=node.loc))
         ledger.record(node, "exact", "the constant becomes a synapse from an always-on source")
@@ -277,18 +277,7 @@ def _identity_synapses(graph: Graph, ledger: Ledger) -> Graph:
                 flat = Reshape(name=fresh_name(taken, f"{name}_flat"), inputs=(now,), shape=(size,), loc=node.loc)
                 nodes.append(flat)
                 operand = Ref(flat.name, "", ref.delay, None if ref.init is None else ref.init.reshape(ref.delay, -1))
-            count = np.arange(size + 1)
-            nodes.append(
-                Sparse(
-                    name=name,
-                    inputs=(operand,),
-                    weight=np.ones(size, np.float32),
-                    indices=count[:-1],
-                    indptr=count,
-                    fan_in=size,
-                    loc=node.loc,
-                )
-            )
+            nodes.append(one_by_one(name, operand, np.ones(size, np.float32), node.loc))
             if len(type_.shape) != 1:
                 back = fresh_name(taken, f"{name}_back")
                 nodes.append(Reshape(name=back, inputs=(Ref(name),), shape=type_.shape, loc=node.loc))

@@ -21,6 +21,7 @@ from spikec.ir.interpret import interpret, record_name
 from spikec.ir.ops import Neuron
 from spikec.ir.types import Array
 from spikec.ledger import Ledger
+from spikec.passes.chip_grid import one_each
 from spikec.passes.costs import Judge
 from spikec.passes.groups import WEIGHTED, groups_of
 from spikec.progress import Bar
@@ -45,7 +46,7 @@ def choose_widths(
     budget: int | None,
 ) -> dict[str, int]:
     """Bits by layer. Raises CompileError SPK001 without calibration data or a budget, SPK219 for a budget that no widths meet."""
-    layers = [node for node in graph.nodes if isinstance(node, WEIGHTED)]
+    layers = [node for node in graph.nodes if isinstance(node, WEIGHTED) and not one_each(node)]
     if budget is None:
         raise CompileError("SPK001", "mixed bits need a budget to share out", fix="give max_bytes (--max-bytes)")
     judge = _Sensitivity(graph, calibrate, labels)

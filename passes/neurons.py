@@ -13,13 +13,15 @@ from spikec.ir.algebra import Match, match, same_state
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import interpret
 from spikec.ir.neuron import Assign, Emit, Num, Program, Var, call, variables
-from spikec.ir.ops import Neuron, Node, Ref, Scale, spread
+from spikec.ir.ops import Add, Constant, Neuron, Node, Ref, Scale, Sparse, spread
 from spikec.ir.text import parse_program
 from spikec.ir.types import Array, Kind
 from spikec.ledger import Ledger
+from spikec.passes.apart import apart, feedback, negated, read_apart
 from spikec.passes.readouts import cure
 from spikec.passes.rewrite import fresh_name
-from spikec.target import Target
+from spikec.passes.splits import Split, find_split
+from spikec.target import NativeNeuron, Target
 
 CHOICES: Final = ("allow", "refuse")
 #: At most so many calibration samples are used to measure an alternative.
@@ -47,10 +49,13 @@ class Neurons:
         self.problems: list[Diagnostic] = []
         self._taken = set(graph.by_name)
         self._renamed: dict[tuple[str, str], str] = {}
+        #: Populations in the place of one, and what a spike of each counts.
+        self._parts: dict[str, list[tuple[str, int]]] = {}
 
     def run(self) -> Graph:
         """The graph with native patterns where they match; input gains become scales in front of them."""
         nodes = [new for node in self.graph.nodes for new in (self._neuron(node) if isinstance(node, Neuron) else [node])]
+        nodes = read_apart(self.graph, nodes, self._parts, self._taken)
         renamed = self._renamed
         outputs = [(n, replace(r, port=renamed.get((r.node, r.port), r.port))) for n, r in self.graph.outputs]
         return self.graph.with_nodes(nodes, outputs)
@@ -68,6 +73,8 @@ class Neurons:
             reasons = hidden
         else:
             reasons = found
+        if (split := find_split(node.program, node.params, node.init)) and (nodes := self._split(node, split)):
+            return nodes
         if not self.allow:
             self.problems.append(self._refusal(node, reasons))
         return [node]
@@ -96,6 +103,9 @@ class Neurons:
                 continue
             pattern = parse_program(native.pattern)
             found = match(node.program, params, pattern)
+            if isinstance(found, Match) and (name := _never_below(native, found)):
+                reasons.append(f"{native.name}: spikes at its threshold, and a {name} is not above 0")
+                continue
             if isinstance(found, Match):
                 solved = {name: _packed(array, shape) for name, array in found.params.items()}
                 return pattern, replace(found, params=solved, gains=tuple(_packed(gain, shape) for gain in found.gains))
@@ -116,7 +126,7 @@ class Neurons:
                     extra[emit.name] = native[state]
         return extra, hidden
 
-    def _native(self, node: Neuron, pattern: Program, matched: Match, extra: Mapping[str, str]) -> list[Node]:
+    def _native(self, node: Neuron, pattern: Program, matched: Match, extra: Mapping[str, str], told: bool = True) -> list[Node]:
         for port, state in extra.items():
             self._renamed[node.name, port] = state
         states = dict.fromkeys(extra.values())
@@ -134,11 +144,93 @@ class Neurons:
             inputs.append(Ref(scale))
         params = {name: _as(value, np.float64) for name, value in matched.params.items()}
         nodes.append(replace(node, inputs=tuple(inputs), program=program, params=params, init=_initial(node, matched)))
+        if not told:
+            return nodes
         names = ", ".join(f"{own} is {native}" for native, own in matched.states.items() if own != native)
         self.ledger.record(
             node,
             "exact",
             f"@{node.program.name} is {self.target.name}'s @{pattern.name}" + (f" ({names})" if names else ""),
+        )
+        return nodes
+
+    # Splits ----------------------------------------------------------------------------------------------------------
+
+    def _split(self, node: Neuron, split: Split) -> list[Node] | None:
+        """The population as neurons whose current is the membrane, with synapses back to all of them; None if that cannot be."""
+        native = next(
+            (n for n in self.target.neurons if n.bias_synapse and n.pattern and _reaches(n) == split.reached and not n.late), None
+        )
+        extra = [
+            e.name for e in node.program.emits[1:] if any((r.node, r.port) == (node.name, e.name) for _, r in self.graph.outputs)
+        ]
+        several = len(split.comparators) > 1
+        if native is None or node.inputs[0].init is not None or (several and (extra or not apart(self.graph, node.name))):
+            return None
+        states = {e: same_state(node.program, node.params, e) for e in extra}
+        if any(state is None or state != split.state for state in states.values()):
+            return None
+        shape, loc = self.graph.shape_of(node.name), node.loc
+        names = (
+            [node.name] if not several else [fresh_name(self._taken, f"{node.name}_{k + 1}") for k in range(len(split.comparators))]
+        )
+        nodes: list[Node] = []
+        totals: dict[int, Ref] = {}
+        for sign in dict.fromkeys(item.sign for item in split.comparators):
+            side = "" if sign > 0 else "_negative"
+            ref = node.inputs[0]
+            if sign < 0:
+                copied = negated(self.graph, ref, self._taken)
+                if copied is None:
+                    return None
+                ref, clones = copied
+                nodes += clones
+            if np.any(split.gain != 1):
+                scale = fresh_name(self._taken, f"{node.name}_gain{side}")
+                nodes.append(Scale(name=scale, inputs=(ref,), factor=_as(_packed(split.gain, shape), np.float32), loc=loc))
+                ref = Ref(scale)
+            operands = [ref]
+            if np.any(split.bias):
+                value = np.broadcast_to(spread(_packed(np.asarray(split.bias), shape), shape), shape) * sign
+                constant = fresh_name(self._taken, f"{node.name}_bias{side}")
+                nodes.append(Constant(name=constant, value=np.ascontiguousarray(value, np.float32), loc=loc))
+                operands.append(Ref(constant))
+            if np.any(split.drop):
+                for name, item in zip(names, split.comparators, strict=True):
+                    weight = -sign * item.emits * np.broadcast_to(spread(_packed(np.asarray(split.drop), shape), shape), shape)
+                    back = feedback(name, fresh_name(self._taken, f"{name}_back{side}"), weight, self._taken, loc)
+                    nodes += back
+                    operands.append(Ref(back[-1].name))
+            if len(operands) > 1:
+                total = fresh_name(self._taken, f"{node.name}_input{side}")
+                nodes.append(Add(name=total, inputs=tuple(operands), loc=loc))
+                ref = Ref(total)
+            totals[sign] = ref
+        for name, item in zip(names, split.comparators, strict=True):
+            params = {
+                "alpha": split.beta,
+                "beta": np.zeros(()),
+                "theta": _packed(np.asarray(item.theta), shape),
+                "bias": np.zeros(()),
+            }
+            matched = Match({key: np.asarray(value) for key, value in params.items()}, (np.ones(()),), {"u": split.own})
+            init = node.init
+            if item.sign < 0:
+                begin = init.get(split.own, np.asarray(node.program.states[0].init))
+                init = {split.own: -np.asarray(begin, np.float64)}
+            one = replace(node, name=name, inputs=(totals[item.sign],), init=init)
+            nodes += self._native(one, parse_program(native.pattern), matched, dict.fromkeys(extra, "u"), told=False)
+        if several:
+            self._parts[node.name] = [(name, item.emits) for name, item in zip(names, split.comparators, strict=True)]
+        size = int(np.prod(shape, dtype=np.int64))
+        added = size * (len(names) - 1)
+        synapses = size * sum(isinstance(n, Sparse) for n in nodes)
+        self.ledger.record(
+            node,
+            "exact",
+            f"@{node.program.name} becomes {len(names)} of {self.target.name}'s @{parse_program(native.pattern).name} a neuron, "
+            f"whose current is its membrane ({split.what}{', and synapses back' if synapses else ''})",
+            measured={"neurons added": float(added), "synapses added": float(synapses)},
         )
         return nodes
 
@@ -198,6 +290,17 @@ class Neurons:
         except CompileError as error:
             return f"not measured ({error.diagnostics[0].message})"
         return f"changes {int(np.count_nonzero(one != two))} of {int(np.count_nonzero(one))} spikes on the calibration data"
+
+
+def _reaches(native: NativeNeuron) -> bool:
+    """Whether a native neuron spikes at its threshold, and not only above."""
+    return any(rule.startswith("reached") for rule in native.rules.values())
+
+
+def _never_below(native: NativeNeuron, found: Match) -> str:
+    """A threshold at which a neuron would spike at rest."""
+    names = [rule.split()[1] for rule in native.rules.values() if rule.startswith("reached")]
+    return next((name for name in names if not np.all(found.params[name] > 0)), "")
 
 
 def _emitting(program: Program, like: Program) -> Program:

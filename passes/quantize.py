@@ -22,7 +22,7 @@ from spikec.ir.rules import verify
 from spikec.ir.types import Array, TensorType
 from spikec.ledger import Ledger
 from spikec.passes.chip_bias import place_biases
-from spikec.passes.chip_grid import ChipGrid
+from spikec.passes.chip_grid import ChipGrid, one_each
 from spikec.passes.chip_headroom import check_head_room
 from spikec.passes.chip_numbers import convert
 from spikec.passes.chip_scale import changed_spikes, float_run, group_scale
@@ -69,7 +69,7 @@ class Quantize:
         problems = [problem for node in graph.neurons for problem in grid.problems(node)]
         if problems:
             raise CompileError.many(problems)
-        records = float_run(graph, calibrate)
+        records = float_run(grid, graph, calibrate)
         converted: dict[str, Node] = {}
         for group in groups_of(graph):
             scale = group_scale(grid, group, graph, records, payloads, self.scales)
@@ -99,7 +99,8 @@ class Quantize:
         if self.bits == MIXED:
             widths = choose_widths(graph, ledger, self._trial(graph), CHIP_WIDTHS, self.calibrate, self.labels, self.max_bytes)
         else:
-            widths = widths_of(self.bits, graph, CHIP_WIDTHS, self.target.name)
+            own = [node.name for node in graph.nodes if one_each(node)]
+            widths = widths_of(self.bits, graph, CHIP_WIDTHS, self.target.name, own)
         return ChipGrid(self.target, widths, "" if self.bits is None else f"--bits {self.bits}")
 
     def _trial(self, graph: Graph) -> Quantise:
@@ -135,7 +136,7 @@ class Quantize:
         assert self.calibrate is not None
         few = {name: array[:TRIAL_SAMPLES] for name, array in self.calibrate.items()}
         trial = place_biases(grid, carrying(graph, payloads), Ledger())
-        wanted = float_run(graph, few)
+        wanted = float_run(grid, graph, few)
         carried = {name: payloads[name].of(data) if name in payloads else data for name, data in few.items()}
         sent = {**(wanted or {}), **carried}
         samples, steps = next(iter(few.values())).shape[:2]

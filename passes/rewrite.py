@@ -7,8 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from spikec.diagnostics import Loc
 from spikec.ir.graph import Graph
-from spikec.ir.ops import Node, Ref
+from spikec.ir.ops import Node, Ref, Sparse
+from spikec.ir.types import Array
 
 
 def redirect(nodes: Iterable[Node], targets: Mapping[tuple[str, str], Ref]) -> list[Node]:
@@ -44,6 +46,17 @@ def composed(ref: Ref, behind: Ref) -> Ref:
         parts = [np.zeros((part.delay, *like.shape[1:]), like.dtype) if part.init is None else part.init for part in (ref, behind)]
         init = np.concatenate(parts)
     return Ref(behind.node, behind.port, behind.delay + ref.delay, init)
+
+
+def one_by_one(name: str, ref: Ref, weight: Array, loc: Loc | None, *, single: bool = False) -> Sparse:
+    """A synapse of one weight for every neuron, from neuron to neuron; single: from the one element of a source to all.
+
+    weight (neurons,).
+    """
+    rows = np.arange(weight.size + 1)
+    columns = np.zeros(weight.size, np.int64) if single else rows[:-1]
+    fan_in = 1 if single else weight.size
+    return Sparse(name=name, inputs=(ref,), weight=weight, indices=columns, indptr=rows, fan_in=fan_in, loc=loc)
 
 
 def redirect_outputs(outputs: Iterable[tuple[str, Ref]], targets: Mapping[tuple[str, str], Ref]) -> list[tuple[str, Ref]]:

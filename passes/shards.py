@@ -136,7 +136,7 @@ class Cutter:
     def _columns(self, node: Dense | Sparse | Conv, mask: Array, shape: tuple[int, ...]) -> tuple[Array, int]:
         """What a layer's chosen targets read, and the words that their synapses take."""
         limits = self.limits
-        dense_bits, sparse_bits = synapse_bits(limits.target, node.weight)
+        dense_bits, sparse_bits = synapse_bits(limits.target, node.weight, not isinstance(node, Conv))
         if isinstance(node, Dense):
             rows = mask.reshape(-1, mask.shape[-1])
             columns = np.zeros((len(rows), shape[-1]), bool)

@@ -25,7 +25,7 @@ LEAKY = parse_program("""neuron @leaky(x) params(beta, theta) state(v = 0) {
 
 def native(name: str) -> Program:
     """A native program of the loihi2 target in integers, by its name."""
-    (found,) = (item for item in load_target("loihi2").neurons if item.name == name)
+    found = next(item for item in load_target("loihi2").neurons if item.name == name)
     return parse_program(found.fixed)
 
 

@@ -79,7 +79,8 @@ def test_a_chip_keeps_the_fewest_bits_that_hold_the_weights(numbers: list[int], 
     chip = load_target("loihi2")
     # The grid of the chip: even numbers, of which the low bits of fewer bits are zero.
     weight = np.clip((np.array(numbers) >> dropped << dropped) * 2, -256, 254).astype(np.int16)
-    bits = stored_bits(chip, weight)
+    bits = stored_bits(chip, weight, exponents=False)
+    assert stored_bits(chip, weight) <= bits  # moved up, and down again by an exponent
     assert bits in CHIP_WIDTHS
     kept = lambda width: (weight >> (8 - width + 1)) << (8 - width + 1)  # what Lava leaves of mixed signs (card 2.1)
     assert np.array_equal(kept(bits), weight)
@@ -91,4 +92,6 @@ def test_a_processor_keeps_whole_bytes() -> None:
     host = load_target("host")
     assert synapse_bits(host, np.array([1, 2], np.int8)) == (8, 24)
     assert synapse_bits(host, np.array([1, 2], np.int16)) == (16, 32)
-    assert synapse_bits(load_target("loihi2"), np.array([32, -64], np.int16)) == (15 - 4, 27 - 4)
+    chip, weight = load_target("loihi2"), np.array([32, -64], np.int16)
+    assert synapse_bits(chip, weight, exponents=False) == (15 - 4, 27 - 4)
+    assert synapse_bits(chip, weight) == (15 - 6, 27 - 6)  # 128 and -256, times 1/4

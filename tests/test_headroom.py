@@ -121,7 +121,7 @@ def test_negative_sums_sources_behind_joins_and_reshapes() -> None:
     assert trouble.value < -8388607 and "of negative weight in %da" in trouble.cause and "(a sum of -840 at" in trouble.cause
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_nothing_that_happens_lies_outside(data: st.DataObject) -> None:
     """Random layers, wide and narrow: what a run does is within the worst case, and what wraps in a run was possible."""

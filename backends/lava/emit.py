@@ -17,6 +17,7 @@ from spikec.backends.lava.plan import Plan, Population, Synapse, View, identifie
 from spikec.backends.lava.programs import MODULE, module_text
 from spikec.ir.ops import Constant, Conv, Input, Node
 from spikec.ir.types import Array
+from spikec.mantissas import PLAIN
 
 if TYPE_CHECKING:
     from spikec.backend import Golden
@@ -235,7 +236,11 @@ class _Network:
             delay = f", delays={made.delay}"
         if made.bits:
             delay += f", bits={made.bits}"
-        weight = made.weight.astype(np.int16)
+        if made.stored.exponent:
+            delay += f", exponent={made.stored.exponent}"
+        if made.stored.bits != PLAIN.bits:
+            delay += f", width={made.stored.bits}"
+        weight = made.stored.mantissas(made.weight).astype(np.int16)
         if made.indptr is None or made.indices is None:
             yield f"{self.variable[name]} = dense({self._array(f'{name}.weight', weight)}, copies, {_quoted(name)}{delay})"
             return
@@ -354,8 +359,9 @@ def _readme(plan: Plan, golden: bool) -> str:
         "On Loihi every synapse takes a step, which a trained network does not know. A layer's lag is how many steps later it",
         "does what the model does; run.py shifts results back, so that out.npz is in the model's own steps.",
         "",
-        "- `network.py` builds the processes. Weights are 8 bits with mixed signs: even, -256 to 254. Sign mode and widths are",
-        "  always given, because Lava would choose by the values and round without a word.",
+        "- `network.py` builds the processes. Weights are 8 bits with mixed signs: even, -256 to 254; where `exponent` is given,",
+        "  times a power of two, and `width` says how many bits are used. Sign mode and widths are always given, because Lava",
+        "  would choose by the values and round without a word.",
         "- `weights.npz` holds the numbers; run.py reads every weight and delay back from the running processes and compares.",
         "- `run.py` runs samples side by side, as copies of the network in one; every sample begins afresh.",
         "- `chip.py` runs the network on a board: `python run.py --hw ...`, with Intel's lava-loihi. Written from public material,",

@@ -24,6 +24,7 @@ from spikec.ir.neuron import Call, Expr, Num, Program, Var
 from spikec.ir.ops import Add, Concat, Constant, Conv, Dense, Gather, Input, Neuron, Node, Ref, Reshape, Sparse, spread
 from spikec.ir.ranges import Ranges, graph_ranges, input_range
 from spikec.ir.types import Array
+from spikec.mantissas import PLAIN, Stored, stored
 from spikec.native import native_process
 from spikec.target import NativeNeuron, Target
 
@@ -67,6 +68,7 @@ class Synapse:
     """One Lava process: weights (rows, columns), or in compressed rows with `indices` and `indptr`, or a convolution's kernels.
 
     delay: steps on top of the one that every synapse takes; one for all or one per weight. bits: of a message, 0 for spikes.
+    stored: mantissas and exponent of the weights.
     grid: of a convolution, the shape (channels, height, width) that it reads.
     """
 
@@ -81,6 +83,7 @@ class Synapse:
     indptr: Array | None = None
     bits: int = 0
     grid: tuple[int, ...] = ()
+    stored: Stored = PLAIN
 
     @property
     def connections(self) -> int:
@@ -470,21 +473,33 @@ class _Planner:
         return whole and isinstance(origin, Input) and origin.type.kind != "spike" and origin.type.size == size
 
     def _sound(self, node: Dense | Sparse | Conv) -> bool:
-        """Whether a synapse's own numbers are what Lava keeps as they are."""
+        """Whether a synapse has no numbers that none of Lava's holds."""
         before = len(self.plan.problems)
-        low, high = self.target.integer("weight_min"), self.target.integer("weight_max")
-        step = self.target.integer("weight_step")
-        outside = (node.weight < low) | (node.weight > high)
-        if outside.any():
-            message = f"{int(outside.sum())} of {node.weight.size} weights lie outside {low} to {high}"
-            self.problem(node, message, "quantize the weights to 8 bits")
-        off = node.weight % step != 0
-        if off.any():
-            message = f"{int(off.sum())} of {node.weight.size} weights are no multiples of {step}, and Lava would round them"
-            self.problem(node, message, "quantize the weights to 8 bits")
+        if isinstance(node, Conv):  # which becomes one of Lava's, without exponents
+            low, high = self.target.integer("weight_min"), self.target.integer("weight_max")
+            step = self.target.integer("weight_step")
+            outside = (node.weight < low) | (node.weight > high)
+            if outside.any():
+                message = f"{int(outside.sum())} of {node.weight.size} weights lie outside {low} to {high}"
+                self.problem(node, message, "quantize the weights to 8 bits")
+            off = node.weight % step != 0
+            if off.any():
+                message = f"{int(off.sum())} of {node.weight.size} weights are no multiples of {step}, and Lava would round them"
+                self.problem(node, message, "quantize the weights to 8 bits")
+        elif isinstance(node, Dense):  # of a sparse one, what meets twice between two neurons is a synapse of its own
+            self._stored(node, node.weight)
         if node.bias is not None and node.bias.any():
             self.problem(node, "has a bias, which a synapse on Lava has not", "move the bias into the neurons")
         return len(self.plan.problems) == before
+
+    def _stored(self, node: Node, weight: Array) -> Stored:
+        """Mantissas and exponent; what the weights of a synapse sum up to has 32 bits before it is shifted."""
+        low, high = self.ranges.wires[node.name, ""]
+        found = stored(weight, self.target, max(-low, high))
+        if found is None:
+            message = f"weights from {weight.min()} to {weight.max()} that are no 8-bit mantissas times a power of two"
+            self.problem(node, message, "quantize the weights to 8 bits")
+        return found or PLAIN
 
     def _messages(self, node: Node, wire: str, make: bool) -> bool:
         """Whether a synapse's operand is something that sends messages: spikes, or whole numbers."""
@@ -530,7 +545,8 @@ class _Planner:
             if own.size:
                 waits = _moved(np.asarray(node.delay), piece, operand, size, columns) + wait
                 delay = _short(np.where(weight != 0, waits, 0 if np.any(waits < 0) else waits))
-            return [Synapse(self._name(node, operand.origin), node, operand.origin, size, columns, weight, delay, bits=bits)]
+            name, kept = self._name(node, operand.origin), self._stored(node, weight)
+            return [Synapse(name, node, operand.origin, size, columns, weight, delay, bits=bits, stored=kept)]
         return list(self._sparse(node, piece, operand, size, columns, wait, bits))
 
     def _convolution(self, node: Conv, piece: Piece, operand: Piece, size: int, wait: int, bits: int) -> list[Synapse]:
@@ -595,6 +611,7 @@ class _Planner:
                 column[chosen].astype(np.int32),
                 np.searchsorted(row[chosen], np.arange(size + 1)).astype(np.int32),
                 bits=bits,
+                stored=self._stored(node, weight[chosen]),
             )
 
     def _name(self, node: Node, source: str) -> str:

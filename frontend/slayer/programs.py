@@ -67,7 +67,7 @@ RELAY: Final = {
 
 def native(name: str) -> Program:
     """A program that the target `loihi2` has in its library."""
-    (found,) = (item for item in load_target("loihi2").neurons if item.name == name)
+    found = next(item for item in load_target("loihi2").neurons if item.name == name)
     return parse_program(found.fixed)
 
 

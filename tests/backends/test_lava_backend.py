@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from spikec.ir.rules import verify
 from spikec.ir.text import parse_program
 from spikec.ir.types import Array, TensorType
 from spikec.ledger import Ledger
+from spikec.mantissas import WIDTHS, stored
 from spikec.passes.retime import Retime
 from spikec.target import load_target
 
@@ -393,6 +395,33 @@ def test_convolutions_are_lavas(lava_env: LavaEnvironment) -> None:
 
 
 @pytest.mark.usefixtures("lava_env")
+@pytest.mark.usefixtures("lava_env")
+@pytest.mark.parametrize("samples", [1, 2])  # one alone has full matrices, several stand in sparse ones
+def test_weights_with_exponents(samples: int) -> None:
+    """Every exponent and width, in all four synapse processes, on spikes and on payloads of either sign, by the sum itself."""
+    rng = np.random.default_rng(8)
+    nodes: list[Any] = [source(9), Input(name="real", type=TensorType("graded", (9,), "i32"), bounds=(-50, 50))]
+    seen = set()
+    for number in range(30):
+        exponent = number % 15 - 7
+        bits = min((8, 8, 6, 5, 4, 3, 2, 1)[number % 8], 9 + exponent)
+        whole = rng.integers(-(1 << (bits - 1)), 1 << (bits - 1), (7, 9))
+        whole[0, :2] = -(1 << (bits - 1)), -1
+        weight = (whole << 9 - bits + exponent).astype(np.int32)
+        kept = stored(weight, TARGET)
+        assert kept is not None and kept.bits <= max(bits, 8 if bits == 7 else 0)
+        seen.add((kept.exponent, kept.bits))
+        ref = Ref(("in", "real")[number % 2], delay=1)
+        waits = rng.integers(0, 4, weight.shape).astype(np.int32) if number % 4 >= 2 else None
+        name = f"w{number}"
+        nodes.append(dense(name, weight, ref, delay=waits))
+    assert {exponent for exponent, _ in seen} == set(range(-7, 8)) and {bits for _, bits in seen} == set(WIDTHS)
+    nodes = [replace(n, lag=1) if not isinstance(n, Input) else n for n in nodes]
+    graph = verify(fixed(*nodes, outputs={f"w{k}": Ref(f"w{k}") for k in range(30)}))
+    data = {"in": spikes(samples, 12, 9), "real": rng.integers(-50, 51, (samples, 12, 9)).astype(np.int32)}
+    assert_equal(graph, data)
+
+
 def test_numbers_enter_neurons_straight_and_messages_through_synapses() -> None:
     csr = RNG.random((5, 4)) < 0.5
     graph = retimed(
@@ -564,7 +593,7 @@ def test_network_py_reads_like_the_model(tmp_path: Path) -> None:
         "from lava.proc.lif.process import LIF",
         "# l1: 20 LIF neurons, 1 step(s) after the model",
         "# from net.py:9 (net.l1)",
-        'fc1 = dense(w["fc1.weight"], copies, "fc1")',
+        'fc1 = dense(w["fc1.weight"], copies, "fc1", exponent=-2, width=6)',
         "in_.s_out.connect(fc1.s_in)",
         "fc1.a_out.connect(l1.a_in)",
         'l2 = LIF(shape=(7 * copies,), du=4095, dv=410, vth=40, bias_mant=0, bias_exp=0, name="l2")',
@@ -667,7 +696,7 @@ def refusals(*nodes: Any, outputs: dict[str, Ref]) -> list[str]:
 
 def test_everything_that_cannot_be_emitted_is_said_at_once() -> None:
     odd = even((4, 3))
-    odd[0, :2] = (3, 300)
+    odd[0, :3] = (3, 300, -60)
     found = refusals(
         source(3),
         Input(name="real", type=TensorType("value", (3,), "i8")),
@@ -687,8 +716,7 @@ def test_everything_that_cannot_be_emitted_is_said_at_once() -> None:
     assert found == [
         "net.py:9 (net.l): error[SPK502]: %l: bias_mant is 40000 (4 of 4), and Lava takes -32768 to 32767",
         "net.py:9 (net.l): error[SPK502]: %l: has several values of reset_interval, and Lava takes one per population",
-        "net.py:7 (net.odd): error[SPK502]: %odd: 1 of 12 weights lie outside -256 to 254",
-        "net.py:7 (net.odd): error[SPK502]: %odd: 1 of 12 weights are no multiples of 2, and Lava would round them",
+        "net.py:7 (net.odd): error[SPK502]: %odd: weights from -60 to 300 that are no 8-bit mantissas times a power of two",
         "net.py:7 (net.odd): error[SPK502]: %odd: has a bias, which a synapse on Lava has not",
         "net.py:7 (net.same): error[SPK502]: %same: reads a spike of the same step, and a synapse on Lava takes a step",
         "net.py:7 (net.slow): error[SPK502]: %slow: waits 63 steps; Lava's synapses have at most 62",

@@ -226,7 +226,7 @@ def test_sparse_layers_take_gains() -> None:
 
 
 def test_everything_is_refused_at_once() -> None:
-    delayed = parse_program("neuron @delayed(x) state(v = 0) { r = v > 1 v = 0.5 * v + x - r s = v > 1 emit s }")
+    delayed = parse_program("neuron @delayed(x) state(v = 0) { r = v > 1 v = select(r, 0, 0.5 * v + x) s = v > 1 emit s }")
     g = graph(
         values((2, 4), "frame"),
         Conv(name="c", inputs=(Ref("frame"),), weight=np.ones((2, 2, 1), F), loc=Loc("m.py", 5, "net.c")),
@@ -263,11 +263,11 @@ def test_a_membrane_before_the_reset_cannot_be_shown() -> None:
     assert LEAKY.emits[1].name == "v"
 
 
-SUBTRACT = parse_program("neuron @subtract(x) params(b) state(v = 0) { r = v > 1 v = b * v + x - r * 1 s = v > 1 emit s }")
+DELAYED = parse_program("neuron @delayed(x) params(b) state(v = 0) { r = v > 1 v = select(r, 0, b * v + x) s = v > 1 emit s }")
 
 
 def test_a_refusal_names_the_alternatives_with_their_measured_cost() -> None:
-    node = Neuron(name="l", inputs=(Ref("d"),), program=SUBTRACT, params={"b": F(0.5)})
+    node = Neuron(name="l", inputs=(Ref("d"),), program=DELAYED, params={"b": F(0.5)})
     g = graph(spikes((3,)), dense("d", "in", 2 * W), node, out=["l"])
     zero = parse_program("neuron @zero(x) params(b) state(v = 0) { v = b * v + x s = v > 1 v = select(s, 0, v) emit s }")
     other = graph(*(Neuron(name="l", inputs=(Ref("d"),), program=zero, params={"b": F(0.5)}) if n is node else n for n in g.nodes))

@@ -38,7 +38,7 @@ def layers(*sizes: int, seed: int = 0) -> Graph:
     nodes: list[Any] = [spikes((sizes[0],), dtype="i8")]
     before = "in"
     for k, (a, b) in enumerate(pairwise(sizes)):
-        w = (2 * rng.integers(-20, 21, (b, a))).astype(np.int16)
+        w = (2 * rng.integers(-127, 128, (b, a))).astype(np.int16)
         nodes += [dense(f"fc{k}", before, w), lif(f"l{k}", f"fc{k}")]
         before = f"l{k}"
     return verify(graph(*nodes, out=[before], level="fixed"))
@@ -152,7 +152,7 @@ def test_networks_that_are_too_large_are_refused_with_all_rules_at_once() -> Non
     assert found.code == "SPK230"
     assert "1 chip(s) of loihi2 have 120" in found.message and "%l1" in found.message
     assert found.fix is not None and "--chips" in found.fix and "--prune-structured" in found.fix
-    wide = Dense(name="fc", inputs=(Ref("in"),), weight=np.full((200, 17_000), 2, np.int16))
+    wide = Dense(name="fc", inputs=(Ref("in"),), weight=np.full((200, 17_000), [[2], [-254]] * 100, np.int16))
     with pytest.raises(CompileError) as caught:
         placed(verify(graph(spikes((17_000,), dtype="i8"), wide, lif("l", "fc"), out=["l"], level="fixed")), chips=1)
     codes = {d.code for d in caught.value.diagnostics}

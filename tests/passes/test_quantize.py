@@ -266,7 +266,7 @@ def test_a_bias_enters_the_register_only_where_the_current_forgets() -> None:
     g = graph(spikes((2,)), dense("d", "in", np.array([[1.0, 0.5]], F), [0.25]), cuba("l", "d", alpha=0.5), out=["l"])
     after, ledger = fixed(g)
     assert [node.name for node in after.nodes] == ["in", "d_on", "d_bias", "d_sum", "d", "l"]
-    assert after["d_bias"].weight.tolist() == [[32]] and after["l"].params["bias_mant"] == 0
+    assert after["d_bias"].weight.tolist() == [32] and after["l"].params["bias_mant"] == 0
     assert ("d", "the bias becomes a synapse from an always-on source") in [(e.node, e.what) for e in ledger]
     assert mismatches(g, after)[0] == 0
     g = graph(spikes((2,)), dense("d", "in", np.array([[1.0, 0.5]], F), [0.25]), cuba("l", "d", alpha=0.0), out=["l"])

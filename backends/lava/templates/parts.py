@@ -16,8 +16,8 @@ from lava.proc.sparse.process import DelaySparse, Sparse
 from lava.utils.weightutils import SignMode
 from scipy.sparse import csr_matrix
 
-# Bits of a weight that the chip has: of signed even numbers, 8 bits hold all and every bit less drops a low one.
-WEIGHT_BITS = (1, 2, 3, 4, 5, 6, 8)
+# Left to itself Lava chooses the sign mode from the values: a single negative weight would change every odd one.
+SIGNS = {"sign_mode": SignMode.MIXED}
 
 # On hardware: what a source's messages go through on their way to the chip (see chip.py).
 through = None
@@ -128,48 +128,42 @@ def tile(array, copies):
     return np.tile(array, copies)
 
 
-def _synapse(weights):
-    """How weights are kept: in the fewest bits that change none.
-
-    Left to itself Lava chooses the sign mode from the values: a single negative weight would change every odd one.
-    """
-    used = int(np.bitwise_or.reduce(np.abs(weights.astype(int)), axis=None)) >> 1
-    spare = (used & -used).bit_length() - 1 if used else 7
-    return {"sign_mode": SignMode.MIXED, "num_weight_bits": min(bits for bits in WEIGHT_BITS if bits >= 8 - spare)}
-
-
-def dense(weights, copies, name, delays=0, bits=0):
+def dense(weights, copies, name, delays=0, bits=0, exponent=0, width=8):
     """All-to-all synapses, weights (out, in); a message of step t arrives at t + 1 + delays (a number or one each).
 
-    bits: of a message, its sign included; 0 for spikes.
+    bits: of a message, its sign included; 0 for spikes. exponent: a weight w counts for w * 2 ** exponent. width: bits of a weight;
+    the lowest of the 8 are then zeros.
     """
     if copies > 1:
         rows, columns = np.nonzero(weights)
         waits = np.broadcast_to(delays, weights.shape)[rows, columns]
-        return _sparse(rows, columns, weights[rows, columns], waits, weights.shape, copies, name, bits)
+        return _sparse(rows, columns, weights[rows, columns], waits, weights.shape, copies, name, bits, exponent, width)
+    more = {"name": name, "num_message_bits": bits, "weight_exp": exponent, "num_weight_bits": width, **SIGNS}
     if np.any(delays):
         delays = delays if isinstance(delays, int) else delays.astype(int)
-        return DelayDense(weights=weights.astype(np.int32), delays=delays, name=name, num_message_bits=bits, **_synapse(weights))
-    return Dense(weights=weights.astype(np.int32), name=name, num_message_bits=bits, **_synapse(weights))
+        return DelayDense(weights=weights.astype(np.int32), delays=delays, **more)
+    return Dense(weights=weights.astype(np.int32), **more)
 
 
-def sparse(w, key, shape, copies, name, delays=0, bits=0):
+def sparse(w, key, shape, copies, name, delays=0, bits=0, exponent=0, width=8):
     """Synapses of a matrix in compressed rows: `key`.weight, .indices and .indptr in weights.npz; the rest as for `dense`."""
     rows = np.repeat(np.arange(shape[0]), np.diff(w[key + ".indptr"]))
     weights = w[key + ".weight"]
-    return _sparse(rows, w[key + ".indices"], weights, np.broadcast_to(delays, weights.shape), shape, copies, name, bits)
+    waits = np.broadcast_to(delays, weights.shape)
+    return _sparse(rows, w[key + ".indices"], weights, waits, shape, copies, name, bits, exponent, width)
 
 
-def _sparse(rows, columns, weights, delays, shape, copies, name, bits):
+def _sparse(rows, columns, weights, delays, shape, copies, name, bits, exponent, width):
     """The matrix `copies` times along the diagonal."""
     copy = np.arange(copies)[:, None]
     place = ((copy * shape[0] + rows).ravel(), (copy * shape[1] + columns).ravel())
     large = (shape[0] * copies, shape[1] * copies)
     matrix = csr_matrix((np.tile(weights.astype(np.int32), copies), place), shape=large)
+    more = {"name": name, "num_message_bits": bits, "weight_exp": exponent, "num_weight_bits": width, **SIGNS}
     if not np.any(delays):
-        return Sparse(weights=matrix, name=name, num_message_bits=bits, **_synapse(weights))
+        return Sparse(weights=matrix, **more)
     waits = csr_matrix((np.tile(delays.astype(int), copies), place), shape=large)
-    return DelaySparse(weights=matrix, delays=waits, name=name, num_message_bits=bits, **_synapse(weights))
+    return DelaySparse(weights=matrix, delays=waits, **more)
 
 
 def conv(weights, shape, copies, name, *, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1, bits=0):
