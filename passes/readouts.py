@@ -19,7 +19,7 @@ def is_readout(graph: Graph, node: Node) -> bool:
         if item.name in seen:
             continue
         seen.add(item.name)
-        if isinstance(item, Neuron) and item.program.emits[0].kind == "spike":
+        if isinstance(item, Neuron) and item.program.emits[0].kind != "value":
             return False
         stack += [user for user, _ in graph.users[item.name]]
     return True

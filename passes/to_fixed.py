@@ -30,7 +30,7 @@ from spikec.passes.mixed import choose_widths
 from spikec.passes.payloads import as_integers, by_range, check_options, on_grid, real_inputs, tell
 from spikec.passes.readouts import cure, means_as_sums
 from spikec.passes.rewrite import fresh_name, redirect, redirect_outputs
-from spikec.passes.translate import NARROW_BITS, STATE_BITS, Widths, largest_amount, translate
+from spikec.passes.translate import NARROW_BITS, STATE_BITS, Widths, largest_amount, levels, translate
 from spikec.passes.units import infer_units, is_truth
 from spikec.target import Target
 
@@ -213,17 +213,19 @@ class ToFixed:
         ) or self._without_weights(group, graph, scales)
         forced = [self.scales[n.name] * sources[n.name] for n in group.weighted if self.scales and n.name in self.scales]
         scale = forced[0] if forced else self._exact(group, grids, sources, largest)
+        if scale is not None and not forced and _fitting(scale, group, graph, scales) != scale:
+            scale = None
         if scale is None and records is not None and group.weighted and group.neurons:
             fewest = math.inf
             for factor in CANDIDATES:
-                candidate = _whole_identities(largest * factor, group, graph, scales)
+                candidate = _fitting(largest * factor, group, graph, scales)
                 trial = self._convert(group, graph, grids, candidate, sources, scales, records, Ledger())
                 changed = self._changed(group, graph, trial, scales, records)
                 if changed < fewest:
                     scale, fewest = candidate, changed
         scale = largest if scale is None else scale
         if not forced:
-            scale = _whole_identities(scale, group, graph, scales)
+            scale = _fitting(scale, group, graph, scales)
         for layer in group.weighted:
             grid = grids[layer.name]
             most = float(np.max(np.abs(layer.weight), initial=0.0)) * scale / sources[layer.name] / grid.step
@@ -314,7 +316,7 @@ class ToFixed:
                 data[name] = records[record_name((ref.node, ref.port))]
                 refs.append(replace(ref, node=name, port=""))
             result.append(replace(node, inputs=tuple(refs)))
-        spiking = [node for node in group.neurons if node.program.emits[0].kind == "spike"]
+        spiking = [node for node in group.neurons if node.program.emits[0].kind == "spike" or levels(node)]
         outputs = tuple((node.name, Ref(node.name)) for node in spiking)
         got = interpret(Graph("search", "fixed", (*inputs.values(), *result), outputs), data).outputs
         return sum(int(np.count_nonzero(got[n.name] != records[n.name])) for n in spiking)
@@ -513,8 +515,11 @@ def _with_identities(graph: Graph) -> Graph:
     return verify(graph.with_nodes(nodes))
 
 
-def _whole_identities(scale: float, group: Group, graph: Graph, scales: Mapping[tuple[str, str], float]) -> float:
-    """The nearest smaller scale at which spikes that are added to a group's sums are a whole number of their units."""
+def _fitting(scale: float, group: Group, graph: Graph, scales: Mapping[tuple[str, str], float]) -> float:
+    """The nearest smaller scale at which spikes that are added to a group's sums are a whole number of their units, or at which the
+    levels that its neurons count (`floor(v / threshold)`) lie a power of two apart."""
+    if counted := [distance for node in group.neurons for distance in levels(node)]:
+        return float(2.0 ** math.floor(math.log2(scale * counted[0])) / counted[0])
     sums = [node for node in group.nodes if isinstance(node, Add)]
     added = [graph[ref.node] for node in sums for ref in node.inputs if isinstance(graph[ref.node], Scale)]
     units = [_scale_of(node, node.inputs[0], graph, scales) for node in added]
@@ -596,7 +601,7 @@ def _wide_enough(graph: Graph) -> Graph:
     nodes: list[Node] = []
     for node in graph.nodes:
         low, high = found[node.name, ""]
-        if isinstance(node, (*WEIGHTED, Add)) and narrowest(low, high) == "i64":
+        if isinstance(node, (*WEIGHTED, Add, Pool)) and narrowest(low, high) == "i64":
             node = replace(node, dtype="i64")
         nodes.append(node)
     return graph.with_nodes(nodes)

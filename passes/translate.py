@@ -7,8 +7,9 @@ own; a factor becomes an integer and a shift. What rounding costs is kept in `er
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -78,6 +79,43 @@ def fraction_bits(largest: float, scale: float, bits: int = STATE_BITS) -> int:
     """Fraction bits that leave states of `bits` bits head-room, four times the largest amount that is expected."""
     room = (1 << (bits - 1)) / (4 * largest * scale or 1.0)
     return min(FRACTION_BITS, math.floor(math.log2(room)))
+
+
+def divisor(expr: Expr, node: Neuron) -> tuple[Expr, float] | None:
+    """The dividend and the divisor of a quotient by one positive number that is the same for all neurons."""
+    if not (isinstance(expr, Call) and expr.op == "/" and is_constant(expr.args[1], set(node.program.params))):
+        return None
+    env = {k: (v.item() if v.size == 1 else v.astype(np.float64)) for k, v in node.params.items()}
+    value = np.asarray(evaluate(expr.args[1], env, float_truth), np.float64)
+    return (expr.args[0], float(value.flat[0])) if value.size and (value == value.flat[0]).all() and value.flat[0] > 0 else None
+
+
+def _is_count(expr: Expr, counts: Collection[str]) -> bool:
+    if isinstance(expr, Var):
+        return expr.name in counts
+    if not isinstance(expr, Call):
+        return False
+    if expr.op in ("floor", "round"):
+        return isinstance(expr.args[0], Call) and expr.args[0].op == "/"
+    others = [arg for arg in (expr.args[1:] if expr.op == "select" else expr.args) if not _is_count(arg, counts)]
+    whole = all(isinstance(arg, Num) and float(arg.value).is_integer() for arg in others)
+    return expr.op in ("+", "-", "min", "max", "neg", "select") and whole and len(others) < len(expr.args) - (expr.op == "select")
+
+
+def levels(node: Neuron) -> list[float]:
+    """The distances of the levels that a program counts in its amounts, as in floor(v / threshold)."""
+    found: list[float] = []
+
+    def visit(expr: Expr) -> None:
+        if isinstance(expr, Call):
+            if expr.op in ("floor", "round") and (divided := divisor(expr.args[0], node)):
+                found.append(divided[1])
+            for arg in expr.args:
+                visit(arg)
+
+    for statement in node.program.body:
+        visit(statement.expr)
+    return found
 
 
 def _compared(program: Program) -> set[str]:
@@ -151,9 +189,24 @@ class Translator:
         """The scale at which a variable is held."""
         if name in self.operands:
             return self.operands[name]
-        if name == STEP:
+        if name == STEP or name in self._counts:
             return 1.0
         return self.scale * 2.0**self.fraction if self.units.get(name, 0) else 2.0**self.number_bits
+
+    @cached_property
+    def _counts(self) -> frozenset[str]:
+        """Variables of a step that hold whole numbers: how many levels an amount has passed."""
+        found: set[str] = set()
+        program = self.source.program
+        for statement in program.body:
+            if statement.name not in program.state_names and _is_count(statement.expr, found):
+                found.add(statement.name)
+        again = {name for name in found if sum(s.name == name for s in program.body) > 1}
+        return frozenset(found - again)
+
+    def is_count(self, expr: Expr) -> bool:
+        """Whether an expression is a whole number that was counted."""
+        return _is_count(expr, self._counts)
 
     def value(self, expr: Expr) -> Array:
         """A constant expression as numbers."""
@@ -168,7 +221,7 @@ class Translator:
         """Whether an expression is an amount, to be told from a pure number."""
         if isinstance(expr, Var):
             return bool(self.units.get(expr.name))
-        if not isinstance(expr, Call) or is_truth(expr, self.source.program):
+        if not isinstance(expr, Call) or is_truth(expr, self.source.program) or self.is_count(expr):
             return False
         operands = expr.args[1:] if expr.op == "select" else expr.args[:1] if expr.op in ("/", "rem") else expr.args
         return any(self.is_amount(arg) for arg in operands)
@@ -286,9 +339,14 @@ class Translator:
         return Call(expr.op, (inner,)), scale
 
     def _floor(self, expr: Call) -> Scaled:
-        inner, scale = self.amount(expr.args[0])
+        (operand,) = expr.args
+        if divided := divisor(operand, self.source):
+            inner, scale = self.amount(divided[0])
+            scale *= divided[1]  # n / s over c is n / (s c)
+        else:
+            inner, scale = self.amount(operand)
         bits = math.log2(scale)
-        if bits != round(bits) or bits < 0:
+        if abs(bits - round(bits)) > 1e-9 or bits < 0:
             raise self.refuse(f"uses '{expr.op}' of an amount, whose scale is not a power of two")
         if expr.op == "round" and bits >= 1:
             inner = Call("+", (inner, Num(1 << (round(bits) - 1))))
@@ -311,7 +369,11 @@ class Translator:
                 return call("select", self.condition(condition), inner, 0), scale
         for factor, other in ((left, right), (right, left)):
             if self.constant(factor):
-                return self._times(other, self.value(factor))
+                given = self.value(factor)
+                if self.is_count(other) and given.size == 1 and given.item() > 0:
+                    inner, own = self.amount(other)
+                    return inner, own / given.item()  # n counts of c are n at the scale 1 / c
+                return self._times(other, given)
         if self.is_amount(right):
             left, right = right, left
         (a, one), (b, two) = self.amount(left), self.amount(right)

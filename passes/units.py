@@ -31,6 +31,8 @@ def infer_units(node: Neuron, graph: Graph, amounts: Collection[str] = ()) -> di
             return units.get(expr.name) == 1
         if not isinstance(expr, Call) or is_constant(expr, constants) or is_truth(expr, program):
             return False
+        if expr.op in ("floor", "round") and isinstance(expr.args[0], Call) and expr.args[0].op == "/":
+            return False  # how many levels an amount has passed
         operands = expr.args[1:] if expr.op == "select" else expr.args[:1] if expr.op in ("/", "rem") else expr.args
         return any(amount(arg) for arg in operands)
 

@@ -452,3 +452,31 @@ def test_a_bias_behind_a_membrane_may_need_64_bits() -> None:
     np.testing.assert_allclose(found * unit, interpret(graph, x).outputs["head"], rtol=1e-5)  # the unit's six digits
     build = spikec.compile(graph, target="host", bits=16, calibrate=x["in"])
     assert build.verify(x["in"], backends=("numpy", "c")).ok
+
+
+MULTI = "neuron @multi(x) params(theta) state(v = 0) { u = v + x s = max(floor(u / theta), 0) v = u - s * theta emit s: graded }"
+
+
+@pytest.mark.parametrize(("theta", "exact"), [(1.0, True), (0.25, True), (0.7, False)])
+def test_neurons_that_spike_several_times_a_step_count_levels_a_power_of_two_apart(theta: float, exact: bool) -> None:
+    rng = np.random.default_rng(2)
+    layers: list[object] = [Input(name="in", type=TensorType("spike", (5,), "f32"))]
+    last = "in"
+    for name, shape in (("a", (8, 5)), ("b", (4, 8))):
+        weight = (rng.integers(-6, 12, shape) / 16).astype(F32)
+        layers += [
+            Dense(name=f"{name}_fc", inputs=(Ref(last),), weight=weight),
+            Neuron(name=name, inputs=(Ref(f"{name}_fc"),), program=parse_program(MULTI), params={"theta": np.float32(theta)}),
+        ]
+        last = name
+    graph, ledger = verify(Graph("g", "float", tuple(layers), (("a", Ref("a")), ("b", Ref("b"))))), Ledger()
+    x = {"in": (rng.random((6, 30, 5)) < 0.5).astype(F32)}
+    fixed = verify(ToFixed(target=load_target("host"), bits=12, calibrate=x).run(graph, ledger))
+    assert {e.node for e in ledger if e.kind == "approximation"} == (set() if exact else {"a_fc", "b_fc"})
+    wanted, found = interpret(graph, x).outputs, interpret(fixed, {"in": x["in"].astype(bool)}).outputs
+    for name in ("a", "b"):
+        assert wanted[name].max() > 1
+        wrong = np.count_nonzero(wanted[name] != found[name])
+        assert wrong <= (0 if exact else 0.02 * wanted[name].size)
+    build = spikec.compile(graph, target="host", bits=12, calibrate=x["in"])
+    assert build.verify(x["in"], backends=("numpy", "c")).ok
