@@ -8,6 +8,7 @@ BLAS in floating point where every sum is exact. Results equal the interpreter's
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -51,6 +52,9 @@ _CHUNK_BYTES: Final = 1 << 28
 _CROSSOVER: Final = 24
 #: A convolution of at most so many connections is also kept as a list of them.
 _MOST_CONNECTIONS: Final = 1 << 22
+#: So many connections of a layer are kept in small types; an input's are copied together where they are so many on average.
+_MANY_CONNECTIONS: Final = 1 << 20
+_LONG_ROW: Final = 64
 #: Connections that are gathered at a time.
 _GATHERED: Final = 1 << 15
 _INT32: Final[Interval] = (-(1 << 31), (1 << 31) - 1)
@@ -99,7 +103,7 @@ class _Matrix:
 
     def _sum(self, x: Array, column: Array) -> Array:
         """The rows of one sample's active inputs, added up."""
-        parts = self.rows[column]
+        parts = self.rows.take(column, 0)
         if not self.spikes:
             parts = parts * x[column].astype(self.exact)[:, None]
         return np.asarray(np.add.reduce(parts, axis=0))
@@ -121,13 +125,17 @@ class _Connections:
     ) -> None:
         self.spikes = spikes
         order = np.argsort(source, kind="stable")
-        self.target = target[order].astype(np.int64)
+        #: Many connections are kept in small types, which are read from memory more quickly than NumPy's own.
+        small = order.size >= _MANY_CONNECTIONS
+        self.target = target[order].astype(np.uint16 if small and out <= 1 << 16 else np.int32 if small else np.int64)
         self.weight = weight[order]
+        #: Rows so long are copied one by one, which is quicker than looking up each connection.
+        self.rows = order.size >= _LONG_ROW * fan_in
         self.start = np.searchsorted(source[order], np.arange(fan_in + 1))
         self.out = out
         self.dtype = dtype
         self.counting = bound is not None and bound < 1 << 53
-        self.double = self.weight.astype(np.float64) if self.counting else self.weight
+        self.double = self.weight if small or not self.counting else self.weight.astype(np.float64)
 
     def apply(self, x: Array) -> Array:
         """Add up the connections of the active inputs only, so many rows at a time that what is gathered stays in the cache."""
@@ -155,18 +163,29 @@ class _Connections:
     def _some(self, x: Array, row: Array, column: Array, first: Array, length: Array, ends: Array) -> Array:
         total = int(ends[-1]) if len(ends) else 0
         # The positions of all connections of all active inputs, input by input.
-        where = np.arange(total) + np.repeat(first - (ends - length), length)
-        place = self.target[where]
+        where: Any
+        if self.rows and total:
+            where = [slice(begin, end) for begin, end in zip(first.tolist(), (first + length).tolist(), strict=True)]
+            place = np.concatenate([self.target[part] for part in where], dtype=np.int64)
+        else:
+            where = np.arange(total) + np.repeat(first - (ends - length), length)
+            place = self.target[where].astype(np.int64, copy=False)
         if len(x) > 1:
             place = place + np.repeat(row * self.out, length)
         if self.counting:
-            weight = self.double[where]
+            weight = self._values(self.double, where, np.float64)
             if not self.spikes:
                 weight = weight * np.repeat(x[row, column], length)
             return np.bincount(place, weight, minlength=len(x) * self.out).astype(self.dtype).reshape(len(x), self.out)
         result = np.zeros(len(x) * self.out, self.dtype)
-        np.add.at(result, place, self.weight[where].astype(self.dtype, copy=False) * np.repeat(x[row, column], length))
+        np.add.at(result, place, self._values(self.weight, where, self.dtype) * np.repeat(x[row, column], length))
         return result.reshape(len(x), self.out)
+
+    @staticmethod
+    def _values(array: Array, where: Any, dtype: Any) -> Array:
+        if isinstance(where, list):
+            return np.concatenate([array[part] for part in where], dtype=dtype)
+        return np.asarray(array[where].astype(dtype, copy=False))
 
 
 class _Windows:
@@ -271,8 +290,22 @@ def _choose(condition: Any, yes: Any, no: Any) -> Any:
     return yes if condition else no
 
 
+def _settle(x: Any, condition: Any, value: Any) -> Any:
+    """As `_choose(condition, value, x)`, in x itself, which nobody else holds."""
+    if type(x) is np.ndarray and type(condition) is np.ndarray and x.shape == condition.shape:
+        np.putmask(x, condition, value)
+        return x
+    return _choose(condition, value, x)
+
+
 def _logical_not(x: Any) -> Any:
     return not x if isinstance(x, (bool, np.bool_)) else ~x
+
+
+#: What is computed once where all operands are known.
+_FOLDED: Final[dict[str, Callable[..., int]]] = {
+    "+": operator.add, "-": operator.sub, "*": operator.mul, "neg": operator.neg, "<<": operator.lshift, ">>": operator.rshift,
+}  # fmt: skip
 
 
 class _Source:
@@ -283,9 +316,11 @@ class _Source:
         self.narrow = all(_fits(interval) for interval in (*ranges.values.values(), *ranges.states.values()))
         self.dtype: Any = np.int32 if self.narrow else np.int64
         self.kinds: dict[str, bool] = {}
+        self.scalars = {name: value for name, value in params.items() if isinstance(value, int)}
+        self.constants: dict[str, Any] = {}
         lines = []
         for index, statement in enumerate(program.body):
-            text, truth = self.expr(statement.expr, index)
+            text, truth = self.settled(program, index) or self.expr(statement.expr, index)
             if statement.name in program.state_names:
                 text, truth = (f"I({text})", False) if truth else (text, False)
             self.kinds[statement.name] = truth
@@ -299,8 +334,10 @@ class _Source:
             "I": self.number,
             "rtz": _shift_to_zero,
             "choose": _choose,
+            "settle": _settle,
             "negate": _logical_not,
             **{f"v_{name}": value for name, value in params.items()},
+            **self.constants,
         }
         exec(text, names)  # our own text: names are checked identifiers, literals are numbers
         self.step: Callable[..., tuple[tuple[Any, ...], tuple[Any, ...]]] = names["step"]
@@ -309,10 +346,54 @@ class _Source:
         """Truth values as numbers."""
         return int(x) if isinstance(x, (bool, np.bool_)) else x.astype(self.dtype)
 
+    def fixed(self, expr: Expr) -> int | None:
+        """The value of what is made of numbers and scalar parameters only."""
+        if isinstance(expr, Num):
+            return int(expr.value)
+        if isinstance(expr, Var):
+            return None if expr.name in self.kinds else self.scalars.get(expr.name)
+        assert isinstance(expr, Call)
+        if expr.op not in _FOLDED:
+            return None
+        parts = [self.fixed(arg) for arg in expr.args]
+        return None if None in parts else _FOLDED[expr.op](*parts)
+
+    def constant(self, value: int) -> str:
+        """A number as an array without axes: NumPy takes several times as long to find a type for a number of Python's."""
+        limits = np.iinfo(self.dtype)
+        if not limits.min <= value <= limits.max:
+            return f"({value})"
+        name = f"k_{'m' if value < 0 else ''}{abs(value)}"
+        self.constants[name] = np.array(value, self.dtype)
+        return name
+
+    def settled(self, program: Program, index: int) -> tuple[str, bool] | None:
+        """`v = select(s, number, v)` where v is an array that this program made and no other name stands for."""
+        name, expr = program.body[index].name, program.body[index].expr
+        if not (isinstance(expr, Call) and expr.op == "select" and isinstance(expr.args[2], Var) and expr.args[2].name == name):
+            return None
+        value = self.fixed(expr.args[1])
+        made = max((k for k in range(index) if program.body[k].name == name), default=-1)
+        between = [(k, program.body[k].expr) for k in range(made + 1, index)]
+        if value is None or made < 0 or not self.fresh(program.body[made].expr, made) or self.kinds[name]:
+            return None
+        if not all(self.fresh(other, k) for k, other in between):
+            return None
+        return f"settle(v_{name}, {self.expr(expr.args[0], index)[0]}, {self.constant(value)})", False
+
+    def fresh(self, expr: Expr, index: int) -> bool:
+        """Whether the value is an array of its own, not one that has another name already."""
+        if not isinstance(expr, Call) or self.fixed(expr) is not None or expr.op == "select":
+            return False
+        if expr.op in ("clip", "wrap") and not self.narrows(expr, index):
+            return self.fresh(expr.args[0], index)
+        return True
+
     def expr(self, expr: Expr, index: int) -> tuple[str, bool]:
         """Text and whether it is a truth value."""
-        if isinstance(expr, Num):
-            return f"({expr.value})", False
+        value = self.fixed(expr)
+        if value is not None:
+            return self.constant(value), False
         if isinstance(expr, Var):
             return f"v_{expr.name}", self.kinds.get(expr.name, False)
         assert isinstance(expr, Call)
@@ -334,19 +415,28 @@ class _Source:
             return f"(-{a})", False
         if expr.op in ("wrap", "clip"):
             return self.narrowing(expr, a, index), False
+        if expr.op == "rtz" and isinstance(expr.args[1], Num):
+            rest = [str(int(expr.args[1].value))]
         call = {"abs": "np.abs", "min": "np.minimum", "max": "np.maximum", "rem": "np.remainder", "rtz": "rtz"}[expr.op]
         return f"{call}({', '.join([a, *rest])})", False
+
+    def narrows(self, expr: Call, index: int) -> bool:
+        """Whether a clip or a wrap can change anything."""
+        bits = expr.args[1]
+        assert isinstance(bits, Num)
+        low, high = self.ranges.values.get((index, expr.args[0]), INT64)
+        half = 1 << (int(bits.value) - 1)
+        return not (-half < low and high < half)
 
     def narrowing(self, expr: Call, text: str, index: int) -> str:
         bits = expr.args[1]
         assert isinstance(bits, Num)
         n = int(bits.value)
-        low, high = self.ranges.values.get((index, expr.args[0]), INT64)
         half = 1 << (n - 1)
-        if -half < low and high < half:
+        if not self.narrows(expr, index):
             return text
         if expr.op == "clip":
-            return f"np.minimum(np.maximum({text}, {1 - half}), {half - 1})"
+            return f"np.minimum(np.maximum({text}, {self.constant(1 - half)}), {self.constant(half - 1)})"
         if self.narrow and n > 30:
             text = f"np.asarray({text}, np.int64)"
         return f"((({text} + {half}) & {(1 << n) - 1}) - {half})"

@@ -446,7 +446,7 @@ def main() -> int:
     for name in [] if options.table else only or list(cases):
         if options.resume and name in kept and not only:
             continue
-        kept[name] = bench(cases[name](), tools, absent, options.rounds or (7 if options.all else ROUNDS))
+        kept[name] = bench(cases[name](), tools, absent, options.rounds or (5 if options.all else ROUNDS))
         kept = {name: kept[name] for name in [*cases, *kept] if name in kept}
         results.save(kept, file)
     if not kept:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import statistics
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -166,7 +167,7 @@ def plot(networks: dict[str, Network], path: Path) -> None:
         axes.plot([least, most], [place, place], color="0.8", linewidth=3, zorder=1, solid_capstyle="round")
     for (name, network), mark, colour in zip(networks.items(), "osD^vPX*", plt.cm.tab10.colors, strict=False):
         places = [place for place, title in enumerate(order) if name in ratios[title]]
-        label = f"{name}: {network.what.split(',')[0]}" if len(name) > 2 else f"{name}: {network.what.split(',')[0].split(' (')[0]}"
+        label = f"{name}: {re.split(', | with | [(]', network.what)[0]}"
         axes.scatter(
             [ratios[order[place]][name] for place in places], places, s=42, marker=mark, color=colour, label=label, zorder=2
         )

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from spikec.backends.c.exprs import C_TYPES, literal
-from spikec.backends.c.parts import API, KIND, WIDTH, Network, Port, event_room
+from spikec.backends.c.parts import API, KIND, WIDTH, Network, Port, event_room, width_of
 from spikec.backends.c.plan import Halo, Layout, Stored
 from spikec.backends.c.storage import Storage
 from spikec.ir.ops import Ref
@@ -31,7 +31,7 @@ class Assembly(Storage):
         large = embed and text_size > _MUCH_TEXT
         texts, fields, blob = [], [], bytearray()
         for name, c_type, array in self.arrays:
-            width = {"uint8_t": 1, "int8_t": 1, "uint16_t": 2, "int16_t": 2, "int32_t": 4, "uint32_t": 4, "float": 4}.get(c_type, 8)
+            width = width_of(c_type)
             if large and array.size >= _LARGE:
                 blob += bytes(-len(blob) % 64)
                 fields.append((name, c_type, array.size, len(blob)))
@@ -64,7 +64,9 @@ class Assembly(Storage):
         struct.append(f"typedef char {self.p}weights_check[sizeof(struct {self.p}weights) == {len(blob)} ? 1 : -1];")
         struct += [f"#define {name} {self.p}weights.{name}" for name, *_ in fields]
         note = "/* Large arrays stand in weights.bin, in this order, little-endian, each at a multiple of 64 bytes. */"
-        linked = _WEIGHTS.replace("@prefix@", self.p).replace("@bytes@", str(len(blob)))
+        first, last = (_PAGES_FIRST, _PAGES_LAST) if len(blob) >= MANY_PAGES else ("", "")
+        linked = _WEIGHTS.replace("@first@", first).replace("@last@", last)
+        linked = linked.replace("@prefix@", self.p).replace("@bytes@", str(len(blob)))
         return "\n\n".join(["\n".join([note, *struct]), *texts]), bytes(blob), linked
 
     def view(
@@ -314,8 +316,10 @@ def _header_name(prefix: str) -> str:
     return "network.h" if prefix == "spk_" else f"{prefix}network.h"
 
 
+#: Weights of so many bytes lie in more small pages than a processor remembers the addresses of.
+MANY_PAGES: Final = 8 << 20
 _WEIGHTS: Final = """/* weights.c - links weights.bin. `make EMBED=array` does without the assembler's .incbin. */
-#if defined(__BYTE_ORDER__) && defined(__ORDER_BIG_ENDIAN__)
+@first@#if defined(__BYTE_ORDER__) && defined(__ORDER_BIG_ENDIAN__)
 #if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
 #error "weights.bin is little-endian"
 #endif
@@ -339,4 +343,13 @@ __asm__(".section .rodata\\n.balign 64\\n.globl @prefix@weights\\n@prefix@weight
 #endif
 
 typedef int spk_weights_are_linked;
+@last@"""
+_PAGES_FIRST: Final = '#define _GNU_SOURCE\n#include "pages.h"\n\n'
+_PAGES_LAST: Final = """
+#if defined(PAGES_MOVED)
+#if !defined(SPK_EMBED_ARRAY)
+extern const unsigned char @prefix@weights[];
+#endif
+__attribute__((constructor)) static void @prefix@weights_pages(void) { pages_move(@prefix@weights, @bytes@u); }
+#endif
 """

@@ -48,6 +48,8 @@ def folder_files(graph: Graph, network: Network, target: Target | None = None) -
     if network.binary is not None and network.binary_source is not None:
         result["weights.bin"] = network.binary
         result["weights.c"] = network.binary_source
+        if '#include "pages.h"' in network.binary_source:
+            result["pages.h"] = (source / "pages.h").read_text(encoding="utf-8")
     if target is not None and target.compiler.prefix:
         result["target.mk"] = _makefile(target)
         result["toolchain.cmake"] = _toolchain(target)

@@ -12,7 +12,7 @@ from spikec.backends.c.assembly import Assembly
 from spikec.backends.c.elements import Elements
 from spikec.backends.c.exprs import Unsupported
 from spikec.backends.c.forms import Choices
-from spikec.backends.c.parts import Network, Port
+from spikec.backends.c.parts import Network, Port, width_of
 from spikec.diagnostics import Diagnostic
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import Wire, record_name
@@ -107,7 +107,7 @@ class _Generator(Elements, Assembly):
             Port(n.name, (n.name, ""), n.type.size, n.type.kind, self.plan.stored[n.name, ""].api, n.lag) for n in graph.inputs
         ]
         result = Network(p, "", "", None, None, in_ports, ports, len(graph.outputs), states, self.counters, self.bytes())
-        result.constants = sum(array.nbytes for _, _, array in self.arrays)
+        result.constants = sum(array.size * width_of(c_type) for _, c_type, array in self.arrays)
         result.shared = sum(member.length * member.width for member in self.members if not member.owner)
         result.memory = self.memory()
         data, result.binary, result.binary_source = self.data(embed)

@@ -28,6 +28,11 @@ DTYPE: Final = {
 }
 
 
+def width_of(c_type: str) -> int:
+    """Bytes of a number of this C type."""
+    return {"uint8_t": 1, "int8_t": 1, "uint16_t": 2, "int16_t": 2, "int32_t": 4, "uint32_t": 4, "float": 4}.get(c_type, 8)
+
+
 def kernel_files() -> dict[str, str]:
     """The hand-written headers by name, in a fixed order."""
     folder = files("spikec.backends.c") / "kernels"

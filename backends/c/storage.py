@@ -11,7 +11,7 @@ import numpy as np
 from spikec.backends.c.exprs import C_TYPES, literal
 from spikec.backends.c.memory import ALIGN, Life, place
 from spikec.backends.c.neurons import Neurons
-from spikec.backends.c.parts import DTYPE, WIDTH, Member, StateRow, event_room, tail
+from spikec.backends.c.parts import DTYPE, WIDTH, Member, StateRow, event_room, tail, width_of
 from spikec.backends.c.plan import Halo, Stored, arranged, state_kinds
 from spikec.backends.c.sums import Sums
 from spikec.ir.interpret import record_name
@@ -156,6 +156,6 @@ class Storage(Sums, Neurons):
         for item in self.layers:
             if item.layer:
                 rows[item.layer].shared += item.shared
-        for name, _, array in self.arrays:
-            rows[self.owners[name]].constants += array.nbytes
+        for name, c_type, array in self.arrays:
+            rows[self.owners[name]].constants += array.size * width_of(c_type)
         return [row for row in rows.values() if row.kept or row.shared or row.constants]

@@ -74,16 +74,16 @@ def _sparse(net: Net) -> Callable[[Any], np.ndarray]:
     weights = jnp.asarray(s["weights"].ravel()[order])
     bias, beta, theta, n = jnp.asarray(s["bias"]), jnp.float32(s["beta"]), jnp.float32(s["theta"]), len(s["v0"])
 
-    def step(carry: Any, _: Any) -> Any:
-        v, fired, counts = carry
-        current = jax.ops.segment_sum(weights * fired[source], sorted_targets, n, indices_are_sorted=True)
-        v = beta * v + bias + current
-        now = (v >= theta).astype(jnp.float32)
-        return (jnp.where(now > 0, 0.0, v), now, counts + now), None
-
     @jax.jit
-    def whole(v: Any) -> Any:
+    def whole(v: Any, weights: Any, source: Any, sorted_targets: Any) -> Any:  # constants would be folded, for minutes
+        def step(carry: Any, _: Any) -> Any:
+            v, fired, counts = carry
+            current = jax.ops.segment_sum(weights * fired[source], sorted_targets, n, indices_are_sorted=True)
+            v = beta * v + bias + current
+            now = (v >= theta).astype(jnp.float32)
+            return (jnp.where(now > 0, 0.0, v), now, counts + now), None
+
         zero = jnp.zeros_like(v)
         return lax.scan(step, (v, zero, zero), None, length=net.steps)[0][2]
 
-    return lambda _: np.asarray(whole(jnp.asarray(s["v0"]))).astype(np.int64)
+    return lambda _: np.asarray(whole(jnp.asarray(s["v0"]), weights, source, sorted_targets)).astype(np.int64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from many import require_compiler
 from strategies import random_inputs
 
 from spikec.backend import Golden
+from spikec.backends.c import assembly
 from spikec.backends.c.backend import CBackend
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import default_record, interpret
@@ -374,3 +376,65 @@ def test_the_encoder_in_c_is_the_one_in_python(tmp_path: Path) -> None:
         found[tuple(int(n) for n in line.split())] = 1
     assert np.array_equal(found, rate(x[None], 40, seed=12345678901234567, samples=3)[0])
     assert found.any()
+
+
+def wide(size: int) -> tuple[Graph, dict[str, Array]]:
+    """size x size random connections, an input for it."""
+    rng = np.random.default_rng(5)
+    nodes = (
+        Input(name="x", type=TensorType("spike", (size,), "i8")),
+        Dense(name="fc", inputs=(Ref("x"),), weight=rng.integers(-40, 60, (size, size)).astype(np.int8)),
+        Neuron(name="l", inputs=(Ref("fc"),), program=LIF),
+    )
+    return verify(Graph("wide", "fixed", nodes, (("out", Ref("l")),))), {"x": (rng.random((1, 3, size)) < 0.1).astype(np.int8)}
+
+
+WHERE = """
+#include <stdio.h>
+#include <string.h>
+extern const unsigned char spk_weights[];
+int main(void) {
+  const unsigned long middle = (unsigned long)spk_weights + @bytes@ / 2u;
+  FILE *const maps = fopen("/proc/self/maps", "r"), *const file = fopen("weights.bin", "rb");
+  char line[512], name[256];
+  unsigned long k, different = 0;
+  for (k = 0; k < @bytes@; k++) { different += spk_weights[k] != (unsigned char)getc(file); }
+  while (fgets(line, sizeof line, maps) != NULL) {
+    unsigned long begin, end;
+    char rights[8];
+    name[0] = 0;
+    sscanf(line, "%lx-%lx %7s %*s %*s %*s %255s", &begin, &end, rights, name);
+    if (begin <= middle && middle < end) { printf("%lu %s %s\\n", different, rights, name[0] ? "file" : "memory"); }
+  }
+  return 0;
+}
+"""
+
+
+def test_many_weights_go_onto_large_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They keep their addresses and their bytes, stay constant, and are memory instead of a file where the system can do that."""
+    monkeypatch.setattr(assembly, "MANY_PAGES", 1 << 20)
+    graph, x = wide(2200)
+    emitted(graph, tmp_path, samples=1)
+    size = (tmp_path / "weights.bin").stat().st_size
+    assert CBackend(load_target("host")).memory(graph).constants == 2200 * 2200 and size - 2200 * 2200 < 64
+    (tmp_path / "where.c").write_text(WHERE.replace("@bytes@", f"{size}u"))
+    mode = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    large = mode.exists() and "[never]" not in mode.read_text()
+    for flags, place in (([], "memory" if large else "file"), (["-DSPK_SMALL_PAGES"], "file")):
+        for compiler in ("gcc", "clang"):
+            if shutil.which(compiler) is None:
+                continue
+            told = ["-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror", "-O2", *flags]
+            subprocess.run([compiler, *told, "-c", "weights.c"], cwd=tmp_path, check=True)
+            subprocess.run([compiler, "-o", "where", "where.c", "weights.o"], cwd=tmp_path, check=True)
+            done = subprocess.run(["./where"], cwd=tmp_path, check=True, capture_output=True, text=True)
+            assert done.stdout == f"0 r--p {place}\n", (compiler, flags)
+    subprocess.run(["make", "-s", "check"], cwd=tmp_path, check=True, capture_output=True)
+    assert np.array_equal(CBackend(None).run(graph, x).outputs["out"], interpret(graph, x).outputs["out"])
+
+
+def test_few_weights_stay_where_they_are(tmp_path: Path) -> None:
+    emitted(wide(1500)[0], tmp_path, samples=1)
+    assert (tmp_path / "weights.c").exists() and not (tmp_path / "pages.h").exists()
+    assert "pages" not in (tmp_path / "weights.c").read_text()
