@@ -1,15 +1,18 @@
-"""Classification tasks for `make bench-passes`: spikes in, labels out, and a float network trained for each seed.
+"""Classification tasks for `make bench-passes`: spikes in, labels out, and a float network for each seed.
 
-Networks are trained as graphs (`spikec.nn.GraphModule`): leaky neurons, reset to zero, cross-entropy on the spike counts of the
-last layer, Adam. Weights are kept in build/bench-passes, so that a second run does not train again.
+Three networks are trained here, as graphs (`spikec.nn.GraphModule`): leaky neurons, reset to zero, cross-entropy on the spike
+counts of the last layer, Adam, a tenth of the input's spikes left out at random as in a recovery. Weights are kept in
+build/bench-passes, so that a second run does not train again. Two networks are given, trained by others: the seeds then only tell
+recoveries apart.
 """
 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -31,6 +34,10 @@ KEPT: Final = ROOT / "build" / "bench-passes"
 LIF: Final = parse_program(
     "neuron @lif(x) params(beta, theta) state(v = 0) {\nv = beta * v + x\ns = v > theta\nv = select(s, 0, v)\nemit s\n}"
 )
+CUBA: Final = parse_program(
+    "neuron @cuba(x) params(alpha, beta, theta) state(u = 0, v = 0) {\nu = alpha * u + x\nv = beta * v + u\ns = v > theta\n"
+    "v = select(s, 0, v)\nemit s\n}"
+)
 
 
 @dataclass(frozen=True)
@@ -43,12 +50,28 @@ class Split:
 
 @dataclass(frozen=True)
 class Task:
-    """A task: its data, and the float network of a seed."""
+    """A task: its data, the float network of a seed, and how a recovery is asked for.
+
+    tuning: what a recovery learns from, where not all of `train`. steps: from which step on answers count, where every step has a
+    label (samples, T). options: of every compilation. given: whether others trained the network.
+    """
 
     name: str
     train: Split
     test: Split
     network: Callable[[int], Graph]
+    epochs: int
+    batch_size: int = 64
+    drop: float = 0.1
+    tuning: Split | None = None
+    steps: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
+    given: bool = False
+
+    @property
+    def per_step(self) -> bool:
+        """Whether there is an answer to be given in every step."""
+        return self.test.y.ndim == 2
 
 
 # --------------------------------------------------------------------------------------------------------------- data
@@ -59,7 +82,7 @@ def _digits() -> tuple[Split, Split]:
     import data as digits
 
     train, held_out = digits.split()
-    return Split(digits.spikes(train.images), train.labels), Split(digits.spikes(held_out.images), held_out.labels)
+    return tuple(Split(digits.spikes(part.images, 12), part.labels) for part in (train, held_out))  # type: ignore[return-value]  # two
 
 
 def _accumulated(level: Array, steps: int, full: float) -> Array:
@@ -79,9 +102,45 @@ def mnist_images() -> tuple[Array, Array]:
 def _mnist() -> tuple[Split, Split]:
     images, labels = mnist_images()
     order = np.random.RandomState(2026).permutation(len(images))
-    x = _accumulated(images[order], 16, 2.0)
+    x = _accumulated(images[order], 10, 1.5)
     y = labels[order]
     return Split(x[:8000], y[:8000]), Split(x[8000:], y[8000:])
+
+
+def _cuba() -> tuple[Split, Split]:
+    """The same pictures in the code of the tutorial: accumulators that start late and are set to zero."""
+    images, labels = mnist_images()
+    order = np.random.RandomState(2026).permutation(len(images))
+    level, steps = images[order], 20
+    v, x = np.zeros(level.shape), np.zeros((len(level), steps, 784), np.uint8)
+    for t in range(1, steps):
+        v += level
+        x[:, t] = v > 1
+        v[v > 1] = 0
+    y = labels[order]
+    return Split(x[:8000], y[:8000]), Split(x[8000:], y[8000:])
+
+
+def _ecg() -> tuple[Split, Split]:
+    """Level crossings of heartbeats (samples, 1301, 4), a label at every step."""
+    from scipy.io import loadmat
+
+    folder = DATA / "ecg_srnn"
+    parts = []
+    for name in ("train", "test"):
+        found = loadmat(folder / f"QTDB_{name}.mat")
+        parts.append(Split(found["x"].astype(np.float32), found["y"].argmax(axis=-1).astype(np.int64)))
+    return parts[0], parts[1]
+
+
+def _windows(whole: Split, steps: int, unseen: int) -> Split:
+    """Sequences cut into windows; the first steps of each do not count, for there a state is missing."""
+    count = whole.x.shape[1] // steps
+    first = whole.x.shape[1] - count * steps
+    x = whole.x[:, first:].reshape(-1, steps, *whole.x.shape[2:])
+    y = whole.y[:, first:].reshape(-1, steps).copy()
+    y[:, :unseen] = -1
+    return Split(x, y)
 
 
 def _mel(bands: int, size: int, rate: int) -> Array:
@@ -94,7 +153,7 @@ def _mel(bands: int, size: int, rate: int) -> Array:
     return np.clip(np.minimum(up, down), 0, None)
 
 
-def spoken_digits(bands: int = 24, steps: int = 32) -> tuple[Array, Array, Array]:
+def spoken_digits(bands: int = 24, steps: int = 20) -> tuple[Array, Array, Array]:
     """Log-mel spectra (3000, steps, bands) from 0 (quiet) to 1, each recording in `steps` frames; labels; for testing or not."""
     found = np.load(DATA / "data_fsdd" / "fsdd.npz", allow_pickle=False)
     audio, offsets = found["audio"].astype(np.float64), found["offsets"]
@@ -144,7 +203,9 @@ def trained(name: str, start: Graph, train: Split, seed: int, epochs: int, rate:
     """The network after training, from the cache where it is there."""
     names = [node.name for node in start.nodes if isinstance(node, Dense)]
     sizes = "-".join(str(node.weight.shape[0]) for node in start.nodes if isinstance(node, Dense))
-    path = KEPT / f"{name}-{sizes}-{epochs}-{seed}.npz"
+    recipe = f"{sizes} {epochs} {rate} {seed} {start.fingerprint}"
+    digest = hashlib.sha256(recipe.encode() + train.x.tobytes() + train.y.tobytes()).hexdigest()[:12]
+    path = KEPT / f"{name}-{sizes}-{seed}-{digest}.npz"
     if path.exists():
         with np.load(path, allow_pickle=False) as found:
             return with_weights(start, {key: found[key] for key in names})
@@ -174,28 +235,139 @@ def trained(name: str, start: Graph, train: Split, seed: int, epochs: int, rate:
     return with_weights(start, weights)
 
 
-#: name -> (data, layer sizes, beta, epochs, learning rate).
-TASKS: Final[dict[str, tuple[Callable[[], tuple[Split, Split]], list[int], float, int, float]]] = {
-    "digits": (_digits, [64, 96, 64, 10], 0.9, 60, 3e-3),
-    "mnist": (_mnist, [784, 256, 128, 10], 0.9, 10, 2e-3),
-    "spoken": (_fsdd, [96, 192, 96, 10], 0.95, 24, 2e-3),
+def cuba_network() -> Graph:
+    """The given network of Loihi's integers, as the floats that they stand for: no rounding of the decays."""
+    from spikec.frontend.slayer import read_net
+
+    found = read_net(DATA / "lavadl_mnist_cuba" / "trained_mnist_network.net", delay_shift=False)
+    nodes: list[Node] = []
+    for node in found.nodes:
+        if isinstance(node, Input):
+            node = replace(node, type=TensorType("spike", node.type.shape, "f32"))
+        elif isinstance(node, Dense):
+            node = replace(node, weight=node.weight.astype(np.float32) / 64, dtype=None)
+        elif isinstance(node, Neuron):
+            p = node.params
+            assert not p["bias_mant"].any() and not np.ptp(p["vth"])
+            params = {"alpha": 1 - (p["du"] + 1) / 4096, "beta": 1 - p["dv"] / 4096, "theta": p["vth"] / 64}
+            node = replace(node, program=CUBA, params={key: value.astype(np.float32) for key, value in params.items()})
+        nodes.append(node)
+    return verify(replace(found, level="float", nodes=tuple(nodes)))
+
+
+class Ecg(torch.nn.Module):
+    """ecg_srnn by its README.
+
+    Each hidden membrane is in units in which the largest weight of its row is 1 (4 from the input, whose weights are larger), so
+    that all rows use the whole of a grid; the factor 1 - alpha of its currents stands in its threshold. The last membranes are
+    compared with one another and have one unit.
+    """
+
+    def __init__(self, hidden: int = 36, outputs: int = 6) -> None:
+        super().__init__()
+        self.i2h, self.h2h = torch.nn.Linear(4, hidden), torch.nn.Linear(hidden, hidden)
+        self.h2o = torch.nn.Linear(hidden, outputs)
+        self.tau_m_h, self.tau_adp_h = (torch.nn.Parameter(torch.ones(hidden)) for _ in range(2))
+        self.theta_h = torch.ones(hidden)
+        self.tau_m_o, self.tau_adp_o = (torch.nn.Parameter(torch.ones(outputs)) for _ in range(2))
+
+    def fold(self) -> None:
+        """Put the factors into the weights, once they are loaded."""
+        with torch.no_grad():
+            largest = torch.cat([self.i2h.weight / 4, self.h2h.weight], dim=1).abs().amax(dim=1)
+            for layer in (self.i2h, self.h2h):
+                layer.weight /= largest[:, None]
+                layer.bias /= largest
+            self.theta_h = 0.1 / ((1 - torch.exp(-1 / self.tau_m_h)) * largest)
+            factor = 1 - torch.exp(-1 / self.tau_m_o)
+            self.h2o.weight *= factor[:, None]
+            self.h2o.bias *= factor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The membranes of the last layer (batch, T, classes) for x (batch, T, 4)."""
+        alpha_h, alpha_o = torch.exp(-1 / self.tau_m_h), torch.exp(-1 / self.tau_m_o)
+        theta_h = self.theta_h
+        rho = torch.exp(-1 / self.tau_adp_o)
+        mem_h = spk_h = torch.zeros(x.shape[0], len(alpha_h))
+        mem_o = spk_o = b = torch.zeros(x.shape[0], len(alpha_o))
+        membranes = []
+        for t in range(x.shape[1]):
+            mem_h = alpha_h * mem_h + self.i2h(x[:, t]) + self.h2h(spk_h) - theta_h * spk_h
+            spk_h = (mem_h > theta_h).to(x.dtype)
+            b = rho * b + (1 - rho) * spk_o
+            threshold = 0.1 + 1.8 * b
+            mem_o = alpha_o * mem_o + self.h2o(spk_h) - threshold * spk_o
+            spk_o = (mem_o > threshold).to(x.dtype)
+            membranes.append(mem_o)
+        return torch.stack(membranes, dim=1)
+
+
+def ecg_network() -> Graph:
+    """The given recurrent network."""
+    from realworld import state_dict
+
+    import spikec
+
+    model = Ecg()
+    model.load_state_dict(state_dict(DATA / "ecg_srnn" / "model_0.8589_36.pth"))
+    model.fold()
+    x = torch.from_numpy(np.random.default_rng(0).integers(-1, 2, (2, 40, 4)).astype(np.float32))
+    return spikec.trace(model, x, input_kind="graded")
+
+
+def _trained_here(
+    name: str,
+    data: Callable[[], tuple[Split, Split]],
+    sizes: list[int],
+    beta: float,
+    epochs: int,
+    rate: float,
+    recovery: tuple[int, int],
+) -> Task:
+    train, test = data()
+    length, size = recovery
+
+    def network(seed: int) -> Graph:
+        return trained(name, feedforward(sizes, seed, beta), train, seed, epochs, rate)
+
+    return Task(name, train, test, network, length, size)
+
+
+def _given_cuba() -> Task:
+    train, test = _cuba()
+    return Task("mnist-cuba", train, test, lambda seed: cuba_network(), 4, 128, given=True)
+
+
+def _given_ecg() -> Task:
+    train, test = _ecg()
+    tuning = _windows(train, 325, 10)
+    return Task("ecg", train, test, lambda seed: ecg_network(), 4, 256, 0.0, tuning, 10, {"input_bits": 4}, given=True)
+
+
+TASKS: Final[dict[str, Callable[[], Task]]] = {
+    "digits": lambda: _trained_here("digits", _digits, [64, 256, 128, 10], 0.9, 60, 3e-3, (30, 64)),
+    "mnist": lambda: _trained_here("mnist", _mnist, [784, 256, 10], 0.9, 12, 2e-3, (8, 128)),
+    "spoken": lambda: _trained_here("spoken", _fsdd, [96, 256, 128, 10], 0.95, 24, 2e-3, (12, 64)),
+    "mnist-cuba": _given_cuba,
+    "ecg": _given_ecg,
 }
 
 
 def load(name: str) -> Task:
     """A task with its data."""
-    data, sizes, beta, epochs, rate = TASKS[name]
-    train, test = data()
-
-    def network(seed: int) -> Graph:
-        return trained(name, feedforward(sizes, seed, beta), train, seed, epochs, rate)
-
-    return Task(name, train, test, network)
+    return TASKS[name]()
 
 
-def score_of(build: Any, split: Split) -> Array:
-    """Which answers are right (samples,), by the C engine."""
-    from spikec.score import answers, scored_output
+def right(task: Task, output: Array) -> Array:
+    """What of an output (samples, T, classes) is right: truths (samples,), or the share of each sample's steps."""
+    from spikec.score import answers
 
-    output = build.run(split.x, "c").outputs[scored_output(build.graph())]
-    return np.asarray(answers(output) == split.y)
+    found = answers(output, per_step=task.per_step) == task.test.y
+    return np.asarray(found[:, task.steps :].mean(axis=1) if task.per_step else found)
+
+
+def score_of(build: Any, task: Task, engine: str = "c") -> Array:
+    """Which answers to the test samples are right (samples,), or the share of each sample's steps."""
+    from spikec.score import scored_output
+
+    return right(task, build.run(task.test.x, engine).outputs[scored_output(build.graph())])

@@ -24,22 +24,31 @@ from spikec.ir.ops import Constant, Conv, Dense, Sparse
 from spikec.ir.rules import verify
 from spikec.ir.types import Array
 from spikec.ledger import Ledger
+from spikec.passes.prune import Prune
+from spikec.passes.shrink import shrink
 from spikec.pipeline import Stage, make_pass, run_passes
 from spikec.progress import Bar
-from spikec.score import check_labels, classes, score
+from spikec.score import check_labels, classes, score, scored_output
 
 #: The passes that turn floats into integers.
 QUANTIZERS: Final = ("quantize", "to-fixed")
 WEIGHTED: Final = (Dense, Sparse, Conv)
+#: Options of the pruning pass that take synapses.
+_OF_SYNAPSES: Final = ("prune", "max_synapses", "max_bytes", "prune_pattern")
+#: The part of the training in which synapses go, and how often they are chosen anew in it.
+_PRUNING, _UPDATES = 0.6, 60
+#: The part that runs on the float neurons, with rounded weights: they are quicker; the integers have the rest.
+_EARLY: Final = 0.6
 #: With membranes as answers: their spread among the samples, in units of which the loss sees them.
 _SPREAD: Final = 3.0
 
 
 @dataclass(frozen=True)
 class _Task:
-    """Inputs by name, labels, and what the float network answers, as tensors over all samples."""
+    """Tensors over all samples: inputs by name, as the integers take them and as the floats do, labels, the float net's answers."""
 
     inputs: Mapping[str, Any]
+    floats: Mapping[str, Any]
     labels: Any
     teacher: Any
 
@@ -59,10 +68,10 @@ def recover(
     data: Any,
     labels: Any,
     *,
-    epochs: int = 10,
-    rounds: int = 1,
+    epochs: int = 20,
+    gradual: bool = True,
     batch_size: int = 64,
-    learning_rate: float = 0.02,
+    learning_rate: float = 0.05,
     distill: bool = True,
     temperature: float = 4.0,
     soft: float = 0.7,
@@ -77,15 +86,15 @@ def recover(
     layer's mean absolute weight, falling to zero as a cosine. distill: learn from the float network too, with `soft` of the loss
     at `temperature`, the rest from the labels. held_out: the share of the samples on which the epochs are compared; the best is
     kept, the state before training included. drop: the share of the input's spikes left out at random while training, against
-    learning few samples by heart. rounds: prune gradually, to a growing share (1 - (1 - i/rounds)^3 of it, Zhu and Gupta
-    2017) with `epochs` of training after each; for a build that was pruned. Needs PyTorch. Raises CompileError SPK404 where the
-    build has no quantizer.
+    learning few samples by heart. gradual: of a build with pruned synapses, prune again while training, to a growing share (Zhu
+    and Gupta 2017: 1 - (1 - p)^3 of it) of the weights as they are by then, so that a synapse may come back (Lin et al. 2020);
+    the number that stays is the build's. Needs PyTorch. Raises CompileError SPK404 where the build has no quantizer.
     """
     try:
         import torch
     except ModuleNotFoundError as error:
         raise CompileError("SPK009", "recovery needs PyTorch, which is not installed", fix="pip install 'spikec[torch]'") from error
-    _check_options(epochs, rounds, batch_size, learning_rate, held_out, drop, soft, temperature)
+    _check_options(epochs, batch_size, learning_rate, held_out, drop, soft, temperature)
     names = build.stage_names
     quantizer = next((name for name in names if name in QUANTIZERS), None)
     if quantizer is None or names.index(quantizer) == 0:
@@ -107,60 +116,91 @@ def recover(
     teacher = _answers_of(torch, stages[0].graph, floats, batch_size) if distill else None
     settings = _Settings(epochs, batch_size, learning_rate, temperature, soft if distill else 0.0, drop)
 
-    first = names.index("prune") if rounds > 1 and "prune" in names else names.index(quantizer)
     place = names.index(quantizer)
-    ledger, now = build.ledger, stages
-    history: list[float] = []
-    trained = stages[0].graph
+    ledger, now, pruner = build.ledger, stages, None
+    if gradual and epochs and any(options.get(key) for key in _OF_SYNAPSES) and "prune" in names[:place] and "recover" not in names:
+        first = names.index("prune")
+        ledger = Ledger()
+        ledger.entries = [entry for entry in build.ledger if entry.pass_name not in names[first:]]
+        neurons_only = {key: value for key, value in options.items() if key not in _OF_SYNAPSES}
+        now = [*stages[:first], *run_passes(stages[first - 1].graph, names[first : place + 1], neurons_only, ledger)[1:]]
+        pruner = _Pruner.of(now[place - 1].graph, stages[names.index("prune")].graph, options)
+    source, fixed = now[place - 1].graph, now[place].graph
+    scales = _scales(ledger, quantizer, source)
+    grids = make_pass(quantizer, options).weight_grids(source)  # type: ignore[attr-defined]  # both quantizers have it
+    module, quick, masks = _modules(torch, source, fixed, scales, grids)
+    whole = {name: torch.from_numpy(value) for name, value in recode(stages[0].graph, fixed, inputs).items()}
+    task = _Task(whole, floats, torch.from_numpy(labels.astype(np.int64)), teacher)
+    before = score(build.run({n: v[check] for n, v in inputs.items()}, "numpy").outputs[scored_output(fixed)], labels[check])
+
+    def prune(share: float) -> None:
+        """Of the synapses, this share of what is to go goes."""
+        if pruner is not None:
+            for name, keep in pruner.masks(_with_weights(source, module, scales, rounded=False), share).items():
+                if name in masks:
+                    masks[name][...] = torch.from_numpy(keep)
+
     with Bar("recovering") as bar:
-        budgets = _budgets(stages, first, rounds) if first < place else [None]
-        for number, budget in enumerate(budgets):
-            if budget is not None:
-                given = _with_budget(options, budget, number)
-                ledger = Ledger()
-                ledger.entries = [entry for entry in build.ledger if entry.pass_name not in names[first:]]
-                start = trained if number else stages[first - 1].graph
-                now = [*stages[:first], *run_passes(start, names[first : place + 1], given, ledger)[1:]]
-            source, fixed = now[place - 1].graph, now[place].graph
-            scales = _scales(ledger, quantizer, source)
-            grids = make_pass(quantizer, options).weight_grids(source)  # type: ignore[attr-defined]  # both quantizers have it
-            module = _module(torch, source, fixed, scales, grids)
-            whole = {name: torch.from_numpy(value) for name, value in recode(stages[0].graph, fixed, inputs).items()}
-            task = _Task(whole, torch.from_numpy(labels.astype(np.int64)), teacher)
+        reached = _fit(torch, module, quick, task, train, check, settings, generator, bar, prune if pruner else None)
+    trained = _with_weights(source, module, scales)
 
-            def progress(done: int, number: int = number) -> None:
-                bar(number * 1000 + done, len(budgets) * 1000)
-
-            history = _fit(torch, module, task, train, check, settings, generator, progress)
-            trained = _with_weights(source, module, scales)
-
+    # What was pruned while training goes out of the graph where the pruning pass stands, if the passes behind it left the weights.
+    after = place
+    if pruner is not None and (moved := _moved_back(now[names.index("prune")].graph, source, trained)):
+        trained, after = moved, names.index("prune") + 1
     told = Ledger()
-    told.entries = [entry for entry in ledger if entry.pass_name not in names[place:]]
+    told.entries = [entry for entry in ledger if entry.pass_name not in names[after:]]
     told.pass_name = "recover"
     _record(told, source, trained, scales)
-    figures = {"score before": history[0], "score after": max(history), "epochs": float(epochs), "rounds": float(len(budgets))}
+    if pruner is not None:
+        trained = shrink(trained, told)
+    figures = {"score before": before, "score after": reached, "epochs": float(epochs)}
     told.record("", "convention", f"recovery on {len(train)} samples, compared on {len(check)}", measured=figures)
-    rest = run_passes(trained, names[place:], {**options, "scales": scales, "labels": labels[:256]}, told)
-    found = [*now[:place], Stage("recover", trained, 0.0), *rest[1:]]
+    scales = {name: scale for name, scale in scales.items() if name in trained}
+    rest = run_passes(trained, names[after:], {**options, "scales": scales, "labels": labels[:256]}, told)
+    found = [*now[:after], Stage("recover", trained, 0.0), *rest[1:]]
     return Build(found, told, build.target, build.target_text, golden_inputs(rest[-1].graph, inputs), build.options)
 
 
-def _synapses(graph: Graph) -> int:
-    return sum(int(np.count_nonzero(node.weight)) for node in graph.nodes if isinstance(node, WEIGHTED))
+@dataclass(frozen=True)
+class _Pruner:
+    """Chooses which synapses stay: as the pruning pass would, of weights that change.
+
+    share: of the synapses that goes in the end. activity: what their sources send, see the pass.
+    """
+
+    rule: Prune
+    share: float
+    activity: Mapping[str, Array]
+
+    @classmethod
+    def of(cls, whole: Graph, pruned: Graph, options: Mapping[str, Any]) -> _Pruner:
+        """For a graph of which the build kept what `pruned` has."""
+        left, layers = (sum(np.count_nonzero(n.weight) for n in g.nodes if isinstance(n, WEIGHTED)) for g in (pruned, whole))
+        kept = {key: value for key, value in options.items() if key not in (*Prune.asked_by, "target")}
+        budgets = options.get("max_synapses") or options.get("max_bytes")
+        share = 1 - left / max(1, layers) if budgets or not options.get("prune") else options["prune"]
+        pattern = options.get("prune_pattern", "")
+        rule = make_pass("prune", {**kept, "keep_layers": [n for n in kept.get("keep_layers", ()) if n in whole]})
+        assert isinstance(rule, Prune)
+        return cls(replace(rule, prune_pattern=pattern), float(share), rule.activity(whole))
+
+    def masks(self, graph: Graph, progress: float) -> dict[str, Array]:
+        """Which synapses stay, by layer, when `progress` of the way is done: a share of 1 - (1 - progress)^3."""
+        rule = replace(self.rule, prune=self.share * (1 - (1 - progress) ** 3))
+        return rule.masks(graph, self.activity)
 
 
-def _budgets(stages: list[Stage], first: int, rounds: int) -> list[int | None]:
-    """Synapses that stay after every round, from all to those that the build has left."""
-    whole, left = _synapses(stages[first - 1].graph), _synapses(stages[first].graph)
-    return [round(left + (whole - left) * (1 - (number + 1) / rounds) ** 3) for number in range(rounds)]
-
-
-def _with_budget(options: Mapping[str, Any], budget: int, number: int) -> dict[str, Any]:
-    """The build's options with a budget of synapses in place of its share; neurons are pruned in the first round only."""
-    given = {key: value for key, value in options.items() if key not in ("prune", "max_bytes")}
-    if number:
-        given.pop("prune_structured", None)
-    return {**given, "max_synapses": budget}
+def _moved_back(pruned: Graph, source: Graph, trained: Graph) -> Graph | None:
+    """An earlier graph with the trained weights; None where its layers are not those that were trained."""
+    layers = [node for node in source.nodes if isinstance(node, WEIGHTED)]
+    earlier = {node.name: node for node in pruned.nodes if isinstance(node, WEIGHTED)}
+    if {node.name for node in layers} != set(earlier):
+        return None
+    if not all(np.array_equal(node.weight, earlier[node.name].weight) for node in layers):
+        return None
+    nodes = [replace(n, weight=trained[n.name].weight) if isinstance(n, WEIGHTED) else n for n in pruned.nodes]  # type: ignore[attr-defined]  # a layer of weights
+    return verify(pruned.with_nodes(nodes))
 
 
 def _record(ledger: Ledger, source: Graph, trained: Graph, scales: Mapping[str, float]) -> None:
@@ -180,11 +220,10 @@ def _record(ledger: Ledger, source: Graph, trained: Graph, scales: Mapping[str, 
 
 
 def _check_options(
-    epochs: int, rounds: int, batch_size: int, learning_rate: float, held_out: float, drop: float, soft: float, temperature: float
+    epochs: int, batch_size: int, learning_rate: float, held_out: float, drop: float, soft: float, temperature: float
 ) -> None:
     wrong = [
         (epochs < 0, f"epochs must be 0 or more, not {epochs}"),
-        (rounds < 1, f"rounds must be at least 1, not {rounds}"),
         (batch_size < 1, f"batch_size must be at least 1, not {batch_size}"),
         (learning_rate <= 0, f"learning_rate must be above 0, not {learning_rate}"),
         (not 0 <= held_out < 1, f"held_out is a share from 0 up to but without 1, not {held_out}"),
@@ -214,29 +253,48 @@ def _scales(ledger: Ledger, quantizer: str, source: Graph) -> dict[str, float]:
     return found
 
 
-def _module(torch: Any, source: Graph, fixed: Graph, scales: Mapping[str, float], grids: Mapping[str, tuple[int, int, int]]) -> Any:
-    """The graph of integers as a module whose weights are the float ones, rounded to the grid on their way."""
+def _modules(
+    torch: Any, source: Graph, fixed: Graph, scales: Mapping[str, float], grids: Mapping[str, tuple[int, int, int]]
+) -> tuple[Any, Any, dict[str, Any]]:
+    """The graph of integers, and the float graph before it, as modules with the same weights, rounded to the grid on their way.
+
+    Also, by layer, which synapses there are, to be changed in place. Gradients reach those that are masked too: they may come back.
+    """
     from spikec.frontend.nn.graph_module import GraphModule, straight_through
 
     weights: dict[str, Array] = {}
+    masks: dict[str, Any] = {}
     quantizers: dict[str, Callable[[Any], Any]] = {}
+    floats: dict[str, Callable[[Any], Any]] = {}
+    targets: dict[str, str] = {}
     for name, scale in scales.items():
         node = source[name]
         target = next(n for n in (f"{name}_sum", name) if n in fixed and isinstance(fixed[n], WEIGHTED))
         weight = node.weight.astype(np.float64)  # type: ignore[attr-defined]  # a layer of weights
-        mask = torch.from_numpy(weight != 0).double()
+        mask = masks[name] = torch.from_numpy(weight != 0).double()
+        dtype = torch.from_numpy(np.zeros(0, node.weight.dtype)).dtype  # type: ignore[attr-defined]  # a layer of weights
 
         def quantized(w: Any, scale: float = scale, mask: Any = mask, grid: tuple[int, int, int] = grids[name]) -> Any:
             step, bottom, top = grid
             whole = (torch.round(w * (scale / step)) * step).clamp(bottom, top)
-            return straight_through(w, whole, scale) * mask
+            return straight_through(w, whole * mask, scale)
 
-        weights[target], quantizers[target] = weight, quantized
-    module = GraphModule(fixed, weights, quantizers)
+        def real(
+            w: Any, scale: float = scale, mask: Any = mask, dtype: Any = dtype, grid: tuple[int, int, int] = grids[name]
+        ) -> Any:
+            step, bottom, top = grid
+            whole = (torch.round(w.detach() * (scale / step)) * step).clamp(bottom, top)
+            return straight_through(w.to(dtype), (whole * mask / scale).to(dtype))
+
+        weights[target], quantizers[target], floats[name], targets[name] = weight, quantized, real, target
+    module, quick = GraphModule(fixed, weights, quantizers), GraphModule(source, None, floats)
     for name, key in module._keys.items():
         if key in module.weights and name not in quantizers:
             module.weights[key].requires_grad_(False)
-    return module
+    quick.requires_grad_(False)
+    for name, target in targets.items():
+        quick.weights[quick._keys[name]] = module.weights[module._keys[target]]
+    return module, quick, masks
 
 
 def _first_output(graph: Graph, found: Mapping[str, Any]) -> Any:
@@ -269,63 +327,87 @@ def _answers_of(torch: Any, graph: Graph, tensors: Mapping[str, Any], batch: int
     return torch.cat(parts)
 
 
+def _scored(torch: Any, module: Any, task: _Task, check: Array) -> tuple[float, float]:
+    """The score on some samples, and the loss with its sign turned: of equal scores the smaller loss is better."""
+    index = torch.from_numpy(check)
+    graph, per_step = module.graph, task.labels.ndim == 2
+    with torch.no_grad():
+        output = torch.cat([_first_output(graph, module(_batch(task, check[i : i + 256]))) for i in range(0, len(check), 256)])
+        loss = float(_loss(torch, _logits(graph, output, per_step), task.labels[index], 1.0))
+    return score(output.numpy(), task.labels[index].numpy()), -loss
+
+
 def _fit(
     torch: Any,
     module: Any,
+    quick: Any,
     task: _Task,
     train: Array,
     check: Array,
     settings: _Settings,
     generator: Any,
-    progress: Callable[[int], None],
-) -> list[float]:
-    """Train; the module ends with the weights of its best epoch. The score before training and after every epoch."""
+    progress: Callable[[int, int], None],
+    prune: Callable[[float], None] | None,
+) -> float:
+    """Train, `quick` first, which shares the module's weights; the module ends with the weights of its best epoch, whose score is
+    returned.
+
+    prune: called with how far the pruning is, from 0 to 1, during the first part of the training.
+    """
     graph = module.graph
     per_step = task.labels.ndim == 2
     parameters = [p for p in module.parameters() if p.requires_grad]
-    groups = [{"params": [p], "lr": settings.learning_rate * float(p.detach().abs().mean().clamp_min(1e-9))} for p in parameters]
-    if not groups:
-        return [0.0]
-    optimizer = torch.optim.Adam(groups)
+    groups = [{"params": [p], "lr": settings.learning_rate * _size(p)} for p in parameters]
     epochs, size, soft = settings.epochs, settings.batch_size, settings.soft
     batches = -(-len(train) // size)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, epochs * batches))
-
-    def scored() -> tuple[float, float]:
-        """The score, and of equal scores the smaller loss."""
-        index = torch.from_numpy(check)
-        with torch.no_grad():
-            output = torch.cat([_first_output(graph, module(_batch(task, check[i : i + 256]))) for i in range(0, len(check), 256)])
-            loss = float(_loss(torch, _logits(graph, output, per_step), task.labels[index], 1.0))
-        return score(output.numpy(), task.labels[index].numpy()), -loss
-
-    def copy() -> dict[str, Any]:
-        return {name: value.detach().clone() for name, value in module.state_dict().items()}
-
-    best, history = copy(), [scored()]
-    for epoch in range(epochs):
-        shuffled = train[torch.randperm(len(train), generator=generator).numpy()]
-        for number in range(batches):
-            chosen = shuffled[number * size : (number + 1) * size]
-            index = torch.from_numpy(chosen)
-            batch = _batch(task, chosen)
-            if settings.drop:
-                batch = {n: v * (torch.rand(v.shape, generator=generator) >= settings.drop).to(v.dtype) for n, v in batch.items()}
-            logits = _logits(graph, _first_output(graph, module(batch)), per_step)
-            loss = _loss(torch, logits, task.labels[index], 1.0 - soft)
-            if soft:
-                taught = _logits(graph, task.teacher[index], per_step)
-                loss = loss + soft * _distance(torch, logits, taught, settings.temperature)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            progress(1000 * (epoch * batches + number + 1) // (epochs * batches))
-        history.append(scored())
-        if history[-1] > max(history[:-1]):
-            best = copy()
+    total = epochs * batches
+    best, found = None, (-1.0, 0.0)
+    if prune is None:
+        best, found = _copy(module), _scored(torch, module, task, check)
+    if not groups or not epochs:
+        return found[0]
+    optimizer = torch.optim.Adam(groups)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
+    early = int(_EARLY * total)
+    pruned = int(_PRUNING * total) if prune else 0
+    every = max(1, pruned // _UPDATES)
+    for number in range(total):
+        if number % batches == 0:
+            shuffled = train[torch.randperm(len(train), generator=generator).numpy()]
+        if prune and (number == pruned or (number < pruned and number % every == 0)):
+            prune(min(1.0, (number + every) / max(1, pruned)))
+        chosen = shuffled[number % batches * size : (number % batches + 1) * size]
+        now, given = (quick, task.floats) if number < early else (module, task.inputs)
+        batch = {name: value[chosen] for name, value in given.items()}
+        if settings.drop:
+            batch = {n: v * (torch.rand(v.shape, generator=generator) >= settings.drop).to(v.dtype) for n, v in batch.items()}
+        index = torch.from_numpy(chosen)
+        logits = _logits(graph, _first_output(graph, now(batch)), per_step)
+        loss = _loss(torch, logits, task.labels[index], 1.0 - soft)
+        if soft:
+            taught = _logits(graph, task.teacher[index], per_step)
+            loss = loss + soft * _distance(torch, logits, taught, settings.temperature)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        progress(number + 1, total)
+        if (number + 1) % batches == 0 and number >= max(pruned, early):
+            reached = _scored(torch, module, task, check)
+            if reached > found:
+                best, found = _copy(module), reached
     module.load_state_dict(best)
-    return [one for one, _ in history]
+    return found[0]
+
+
+def _copy(module: Any) -> dict[str, Any]:
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+
+def _size(weight: Any) -> float:
+    """The mean magnitude of the weights that there are."""
+    there = weight.detach()[weight.detach() != 0]
+    return float(there.abs().mean()) if there.numel() else 1.0
 
 
 def _batch(task: _Task, chosen: Array) -> dict[str, Any]:
@@ -343,14 +425,16 @@ def _distance(torch: Any, logits: Any, taught: Any, temperature: float) -> Any:
     return f.kl_div(found, wanted.to(found.dtype), reduction="batchmean") * temperature**2
 
 
-def _with_weights(source: Graph, module: Any, scales: Mapping[str, float]) -> Graph:
-    """The float graph with the weights that were trained, as the grid has them."""
+def _with_weights(source: Graph, module: Any, scales: Mapping[str, float], rounded: bool = True) -> Graph:
+    """The float graph with the weights that were trained, as the grid has them; or not rounded, and those that are masked too."""
     nodes = []
     for node in source.nodes:
         if node.name in scales and not isinstance(source[node.inputs[0].node], Constant):
             target = next(n for n in (f"{node.name}_sum", node.name) if n in module.graph and isinstance(module.graph[n], WEIGHTED))
-            whole = module.weight_of(target).detach().numpy()
-            weight = (whole / scales[node.name]).astype(node.weight.dtype)  # type: ignore[attr-defined]  # a layer of weights
-            node = replace(node, weight=weight)  # type: ignore[call-arg]  # a layer of weights
+            if rounded:
+                weight = module.weight_of(target).detach().numpy() / scales[node.name]
+            else:
+                weight = module.weights[module._keys[target]].detach().numpy()
+            node = replace(node, weight=weight.astype(node.weight.dtype))  # type: ignore[attr-defined,call-arg]  # a layer of weights
         nodes.append(node)
     return verify(source.with_nodes(nodes))

@@ -65,17 +65,16 @@ class Prune:
         """The smaller graph. Raises CompileError SPK001 for an option out of range, SPK219 for a budget that cannot be met."""
         self._check(graph)
         before = graph
-        activity = _activity(graph, self.calibrate)
+        activity = self.activity(graph)
         if self.prune_structured:
             graph = shrink(graph, ledger, self._weak_neurons(graph, activity))
-            activity = _activity(graph, self.calibrate)
+            activity = self.activity(graph)
             was, now = _neurons(before), _neurons(graph)
             what = "neurons of little effect removed"
             ledger.record(
                 "", "approximation", what, changed=was - now, total=was, asked=f"--prune-structured {self.prune_structured}"
             )
-        layers = [node for node in graph.nodes if isinstance(node, WEIGHTED) and self._takes(node, graph)]
-        keep = self._masks(graph, layers, activity)
+        keep = self.masks(graph, activity)
         if keep:
             graph = graph.with_nodes(
                 self._cut(node, keep[node.name], ledger) if node.name in keep else node for node in graph.nodes
@@ -123,8 +122,13 @@ class Prune:
 
     # Synapses --------------------------------------------------------------------------------------------------------
 
-    def _masks(self, graph: Graph, layers: list[Weighted], activity: Mapping[str, Array]) -> dict[str, Array]:
+    def activity(self, graph: Graph) -> dict[str, Array]:
+        """What every source of weights sends on the calibration data: (2, *shape), mean and mean square; empty without data."""
+        return _activity(graph, self.calibrate)
+
+    def masks(self, graph: Graph, activity: Mapping[str, Array]) -> dict[str, Array]:
         """Which synapses stay, by layer; nothing where none have to go."""
+        layers = [node for node in graph.nodes if isinstance(node, WEIGHTED) and self._takes(node, graph)]
         strength = {node.name: np.square(node.weight.astype(np.float64)) * _of_source(node, activity) for node in layers}
         pattern = self._pattern() if self.prune_pattern else None
         if pattern and pattern[0]:

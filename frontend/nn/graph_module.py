@@ -338,9 +338,11 @@ class _Run:
         return total + (bias.reshape(-1, *(1,) * (total.ndim - 2)) if isinstance(node, Conv) else bias)
 
     def _product(self, node: Dense | Sparse | Conv, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        wide = weight.dtype if self.module.integer else torch.promote_types(x.dtype, weight.dtype)
-        x, weight = x.to(wide), weight.to(wide)
         f = nn.functional
+        wide = weight.dtype if self.module.integer else torch.promote_types(x.dtype, weight.dtype)
+        if self.module.integer and isinstance(node, Dense) and _fits_float32(x, weight):
+            return f.linear(x.to(torch.float32), weight.to(torch.float32)).to(wide)
+        x, weight = x.to(wide), weight.to(wide)
         if isinstance(node, Dense):
             return f.linear(x, weight)
         if isinstance(node, Sparse):
@@ -349,6 +351,13 @@ class _Run:
             return f.linear(x, full.index_put(index, weight, accumulate=True))
         conv = f.conv1d if weight.ndim == 3 else f.conv2d
         return conv(x, weight, None, node.stride, node.padding, node.dilation, node.groups)
+
+
+def _fits_float32(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    """Whether every partial sum of whole numbers stays below 2^24: then 32-bit floats are exact in any order, and quicker."""
+    if not x.numel() or not weight.numel():
+        return False
+    return float(x.detach().abs().max()) * float(weight.detach().abs().sum(dim=-1).max()) < 2**24
 
 
 # ----------------------------------------------------------------------------------------------------------- programs

@@ -15,6 +15,7 @@ from spikec.ir.graph import Graph
 from spikec.ir.interpret import interpret
 from spikec.ir.ops import Add, Ref
 from spikec.ir.ranges import graph_ranges
+from spikec.ir.text import parse_graph
 
 
 def same(g: Graph, seed: int, steps: int = 9) -> None:
@@ -105,3 +106,15 @@ def test_it_learns() -> None:
         losses.append(loss.item())
     assert (module(x)["l2"].sum(1).argmax(1) == y).float().mean() > 0.9
     assert losses[-1] < losses[0] / 2
+
+
+@pytest.mark.parametrize("largest", [180, 20_000])
+def test_sums_of_integers_are_exact_where_single_precision_does_not_hold_them(largest: int) -> None:
+    g = parse_graph(
+        "sir 1\n\ngraph @net level=fixed {\n  %in = input : graded<3, i16>\n"
+        "  %fc = dense(%in) weight=i16[[30001, 30001, 30001], [1, -30001, 7]] dtype=i64 : value<2, i64>\n  output %fc\n}\n"
+    )
+    x = np.random.default_rng(0).integers(-largest, largest + 1, (4, 50, 3)).astype(np.int16)
+    found = GraphModule(g)({"in": torch.from_numpy(x)})["fc"]
+    weight = np.array([[30001, 30001, 30001], [1, -30001, 7]])
+    np.testing.assert_array_equal(found.detach().numpy(), x.astype(np.int64) @ weight.T)

@@ -1,0 +1,136 @@
+"""`make bench-passes`: losses are paired, what is missed is told, finished rows are kept, and what the ledger does not list counts."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import tasks  # noqa: E402 - the path comes first
+
+import passes  # noqa: E402 - the path comes first
+import spikec  # noqa: E402 - the path comes first
+from spikec.ir.ops import Dense  # noqa: E402 - the path comes first
+
+
+def outcome(lost: int, gained: int, **figures: float) -> passes.Found:
+    """Of 100 answers some lost and some gained; 90 were right."""
+    before = np.arange(100) < 90
+    after = before.copy()
+    after[:lost] = False
+    after[90 : 90 + gained] = True
+    return passes.Found(before, after, figures)
+
+
+def test_loss_is_net_and_has_an_interval_around_it() -> None:
+    row = passes.Row("x", 1.0, {}, [outcome(3, 1), outcome(1, 1), outcome(2, 2)])
+    mean, low, high = row.loss()
+    assert mean == pytest.approx(2 / 3)
+    assert low < mean < high
+    assert high - low > 1
+    same = passes.Row("x", 0.0, {}, [outcome(0, 0)])
+    assert same.loss() == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("limit", "most", "met"),
+    [(1.0, {}, True), (0.5, {}, False), (1.0, {"bytes": 0.3}, True), (1.0, {"bytes": 0.2}, False), (None, {}, None)],
+)
+def test_a_row_is_met_when_loss_and_figures_are(limit: float | None, most: dict[str, float], met: bool | None) -> None:
+    row = passes.Row("x", limit, most, [outcome(1, 0, bytes=0.25), outcome(2, 1, bytes=0.25)])
+    assert row.met() is met
+    assert ("**no**" in row.text("digits")) is (met is False)
+
+
+def test_the_table_counts_what_is_demanded_and_missed_and_names_what_does_not_apply(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    none = passes.Found(outcome(0, 0).before, outcome(0, 0).before, reason="does not apply: why")
+    rows = {"8bits": outcome(1, 0, bytes=0.25), "pruned": outcome(0, 0, bytes=0.1, time=0.5), "early": none}
+    text, demanded, missed = passes.table(["a"], ["8bits", "pruned", "early"], {("a", 0): (outcome(0, 0).before, rows)})
+    assert (demanded, missed) == (2, 1)
+    lines = text.splitlines()
+    assert lines[2].startswith("| a | float, 1 seeds | 90.00 %")
+    assert "+1.00" in lines[3] and lines[3].endswith("| **no** |")
+    assert "bytes 0.1 (≤ 0.15)" in lines[4] and lines[4].endswith("| yes |")
+    assert "does not apply: why" in lines[5]
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{passes.BEGIN}\nold\n{passes.END}\nafter\n", encoding="utf-8")
+    monkeypatch.setattr(passes, "PAGE", page)
+    passes.write(text)
+    assert page.read_text(encoding="utf-8") == f"before\n{passes.BEGIN}\n{text}\n{passes.END}\nafter\n"
+
+
+def bench() -> Any:
+    rng = np.random.default_rng(0)
+    x, y = (rng.random((40, 6, 8)) < 0.4).astype(np.uint8), rng.integers(0, 3, 40)
+    graph = tasks.feedforward([8, 12, 3], 0, 0.9)
+    split = tasks.Split(x, y)
+    return passes.Bench(tasks.Task("tiny", split, split, lambda seed: graph, 1), 1)
+
+
+def test_a_finished_row_is_kept_until_what_decides_it_changes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tasks, "KEPT", tmp_path)
+    made = []
+
+    def measure(one: Any) -> passes.Found:
+        made.append(one)
+        return outcome(1, 0, bytes=0.5)
+
+    monkeypatch.setattr(passes, "ROWS", {"8bits": ("x", None, {}, measure)})
+    monkeypatch.setattr(passes.inspect, "getsource", lambda _: "measure")
+    first, again = passes.measured(bench(), "8bits"), passes.measured(bench(), "8bits")
+    assert len(made) == 1
+    np.testing.assert_array_equal(first.after, again.after)
+    assert again.figures == {"bytes": 0.5}
+    other = bench()
+    other.task = replace(other.task, epochs=2)
+    passes.measured(other, "8bits")
+    assert len(made) == 2
+
+
+def test_neurons_are_halved_where_they_run_and_time_falls() -> None:
+    one = bench()
+    half = one.compile(bits=8, prune_structured=0.5)
+    for engine in ("reference", "numpy", "c"):
+        assert passes.hidden_that_ran(half, one.task.test.x[:2], engine) == 6
+    assert passes.hidden(one.graph) == 12
+    assert 0 < passes.time_ratio(half, one.plain, one.task.test.x) < 5
+    assert passes.size_ratio(half, one.graph) < passes.size_ratio(one.plain, one.graph)
+
+
+@pytest.mark.parametrize("target", ["host", "loihi2"])
+def test_what_the_ledger_does_not_list_is_counted(target: str) -> None:
+    build = bench().compile(target, bits=8)
+    assert passes.surprises(build) == 0
+    stages = build.stages
+    number = next(k for k, stage in enumerate(stages) if stage.graph.level != "float")
+    fixed = stages[number].graph
+    wrong = fixed.with_nodes(
+        replace(n, weight=n.weight + 2) if isinstance(n, Dense) and n.name == "fc1" else n for n in fixed.nodes
+    )
+    stages = [replace(stage, graph=wrong) if k == number else stage for k, stage in enumerate(stages)]
+    assert passes.surprises(SimpleNamespace(stages=stages, ledger=build.ledger)) > 0
+    unlisted = [entry for entry in build.ledger if entry.node != "lif1"]
+    assert passes.surprises(SimpleNamespace(stages=build.stages, ledger=unlisted)) > 0
+
+
+def test_the_given_network_of_integers_as_floats_fires_nearly_the_same() -> None:
+    if not (tasks.DATA / "lavadl_mnist_cuba").is_dir():
+        pytest.skip(f"{tasks.DATA / 'lavadl_mnist_cuba'} is not there")
+    from spikec.frontend.slayer import read_net
+
+    fixed = read_net(tasks.DATA / "lavadl_mnist_cuba" / "trained_mnist_network.net", delay_shift=False)
+    x = (np.random.default_rng(0).random((8, 20, 784)) < 0.05).astype(np.int8)
+    one = spikec.compile(fixed, target="host").run(x, "numpy", record="all").records["layer0"]
+    two = spikec.compile(tasks.cuba_network(), target="host").run(x, "numpy", record="all").records["layer0"]
+    assert one.sum() > 100
+    assert np.count_nonzero(one != two) < 0.02 * one.sum()
