@@ -1,8 +1,9 @@
 """Populations cut into shards that fit on a core, and what each shard takes there.
 
 A core holds the states of its neurons and the synapses that end on them: its memory is charged by the rows of weights that its
-neurons read, its input axons by the distinct sources, its output axons by the cores that read its neurons. A population of
-channels is cut by position first, so that a shard's sources are neighbours, and one with a single axis by index.
+neurons read, its input axons by the distinct sources, its output axons by the cores that read its neurons, its neuron groups by
+the populations. A population of channels is cut by position, so that a shard's sources are neighbours, or by channel, so that it
+holds few kernels: whichever takes fewer shards. One with a single axis is cut by index.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ class Limits:
     axons_out: int
     word_bits: int
     target: Target
+    groups: int
+    delay_bits: int
 
     @classmethod
     def of(cls, target: Target) -> Limits:
@@ -55,6 +58,8 @@ class Limits:
             target.integer("core_axons_out"),
             target.integer("core_word_bits"),
             target,
+            target.integer("core_neuron_groups") if target.has("core_neuron_groups") else target.integer("core_neurons"),
+            target.integer("delay_synapse_bits") if target.has("delay_synapse_bits") else 0,
         )
 
     def holds(self, neurons: int, words: int, axons: int) -> bool:
@@ -67,6 +72,15 @@ class Cutter:
 
     def __init__(self, graph: Graph, limits: Limits) -> None:
         self.graph, self.limits = graph, limits
+        self._bits: dict[str, int] = {}
+
+    def bits(self, node: Dense | Sparse | Conv) -> int:
+        """Bits of memory that a synapse takes: a sparse one has an index, one with a delay of its own that delay."""
+        if node.name not in self._bits:
+            full, listed = synapse_bits(self.limits.target, node.weight, not isinstance(node, Conv))
+            more = 0 if node.delay is None else self.limits.delay_bits
+            self._bits[node.name] = more + (listed if isinstance(node, Sparse) else full)
+        return self._bits[node.name]
 
     def shard(self, node: Neuron, members: Array) -> Shard:
         """The shard of these neurons (flat indices), with what it takes."""
@@ -81,20 +95,41 @@ class Cutter:
     def cut(self, node: Neuron, most: int) -> list[Shard]:
         """As few shards of about equal size as fit, of at most so many neurons; single neurons where not even those do."""
         shape = self.graph.shape_of(node.name)
-        size = int(np.prod(shape))
-        order = np.arange(size)
-        if len(shape) > 1:  # by position, then by channel
-            order = order.reshape(shape[0], -1).T.ravel()
-        count = max(1, -(-size // min(most, self.limits.neurons)))
+        order = np.arange(int(np.prod(shape)))
+        if len(shape) < 2:
+            return self._cut(node, order, most, len(order))
+        by_position = self._cut(node, order.reshape(shape[0], -1).T.ravel(), most, len(order))
+        if len(by_position) <= -(-len(order) // min(most, self.limits.neurons)):
+            return by_position
+        by_channel = self._cut(node, order, most, len(by_position))
+        return by_channel if 0 < len(by_channel) < len(by_position) else by_position
+
+    def _cut(self, node: Neuron, order: Array, most: int, bound: int) -> list[Shard]:
+        """The neurons in this order, cut into as few runs as fit; nothing where more than `bound` are needed."""
+        size = len(order)
+        least = max(1, -(-size // min(most, self.limits.neurons)))
+        good, bad = least, least - 1
+        while good < size and not self._probe(node, order, good):  # double, then halve what is between
+            bad, good = good, min(2 * good, size)
+            if bad >= bound:
+                return []
+        while good - bad > 1:
+            middle = (good + bad) // 2
+            good, bad = (middle, bad) if self._probe(node, order, middle) else (good, middle)
         while True:
-            parts = np.array_split(order, count)
-            # The first and the middle one tell most; a count that fails there is not looked at any further.
-            probes = (self.shard(node, parts[k]) for k in dict.fromkeys((0, count // 2)))
-            if count >= size or all(self._fits(probe) for probe in probes):
-                shards = [self.shard(node, part) for part in parts]
-                if count >= size or all(self._fits(shard) for shard in shards):
-                    return shards
-            count = min(size, max(count + 1, int(count * 1.2)))
+            shards = []
+            for part in np.array_split(order, good):
+                shards.append(self.shard(node, part))
+                if good < size and not self._fits(shards[-1]):
+                    break
+            else:
+                return shards
+            good = min(size, good + max(1, good // 50))
+
+    def _probe(self, node: Neuron, order: Array, count: int) -> bool:
+        """Whether the first, the middle and the last of so many runs fit, which tells most."""
+        parts = np.array_split(order, count)
+        return all(self._fits(self.shard(node, parts[k])) for k in dict.fromkeys((0, count // 2, count - 1)))
 
     def _fits(self, shard: Shard) -> bool:
         return self.limits.holds(len(shard.members), shard.words, shard.axons)
@@ -135,8 +170,7 @@ class Cutter:
 
     def _columns(self, node: Dense | Sparse | Conv, mask: Array, shape: tuple[int, ...]) -> tuple[Array, int]:
         """What a layer's chosen targets read, and the words that their synapses take."""
-        limits = self.limits
-        dense_bits, sparse_bits = synapse_bits(limits.target, node.weight, not isinstance(node, Conv))
+        bits = self.bits(node)
         if isinstance(node, Dense):
             rows = mask.reshape(-1, mask.shape[-1])
             columns = np.zeros((len(rows), shape[-1]), bool)
@@ -146,12 +180,14 @@ class Cutter:
                     counts = np.count_nonzero(node.weight[row], axis=0)
                     columns[k] = counts > 0
                     # A full matrix keeps its zeros.
-                    words += self._words(np.where(counts > 0, np.count_nonzero(row), 0), dense_bits)
+                    words += self._words(np.where(counts > 0, np.count_nonzero(row), 0), bits)
             return columns.reshape(shape), words
         if isinstance(node, Sparse):
-            chosen = node.indices[mask[node.rows] & (node.weight != 0)]
-            counts = np.bincount(chosen, minlength=node.fan_in)
-            return counts > 0, self._words(counts, sparse_bits)
+            targets = np.flatnonzero(mask)
+            lengths = np.diff(node.indptr)[targets]
+            own = np.repeat(node.indptr[targets] - np.cumsum(lengths) + lengths, lengths) + np.arange(int(lengths.sum()))
+            counts = np.bincount(node.indices[own][node.weight[own] != 0], minlength=node.fan_in)
+            return counts > 0, self._words(counts, bits)
         channels = mask.reshape(mask.shape[0], -1).any(axis=1)
         group = mask.shape[0] // node.groups
         columns = np.zeros(shape, bool)
@@ -166,7 +202,23 @@ class Cutter:
                 )
         # Positions share a kernel: it lies on the core once, and each source has one word that says where it begins.
         weights = int(np.count_nonzero(channels)) * int(np.prod(node.weight.shape[1:]))
-        return columns, -(-weights * dense_bits // limits.word_bits) + int(np.count_nonzero(columns))
+        return columns, -(-weights * bits // self.limits.word_bits) + int(np.count_nonzero(columns))
+
+
+def positions(shape: tuple[int, ...]) -> Array:
+    """Flat indices of a population in an order of neighbours: channels of a position together, positions of two axes along a
+    Z-order curve, so that a run of them is about a square."""
+    flat = np.arange(int(np.prod(shape)))
+    if len(shape) < 2:
+        return flat
+    order: Array = flat.reshape(shape[0], -1)
+    if len(shape) == 3:
+        y, x = np.divmod(np.arange(order.shape[1]), shape[2])
+        code = np.zeros(len(y), np.int64)
+        for bit in range(16):
+            code |= ((y >> bit & 1) << 2 * bit + 1) | ((x >> bit & 1) << 2 * bit)
+        order = order[:, np.argsort(code, kind="stable")]
+    return np.asarray(order.T.ravel())
 
 
 def _spread(
