@@ -15,6 +15,8 @@ from spikec.ir.types import Array
 
 #: Swaps of the annealing, at most and for every core.
 SWAPS, SWAPS_A_CORE = 60_000, 400
+#: How often few cores are annealed.
+TURNS: Final = 3
 #: Multiplications that a descent may take; spots beyond which cores stay in order.
 WORK: Final = 20_000_000_000
 SPOTS: Final = 4_500
@@ -31,9 +33,11 @@ def laid(traffic: Array, hops: Array, seed: int) -> Array:
     order = np.arange(count)
     if count < 2 or len(hops) > SPOTS or not traffic.any():
         return order
-    starts = [order, _by_rank(_spectral(traffic + traffic.T))]
-    found = min((descend(traffic, hops, start) for start in starts), key=lambda item: cost(traffic, hops, item))
-    return descend(traffic, hops, anneal(traffic, hops, seed, found))
+    tries = [descend(traffic, hops, start) for start in (order, _by_rank(_spectral(traffic + traffic.T)))]
+    for turn in range(TURNS if count <= 200 else 1):  # each from the best so far
+        best = min(tries, key=lambda item: cost(traffic, hops, item))
+        tries.append(descend(traffic, hops, anneal(traffic, hops, seed + turn, best)))
+    return min(tries, key=lambda item: cost(traffic, hops, item))
 
 
 def _by_rank(values: Array) -> Array:
@@ -95,7 +99,7 @@ def anneal(traffic: Array, hops: Array, seed: int, start: Array | None = None) -
     both[:count, :count] = traffic + traffic.T
     order = np.concatenate([order, np.setdiff1d(np.arange(spots), order)])
     rng = np.random.default_rng(seed)
-    swaps = min(SWAPS, SWAPS_A_CORE * count)
+    swaps = min(SWAPS, 4000 + SWAPS_A_CORE * count)
     reach = min(spots, 2 * count)  # empty spots far beyond are no use
     best = order.copy()
     now = lowest = cost(traffic, hops, order[:count])

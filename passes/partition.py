@@ -22,6 +22,8 @@ from spikec.passes.shards import Limits
 LEAST: Final = 1e-9
 #: Clusters that coarsening stops at, for every core, and the part of a core that one may take.
 CLUSTERS, PART = 8, 0.25
+#: Vertices that growing begins with.
+STARTS: Final = 4
 #: Entries of the matrix of pairs that share nets, at most; larger nets than fit are left out of the rating.
 PAIRS: Final = 2_000_000
 #: Moves without a new best after which a round of moves ends; rounds a level; neighbours that are looked at after a move.
@@ -427,8 +429,9 @@ def matched(level: Level, limits: Limits, part: Array | None = None) -> Array:
     return np.unique(cluster, return_inverse=True)[1].ravel()
 
 
-def grown(level: Level, limits: Limits, cores: int, work: Work) -> Array | None:
-    """Cores filled one after the other, each with what shares most with it; None where so many cores do not do."""
+def grown(level: Level, limits: Limits, cores: int, work: Work, first: int = 0) -> Array | None:
+    """Cores filled one after the other, each with what shares most with it, from a first vertex on; None where so many cores do
+    not do."""
     part = np.full(level.size, -1)
     base = np.asarray((level.outside + np.asarray(level.rate.sum(axis=1)).ravel()) @ level.pins) + 1e-6
     pins, rates = level.pins, level.rate
@@ -440,7 +443,7 @@ def grown(level: Level, limits: Limits, cores: int, work: Work) -> Array | None:
             return part
         state.clear()
         pull, tried = np.zeros(level.size), part >= 0
-        seed = int(np.argmax(np.where(tried, -np.inf, settled / base)))
+        seed = int(np.argmax(np.where(tried, -np.inf, settled / base))) if core else first
         misses = 0
         while misses < 24 and not tried.all():
             vertex = seed if seed >= 0 else int(np.argmax(np.where(tried, -np.inf, pull / base)))
@@ -477,6 +480,20 @@ def structured(level: Level, limits: Limits) -> bool:
     return int(matched(level, limits).max(initial=-1)) + 1 < level.size
 
 
+def _begun(level: Level, limits: Limits, cores: int) -> Array | None:
+    """The best of some grown partitions, each refined."""
+    best, fewest = None, np.inf
+    for first in range(0, level.size, max(1, -(-level.size // STARTS))):
+        part = grown(level, limits, cores, Work(), first)
+        if part is None:
+            continue
+        state = Partition(level, part, cores, limits)
+        refine(state)
+        if (messages := state.messages()) < fewest - LEAST:
+            best, fewest = state.part, messages
+    return best
+
+
 def multilevel(level: Level, limits: Limits, cores: int, start: Array | None = None) -> Array | None:
     """A core for every vertex, (V,), with few messages between them; from a given start, which it is never worse than.
 
@@ -496,10 +513,9 @@ def multilevel(level: Level, limits: Limits, cores: int, start: Array | None = N
             coarse[cluster] = part
             part = coarse
     if part is None:
-        part = grown(levels[-1], limits, cores, work)
+        part = _begun(levels[-1], limits, cores)
         if part is None:
             return None
-        work = Work()
     for depth in range(len(levels) - 1, -1, -1):
         state = Partition(levels[depth], part, cores, limits, work)
         refine(state)
