@@ -104,7 +104,7 @@ class Atoms:
 
 
 def _truths(matrix: Any) -> Any:
-    result = matrix.tocsr()
+    result = matrix.tocsr(copy=True)
     result.eliminate_zeros()
     result.data = np.ones(len(result.data))
     result.sort_indices()

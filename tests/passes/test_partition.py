@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mapped import conv_net, layers, local
+from mapped import conv_net, layers, lif, local
+from nets import graph, spikes
 from strategies import graphs
 
 from spikec.ir.graph import Graph
-from spikec.ir.ops import Neuron
+from spikec.ir.ops import Neuron, Ref, Sparse
+from spikec.ir.rules import verify
 from spikec.passes.hypergraph import Atoms, Level, atoms, hypergraph
 from spikec.passes.partition import Partition, matched, multilevel, refine
 from spikec.passes.shards import Cutter, Limits
@@ -155,3 +157,17 @@ def test_the_optimum_of_small_networks() -> None:
         assert state.holds() and state.messages() >= best - 1e-9
         ratios.append(state.messages() / best)
     assert np.mean(ratios) < 1.03 and np.median(ratios) < 1 + 1e-9, ratios
+
+
+def test_synapses_of_a_source_on_a_vertex_are_counted() -> None:
+    """A vertex of several neurons may have several synapses from one source: they share its words."""
+    size = 24
+    near = np.ones(size * 3, np.int16) * 2
+    indices, indptr = np.tile(np.arange(3), size), 3 * np.arange(size + 1)
+    layer = Sparse(name="s", inputs=(Ref("in"),), weight=near, indices=indices, indptr=indptr, fan_in=3)
+    g = verify(graph(spikes((3,), dtype="i8"), layer, lif("l", "s"), out=["l"], level="fixed"))
+    fine = Atoms({"l": np.arange(size) // 6}, 4)
+    h = hypergraph(g, LIMITS, fine, random_rates(g, 0))
+    part = np.array([0, 0, 1, 1])
+    assert h.rows.toarray().tolist() == [[6] * 4]
+    assert Partition(h, part, 2, LIMITS).words.tolist() == counted(g, fine, random_rates(g, 0), part)[1]["words"]
