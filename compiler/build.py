@@ -502,7 +502,8 @@ def load(folder: str | Path) -> Build:
     file = folder / "weights.json"
     origins = json.loads(file.read_text(encoding="utf-8")) if file.name in manifest["files"] else None
     target = parse_target(text, "target.toml")
-    build = Build(stages, ledger, target, text, golden, manifest["options"], folder, origins)
+    options = manifest["options"]
+    build = Build(stages, ledger, target.as_asked(options), text, golden, options, folder, origins)
     if found := manifest.get("cutoff"):
         build.cutoff = Cutoff(found["output"], math.inf if found["margin"] is None else found["margin"], found["budget"])
     return build

@@ -94,6 +94,7 @@ def compile(
     cutoff: float | None = None,
     max_ram: int | None = None,
     max_flash: int | None = None,
+    small: bool = False,
     fit: str | None = None,
     name: str | None = None,
     time_axis: int | str | None = "auto",
@@ -121,6 +122,7 @@ def compile(
     calibrate: input data (batch, T, *shape), or a mapping by input name; labels: (batch,) integers. bits: bits of a weight; for a
     target that runs floats it asks for integers instead. A number, one a layer ([8, 4, 8], or by name {"fc2": 4}), or "mixed": what
     costs the least within max_bytes (`spikec.bits`).
+    small: weights of pruned layers in the fewest bytes, not those that take the least time; a budget of `max_bytes` does so too.
     max_ram, max_flash: bytes that the emitted C may take, in place of the target's own limits; without flash, constants count as
     RAM. fit: "one-core", or "4-cores": fewer bits, neurons and synapses until the network passes all design rules on so many
     cores, as little as the calibration data allow (`spikec.fit`). spiking: make a network of ReLUs spike (see
@@ -147,11 +149,12 @@ def compile(
         prove_ranges = kept.pop("prove_ranges", False) or prove_ranges
         max_ram = kept.pop("max_ram", None) if max_ram is None else max_ram
         max_flash = kept.pop("max_flash", None) if max_flash is None else max_flash
+        small = kept.pop("small", False) or small
         spiking = "ann-to-snn" in build.stage_names if spiking is None else spiking
         options = {**kept, **options}
     elif build is not None and spiking is None and "ann-to-snn" in build.stage_names:
         spiking = True  # for another target it still has to spike
-    chosen = _limited(chosen, max_ram, max_flash)
+    chosen = _limited(chosen, max_ram, max_flash, small, options)
     asked_spiking = spiking or (spiking is None and bool(options.keys() & _SPIKING_OPTIONS - _reader_options(model)))
     spiking = asked_spiking or (spiking is None and isinstance(model, (str, os.PathLike)) and os.fspath(model).endswith(_ANNS))
     passes = [*(_TO_SPIKING if spiking else ()), *chosen.passes]
@@ -254,6 +257,7 @@ def compile(
             **({"prove_ranges": True} if prove_ranges else {}),
             "max_ram": max_ram,
             "max_flash": max_flash,
+            **({"small": True} if small else {}),
             **options,
         }.items()
         if _plain(value)
@@ -273,7 +277,9 @@ def _prove(graph: Graph, target: Target, calibrate: Mapping[str, Array] | None) 
         raise CompileError.many(found)
 
 
-def _limited(target: Target, max_ram: int | None, max_flash: int | None) -> Target:
+def _limited(
+    target: Target, max_ram: int | None, max_flash: int | None, small: bool, options: Mapping[str, Any]
+) -> Target:
     """The target with the limits that the user set."""
     limits = {key: value for key, value in (("ram", max_ram), ("flash", max_flash)) if value is not None}
     for key, value in limits.items():
@@ -281,7 +287,10 @@ def _limited(target: Target, max_ram: int | None, max_flash: int | None) -> Targ
             raise CompileError("SPK001", f"max_{key} is a whole number of bytes above 0, not {value!r}")
         if target.backend != "c":
             raise CompileError("SPK001", f"max_{key} is for targets that C is emitted for; '{target.name}' is not one of them")
-    return target.limited(limits, "set by the user")
+    if small and target.backend != "c":
+        raise CompileError("SPK001", f"small is for targets that C is emitted for; '{target.name}' is not one of them")
+    given = {"max_ram": max_ram, "max_flash": max_flash, "small": small, "max_bytes": options.get("max_bytes")}
+    return target.as_asked(given)
 
 
 def trace(

@@ -120,6 +120,14 @@ class Target:
         chosen = {name: Number(value, "bytes", "chosen", source) for name, value in limits.items()}
         return replace(self, numbers={**self.numbers, **chosen})
 
+    def as_asked(self, options: Mapping[str, object]) -> Target:
+        """The same target with what a build's options say about memory: `max_ram`, `max_flash`, and `small` (or `max_bytes`), for
+        which C keeps weights in the fewest bytes."""
+        limits = {key: int(str(options[f"max_{key}"])) for key in ("ram", "flash") if options.get(f"max_{key}") is not None}
+        if self.backend == "c" and (options.get("small") or options.get("max_bytes") is not None):
+            limits["small"] = 1
+        return self.limited(limits, "set by the user")
+
     def native(self, program: Program) -> NativeNeuron | None:
         """The native neuron that a program in integers is; a program may emit states on top (probes)."""
         from spikec.ir.text import parse_program

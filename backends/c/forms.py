@@ -38,7 +38,8 @@ class Choices:
 
     @classmethod
     def of(cls, target: Target | None, *, small: bool = False) -> Choices:
-        """Those for a target."""
+        """Those for a target; `small` also where it was asked for."""
+        small = small or (target is not None and target.has("small"))
         known = target is not None and target.has("vector_bytes")
         return cls(vector=target.integer("vector_bytes") if target is not None and known else cls.vector, small=small)
 

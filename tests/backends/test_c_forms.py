@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from many import batch_program, require_compiler
 
+import spikec
 from spikec.backends.c.backend import CBackend
 from spikec.backends.c.forms import BLOCKS, FORMS, Choices, blocks_of, choose, forms, steps
 from spikec.backends.c.generate import generate
+from spikec.diagnostics import CompileError
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Add, Dense, Input, Neuron, Node, Ref, Sparse
 from spikec.ir.rules import verify
@@ -200,3 +202,22 @@ def test_a_limit_that_only_small_forms_keep_is_kept(tmp_path: Path) -> None:
     assert found.code == "SPK209"
     x = {"x": (rng.random((2, 9, 300)) < 0.2).astype(np.int64)}
     np.testing.assert_array_equal(quick.run(graph, x).outputs["l"], small.run(graph, x).outputs["l"])
+
+
+def test_small_is_asked_for_and_kept(tmp_path: Path) -> None:
+    rng = np.random.default_rng(9)
+    weight = (rng.normal(0, 1, (128, 200)) * (rng.random((128, 200)) < 0.1)).astype(np.float32)
+    program = parse_program("neuron @if(x) params(th) state(v = 0) {\nv = v + x\ns = v >= th\nv = select(s, 0, v)\nemit s\n}")
+    nodes = (
+        Input(name="x", type=TensorType("spike", (200,), "f32")),
+        Dense(name="fc", inputs=(Ref("x"),), weight=weight),
+        Neuron(name="l", inputs=(Ref("fc"),), program=program, params={"th": np.float32(1.5)}),
+    )
+    graph = verify(Graph("net", "float", nodes, (("l", Ref("l")),)))
+    quick, small = (spikec.compile(graph, target="host", bits=8, small=asked) for asked in (False, True))
+    assert 3 * small.memory().constants < quick.memory().constants
+    assert spikec.load(small.save(tmp_path / "b")).memory().constants == small.memory().constants
+    budget = spikec.compile(graph, target="host", bits=8, prune=0.0, max_bytes=6000)
+    assert budget.memory().constants < 2 * 6000
+    with pytest.raises(CompileError, match="small is for targets that C is emitted for"):
+        spikec.compile(graph, target="loihi2", small=True)
