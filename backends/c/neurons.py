@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 
-from spikec.backends.c.exprs import C_TYPES, Lanes, Loop, Operand, float_loop, integer_loop, vector_loop
+from spikec.backends.c.exprs import C_TYPES, Lanes, Loop, Operand, float_loop, integer_loop, literal, vector_loop
 from spikec.backends.c.parts import FEW, StateRow
 from spikec.backends.c.plan import Halo, arranged, state_kinds
+from spikec.backends.c.quiet import resting
 from spikec.backends.c.writer import Writer
 from spikec.ir.interpret import record_name
 from spikec.ir.neuron import STEP, Expr
 from spikec.ir.ops import Neuron, spread
 from spikec.ir.ranges import of_array
 from spikec.ir.types import Array, narrowest
+
+#: Steps without events after which a population is looked at, and what is kept for one that rests.
+_LOOK: Final = 16
+_AT_REST: Final = 255
 
 
 class Neurons(Writer):
@@ -118,6 +124,17 @@ class Neurons(Writer):
         beyond = all(stored.dense_depth < 0 or stored.ring == 1 for _, stored, _ in ports)
         flags = [number for number, (_, stored, _) in enumerate(ports) if stored.dense_depth >= 0]
         self.functions.append(function.text(first.size, halo, lanes, flags, [row[:3] for row in lists], beyond=beyond))
+        rests = self.rests(node)
+        if rests is not None:
+            counts, _, member = rests
+            self.line(f"const uint32_t heard = {' + '.join(counts)};")
+            self.line(f"if (heard == 0 && net->{member}[0] == {_AT_REST}u) {{")
+            for _, stored, _ in ports:
+                if stored.dense_depth >= 0:
+                    self.line(self.cleared(stored))
+                if stored.list_depth >= 0:
+                    self.line(f"{self.events(stored)[1]} = 0;")
+            self.line("} else {")
         if node.start:
             self.line(f"if (net->t >= {node.start}) {{")
         for *_, count in lists:
@@ -146,7 +163,32 @@ class Neurons(Writer):
                     self.line(f"{{ const uint8_t *y = {self.array(stored)}; uint32_t fired = 0;")
                     self.line(f"  for (i = 0; i < {stored.size}u; i++) {{ fired += y[i]; }}")
                     self.line(f"  net->count[{counter}] += fired; }}")
+        if rests is not None:
+            _, values, member = rests
+            # After so many steps without events, look whether all states have come to rest.
+            self.line(f"uint32_t silent = heard != 0 ? 0 : net->{member}[0] + 1u;")
+            self.line(f"if (silent == {_LOOK}u) {{")
+            self.line("uint32_t moved = 0;")
+            for row in self.states:
+                if row.node is node:
+                    value = literal(values[row.state], row.kind)
+                    self.line(f"for (i = 0; i < {first.size}u; i++) {{ moved |= net->{row.member}[i] != {value}; }}")
+            self.line(f"silent = moved ? 0 : {_AT_REST}u;")
+            self.line("}")
+            self.line(f"net->{member}[0] = silent;")
+            self.line("}")
         self.line("}")
+
+    def rests(self, node: Neuron) -> tuple[list[str], dict[str, int], str] | None:
+        """The numbers of events that reach a population, its states at rest, and the member that counts steps without events."""
+        if any(row.halo is not None for row in self.states if row.node is node):
+            return None
+        found = resting(self.plan, node, lambda read: self.events(read.stored, read.delay)[1])
+        if found is None:
+            return None
+        member = self.member(f"q_{node.name}", "uint32_t", 1, 4)
+        self.initial.append(f"net->{member}[0] = {_AT_REST}u;")
+        return *found, member
 
     def with_tables(self, node: Neuron, loop: Loop) -> list[str]:
         """The loop's lines, parameter arrays that were computed while compiling put in."""
