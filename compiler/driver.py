@@ -277,9 +277,7 @@ def _prove(graph: Graph, target: Target, calibrate: Mapping[str, Array] | None) 
         raise CompileError.many(found)
 
 
-def _limited(
-    target: Target, max_ram: int | None, max_flash: int | None, small: bool, options: Mapping[str, Any]
-) -> Target:
+def _limited(target: Target, max_ram: int | None, max_flash: int | None, small: bool, options: Mapping[str, Any]) -> Target:
     """The target with the limits that the user set."""
     limits = {key: value for key, value in (("ram", max_ram), ("flash", max_flash)) if value is not None}
     for key, value in limits.items():
