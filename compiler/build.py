@@ -134,6 +134,12 @@ class Build:
             raise CompileError("SPK404", f"the build holds {held}: {wanted}")
         return self._stage(found[-1]).graph
 
+    @property
+    def units(self) -> dict[str, float]:
+        """What 1 is in the model, by output: `result.outputs[name] * build.units[name]` are the model's own numbers."""
+        told = {e.what.split(" is in units of ")[0]: e.measured["unit"] for e in self.ledger if "unit" in e.measured}
+        return {name: told.get(f"the output {name}", 1.0) for name, _ in self.graph().outputs}
+
     def ir(self, after: str | None = None, level: str | None = None, full: bool = False) -> str:
         """The text of a graph, chosen as by `graph`. full: every array is written out."""
         return print_graph(self.graph(after, level), full=full)[0]

@@ -39,7 +39,8 @@ class Entry:
     def text(self) -> str:
         """One or two lines for people."""
         share = f" ({self.changed} of {self.total}, at most {self.largest:.4g})" if self.total else ""
-        figures = "".join(f"; {name} {value:.6g}" for name, value in self.measured.items())
+        # A unit stands in `what` already.
+        figures = "".join(f"; {name} {value:.6g}" for name, value in self.measured.items() if name != "unit")
         place = f"%{self.node}: " if self.node else ""
         return f"{self.pass_name}: {self.kind}: {place}{self.what}{share}{figures}"
 

@@ -165,7 +165,7 @@ def _entry(entry: Entry) -> dict[str, Any]:
         "share": f"{entry.changed:,} of {entry.total:,}" if entry.total else "",
         "largest": f"{entry.largest:.4g}" if entry.total else "",
         "asked": entry.asked,
-        "measured": [(name, f"{value:.6g}") for name, value in entry.measured.items()],
+        "measured": [(name, f"{value:.6g}") for name, value in entry.measured.items() if name != "unit"],
     }
 
 

@@ -24,13 +24,20 @@ from spikec.target import NativeNeuron
 
 
 def convert(
-    grid: ChipGrid, nodes: Iterable[Node], graph: Graph, scale: float, records: Mapping[str, Array] | None, ledger: Ledger
+    grid: ChipGrid,
+    nodes: Iterable[Node],
+    graph: Graph,
+    scale: float,
+    records: Mapping[str, Array] | None,
+    ledger: Ledger,
+    units: dict[tuple[str, str], float],
 ) -> list[Node]:
-    """The nodes of a group in the target's integers at a scale; the ledger is told every rounding."""
+    """The nodes of a group in the target's integers at a scale; the ledger is told every rounding, and `units`, by node and port,
+    what 1 is in the model."""
     return [
-        _custom(grid, node, graph, scale, records, ledger)
+        _custom(grid, node, graph, scale, records, ledger, units)
         if isinstance(node, Neuron) and grid.native(node) is None
-        else _neuron(grid, node, scale, ledger)
+        else _neuron(grid, node, scale, ledger, units)
         if isinstance(node, Neuron)
         else _weights(grid, node, scale, ledger)
         if isinstance(node, WEIGHTED)
@@ -80,7 +87,15 @@ def _one_each(grid: ChipGrid, node: Sparse, scale: float, ledger: Ledger) -> Nod
     return replace(node, weight=both, indices=np.repeat(node.indices, 2), indptr=2 * node.indptr, dtype="")
 
 
-def _custom(grid: ChipGrid, node: Neuron, graph: Graph, scale: float, records: Mapping[str, Array] | None, ledger: Ledger) -> Node:
+def _custom(
+    grid: ChipGrid,
+    node: Neuron,
+    graph: Graph,
+    scale: float,
+    records: Mapping[str, Array] | None,
+    ledger: Ledger,
+    units: dict[tuple[str, str], float],
+) -> Node:
     """A program that the target lacks, in the target's widths."""
     operands = {
         name: scale if graph.type_of(ref).kind == "value" else 1.0
@@ -96,13 +111,11 @@ def _custom(grid: ChipGrid, node: Neuron, graph: Graph, scale: float, records: M
         limits = (f"{n} at +-{((1 << (bits - 1)) - 1) / translator.scale_of(n):.4g}" for n in node.program.state_names)
         ledger.record(node, "convention", f"states saturate: {', '.join(limits)}")
     for index, emit in enumerate(node.program.emits):
-        port = emit.name if index else ""
-        if emit.kind != "spike" and any((r.node, r.port) == (node.name, port) for _, r in graph.outputs):
-            ledger.record(node, "convention", f"the output {emit.name} is in units of {1 / translator.scale_of(emit.name):.6g}")
+        units[node.name, emit.name if index else ""] = 1 / translator.scale_of(emit.name)
     return made
 
 
-def _neuron(grid: ChipGrid, node: Neuron, scale: float, ledger: Ledger) -> Node:
+def _neuron(grid: ChipGrid, node: Neuron, scale: float, ledger: Ledger, units: dict[tuple[str, str], float]) -> Node:
     native = grid.native(node)
     assert native is not None
     fixed = parse_program(native.fixed)
@@ -128,7 +141,7 @@ def _neuron(grid: ChipGrid, node: Neuron, scale: float, ledger: Ledger) -> Node:
     result = replace(node, program=program, params=params, init=init, dtype="")
     result = replace(result, init={**init, **begun(native, result, init)})
     for emit in extra:
-        ledger.record(node, "convention", f"the output {emit.name} is in units of {1 / membrane:.6g}")
+        units[node.name, emit.name] = 1 / membrane
     return result
 
 

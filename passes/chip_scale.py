@@ -78,7 +78,7 @@ def changed_spikes(grid: ChipGrid, group: Group, graph: Graph, records: Mapping[
     inputs: dict[str, Input] = {}
     data: dict[str, Array] = {}
     nodes = []
-    for node in convert(grid, group.nodes, graph, scale, records, Ledger()):
+    for node in convert(grid, group.nodes, graph, scale, records, Ledger(), {}):
         refs = []
         for ref in node.inputs:
             if ref.node in own and graph.type_of(ref).kind == "value":

@@ -29,6 +29,7 @@ from spikec.passes.chip_scale import changed_spikes, float_run, group_scale
 from spikec.passes.groups import groups_of, measure
 from spikec.passes.mixed import Quantise, choose_widths
 from spikec.passes.payloads import Payload, as_integers, by_range, carrying, check_options, choose, real_inputs, tell
+from spikec.passes.readouts import tell_units
 from spikec.target import Target
 
 #: At most so many calibration samples are used for each payload that is tried.
@@ -71,13 +72,13 @@ class Quantize:
             raise CompileError.many(problems)
         records = float_run(grid, graph, calibrate)
         converted: dict[str, Node] = {}
+        units: dict[tuple[str, str], float] = {}
         for group in groups_of(graph):
             scale = group_scale(grid, group, graph, records, payloads, self.scales)
-            for node in convert(grid, group.nodes, graph, scale, records, ledger):
+            for node in convert(grid, group.nodes, graph, scale, records, ledger, units):
                 converted[node.name] = node
-            sums = {node.name for node in group.nodes if not isinstance(node, Neuron)}
-            for output in (name for name, ref in graph.outputs if ref.node in sums):
-                ledger.record("", "convention", f"the output {output} is in units of {1 / scale:.6g}")
+                if not isinstance(node, Neuron):
+                    units[node.name, ""] = 1 / scale
         nodes = [converted.get(node.name) or _other(node, payloads) for node in graph.nodes]
         result = graph.with_nodes(nodes, level="fixed")
         try:
@@ -86,6 +87,7 @@ class Quantize:
             raise CompileError.many(
                 Diagnostic("SPK203", d.message, loc=d.loc, notes=d.notes, fix=d.fix) for d in error.diagnostics
             ) from None
+        tell_units(graph, ledger, units, {})
         check_head_room(grid, given, result, self.calibrate, ledger)
         measure(given, result, self.calibrate, self.labels, ledger)
         return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from spikec.ir.graph import Graph
@@ -42,3 +43,13 @@ def means_as_sums(graph: Graph, ledger: Ledger) -> Graph:
             ledger.record(node, "convention", "the mean over the steps becomes their sum: divide it by their number")
         nodes.append(node)
     return graph.with_nodes(nodes)
+
+
+def tell_units(graph: Graph, ledger: Ledger, units: Mapping[tuple[str, str], float], factors: Mapping[str, float]) -> None:
+    """The ledger says of every output in integers what 1 is in the model. units: by node and port; factors: by output, on top."""
+    for name, ref in graph.outputs:
+        spikes = graph.type_of(ref).kind == "spike"
+        unit = factors.get(name, 1.0) * (1.0 if spikes else units.get((ref.node, ref.port), 1.0))
+        if unit != 1.0:
+            what = f"the output {name} is in units of {unit:.6g}"
+            ledger.record(graph[ref.node], "convention", what, measured={"unit": unit})

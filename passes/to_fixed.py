@@ -28,7 +28,7 @@ from spikec.ledger import Ledger
 from spikec.passes.groups import WEIGHTED, Group, groups_of, measure, silent_value
 from spikec.passes.mixed import choose_widths
 from spikec.passes.payloads import as_integers, by_range, check_options, on_grid, real_inputs, tell
-from spikec.passes.readouts import cure, means_as_sums
+from spikec.passes.readouts import cure, means_as_sums, tell_units
 from spikec.passes.rewrite import fresh_name, redirect, redirect_outputs
 from spikec.passes.translate import NARROW_BITS, STATE_BITS, Widths, largest_amount, levels, translate
 from spikec.passes.units import infer_units, is_truth
@@ -122,12 +122,7 @@ class ToFixed:
             raise CompileError.many(
                 Diagnostic("SPK203", d.message, loc=d.loc, notes=d.notes, fix=d.fix) for d in error.diagnostics
             ) from None
-        for name, ref in graph.outputs:
-            spikes = graph.type_of(ref).kind == "spike"
-            unit = factors.get(name, 1.0) / (1.0 if spikes else scales.get((ref.node, ref.port), 1.0))
-            told = isinstance(graph[ref.node], Neuron) and name not in factors
-            if not told and unit != 1.0:
-                ledger.record("", "convention", f"the output {name} is in units of {unit:.6g}")
+        tell_units(graph, ledger, {wire: 1 / scale for wire, scale in scales.items()}, factors)
         narrow = [node for node in result.nodes if isinstance(node, WEIGHTED) and grids[node.name].bits < 8]
         if narrow:
             packed = sum(layer_bytes(node, grids[node.name].bits) for node in narrow)
@@ -453,8 +448,6 @@ class ToFixed:
             if emit.kind != "spike":
                 unit = 1.0 if is_truth(Var(emit.name), node.program) else translator.scale_of(emit.name)
                 scales[node.name, port] = unit
-                if any(r.node == node.name and r.port == port for _, r in graph.outputs):
-                    ledger.record(node, "convention", f"the output {emit.name} is in units of {1 / unit:.6g}")
         return translated
 
     def _note(self, ledger: Ledger, node: Node, what: str, error: Array, **more: Any) -> None:

@@ -11,6 +11,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from snntorch import surrogate, utils
 
+import spikec
 from spikec.frontend.onnx.write import model_of
 from spikec.frontend.torch_trace import trace
 from spikec.ir.interpret import interpret
@@ -1074,3 +1075,32 @@ def test_readouts_are_named_after_their_nodes():
     assert [name for name, _ in trace(TutorialLoop(), example_for(SEQUENCE)).outputs] == ["lif2", "lif2_mem"]
     assert [name for name, _ in trace(IterateDict(), example_for(SEQUENCE)).outputs] == ["spikes", "skip"]
     assert [name for name, _ in trace(Readouts(), example_for(SEQUENCE)).outputs] == ["lif_sum", "lif", "lif_v_max"]
+
+
+#: Styles that have no integers: a membrane that is a threshold or another population's input, means that
+#: neurons divide, factors between the two.
+NOT_IN_INTEGERS = {
+    "SharedThreshold", "LateralInhibition", "DividedByLength", "ConcatenatedBuffer", "StackedByGroups",
+    "BeginsHighInPlace",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("cls", "shape", "options"), CASES, ids=[case[0].__name__ for case in CASES])
+def test_sixteen_bits_give_what_the_model_gives(cls, shape, options):
+    torch.manual_seed(0)
+    many = isinstance(shape[0], tuple)
+    examples = tuple(example_for(s, dtype=torch.float64 if cls is Double else torch.float32) for s in (shape if many else (shape,)))
+    graph = trace(dyadic(cls().eval()), examples if many else examples[0], **options)
+    rng = np.random.default_rng(0)
+    data = {node.name: (rng.random((3, T, *node.type.shape)) < 0.5).astype(np.float32) for node in graph.inputs}
+    if cls.__name__ in NOT_IN_INTEGERS:
+        with pytest.raises(spikec.CompileError, match="SPK202"):
+            spikec.compile(graph, target="host", bits=16, calibrate=data)
+        return
+    build = spikec.compile(graph, target="host", bits=16, calibrate=data)
+    wanted, found = interpret(graph, data).outputs, build.run(data, backend="numpy").outputs
+    sums = {entry.node for entry in build.ledger if "divide it by their number" in entry.what}
+    for name, ref in build.graph().outputs:
+        steps = np.arange(1, T + 1).reshape(-1, *[1] * (wanted[name].ndim - 2)) if ref.node in sums else 1
+        error = np.abs(found[name] * build.units[name] / steps - wanted[name])
+        assert np.mean(error > 0.02 * max(1, np.abs(wanted[name]).max())) < 0.03, name
