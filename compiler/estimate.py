@@ -18,6 +18,7 @@ from spikec.counts import SYNAPTIC, Counts
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Conv, Dense, Input, Neuron, Sparse
 from spikec.ir.types import Array
+from spikec.shards import core_traffic
 from spikec.target import Costs, Target
 
 _PREFIXES: Final = ((1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"), (1e-12, "p"))
@@ -61,7 +62,8 @@ class Baseline:
 class Estimate:
     """Means over the samples of a run, for one inference of so many steps.
 
-    spikes, synaptic_operations, updates, messages: as in `spikec.counts`. hops: between cores, None where neurons have no cores.
+    spikes, synaptic_operations, updates, messages: as in `spikec.counts`. hops: between cores, None where neurons have no cores;
+    between: messages from a core to another one, None where this run's are not known.
     energy (joules), power (watts), ops_per_joule (synaptic operations), time (seconds): None where the target states no costs;
     `notes` then says so. labels: what joules and seconds are of.
     """
@@ -80,6 +82,7 @@ class Estimate:
     baseline: Baseline | None
     energy_label: str = ""
     time_label: str = ""
+    between: float | None = None
     sources: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -91,6 +94,8 @@ class Estimate:
             ("spikes", f"{self.spikes:,.1f}"),
             ("messages", f"{self.messages:,.1f}"),
         ]
+        if self.between is not None:
+            rows.append(("messages between cores", f"{self.between:,.1f}"))
         if self.hops is not None:
             rows.append(("hops", f"{self.hops:,.1f}"))
         if self.energy is not None:
@@ -131,10 +136,19 @@ class Setting:
     hops_a_step: float | None = field(default=None)
 
 
-def estimate(graph: Graph, counts: Mapping[str, Counts], samples: int, steps: int, setting: Setting) -> Estimate:
+def estimate(
+    graph: Graph,
+    counts: Mapping[str, Counts],
+    samples: int,
+    steps: int,
+    setting: Setting,
+    sent: Mapping[str, Array] | None = None,
+) -> Estimate:
     """The estimate for a run of `samples` samples of `steps` steps with these counts.
 
-    graph: what ran. Energy is that of the first of the target's cost models; its bounds enclose all of them with their errors.
+    graph: what ran. sent: what every neuron sent in the run (flat) by population: with them hops are this run's, if neurons have
+    cores; else those that placement found. Energy is that of the first of the target's cost models; its bounds enclose all of them
+    with their errors.
     """
     target, notes = setting.target, []
     whole = {
@@ -142,6 +156,9 @@ def estimate(graph: Graph, counts: Mapping[str, Counts], samples: int, steps: in
         for name in ("spikes", "synaptic_operations", "updates", "messages")
     }
     hops = None if setting.hops_a_step is None else setting.hops_a_step * steps
+    between = None
+    if sent is not None and graph.level == "placed" and graph.neurons and target.has("mesh_width"):
+        between, hops = (value / max(samples, 1) for value in core_traffic(graph, target, sent))
     work = {
         "synaptic_operation": whole["synaptic_operations"],
         "update": whole["updates"],
@@ -159,6 +176,8 @@ def estimate(graph: Graph, counts: Mapping[str, Counts], samples: int, steps: in
     else:
         if hops is None:
             notes.append("neurons have no cores: energy leaves out what a message takes from core to core")
+        elif between is not None:
+            notes.append("hops are those of this run's messages between cores; the way of input and output is not known")
         else:
             notes.append("hops a step are those that placement found, on the calibration data where there was any")
         notes += [model.note for model in (*priced, *timed[:1]) if model.note]
@@ -188,6 +207,7 @@ def estimate(graph: Graph, counts: Mapping[str, Counts], samples: int, steps: in
         samples,
         steps,
         hops=hops,
+        between=between,
         energy=energy,
         time=time,
         power=power,

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
+
 from spikec.counts import Counts, count
 from spikec.diagnostics import CompileError
 from spikec.estimate import Estimate, Interval, Setting, dormant, estimate, spike_rate
 from spikec.ir.graph import Graph
-from spikec.ir.interpret import Execution, default_record
+from spikec.ir.interpret import Execution, default_record, record_name
 from spikec.ir.types import Array
 from spikec.names import find_wire
 from spikec.spelling import did_you_mean
@@ -119,7 +121,10 @@ class Result:
         """Operations, time and energy of one inference on the target (`spikec.estimate`); needs a run with record="all"."""
         if self._setting is None:
             raise CompileError("SPK404", "the result belongs to no target", fix="run a build")
-        return estimate(self.graph, self.counts, self.samples, self.steps, self._setting)
+        counts = self.counts  # says so where a layer was not recorded
+        first = {node.name: record_name((node.name, self.graph.types[node.name][0][0])) for node in self.graph.neurons}
+        sent = {name: np.count_nonzero(self._full[wire][:, self._skip :], axis=(0, 1)).ravel() for name, wire in first.items()}
+        return estimate(self.graph, counts, self.samples, self.steps, self._setting, sent)
 
     @property
     def energy(self) -> Interval | None:

@@ -19,7 +19,7 @@ from scipy import sparse
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Add, Concat, Constant, Conv, Dense, Gather, Input, Neuron, Pool, Ref, Reshape, Scale, Sparse
 from spikec.ir.types import Array
-from spikec.passes.shards import Cutter, Limits, positions
+from spikec.shards import Cutter, Limits, positions
 
 #: Vertices, and entries of the matrix of pins, that a hypergraph may have.
 VERTICES, PINS = 12_000, 3_000_000

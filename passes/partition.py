@@ -16,7 +16,7 @@ from scipy import sparse
 
 from spikec.ir.types import Array
 from spikec.passes.hypergraph import Level
-from spikec.passes.shards import Limits
+from spikec.shards import Limits
 
 #: A gain, in messages a step, that counts as one.
 LEAST: Final = 1e-9

@@ -23,7 +23,7 @@ from spikec.ledger import Ledger
 from spikec.passes.hypergraph import Atoms, atoms, hypergraph
 from spikec.passes.layout import cost, laid
 from spikec.passes.partition import multilevel, structured
-from spikec.passes.shards import Cutter, Limits, Shard, rates
+from spikec.shards import Cutter, Limits, Shard, mesh_hops, rates
 from spikec.target import Target
 
 #: Messages a source sends in a step where no data says it.
@@ -214,7 +214,7 @@ class Place:
     def _mapped(self, cores: list[Core], rate: Mapping[str, Array], layout: str) -> Mapped:
         traffic = _traffic(cores, rate)
         spots = self._spots(len(cores))
-        hops = self._hops(spots)
+        hops = mesh_hops(self.target, spots)
         order = np.arange(len(cores))
         if layout == "random":
             order = np.random.default_rng(self.seed).permutation(len(cores))
@@ -333,16 +333,6 @@ class Place:
         chip = np.array([router * per_router + k for router in routers for k in range(per_router)])[:usable]
         chips = max(1, -(-count // usable))  # without a neuron nothing is placed
         return np.concatenate([number * self.target.integer("chip_cores") + chip for number in range(chips)])
-
-    def _hops(self, spots: Array) -> Array:
-        """Hops between all pairs of spots: XY routing, and what crossing to another chip counts for."""
-        wide, per_router = self.target.integer("mesh_width"), self.target.integer("router_cores")
-        chip, rest = np.divmod(spots, self.target.integer("chip_cores"))
-        y, x = np.divmod(rest // per_router, wide)
-        hops = np.zeros((len(spots), len(spots)), np.float32)
-        for axis, weight in ((chip, self.target.integer("chip_hops")), (x, 1), (y, 1)):
-            hops += weight * np.abs(axis.astype(np.float32)[:, None] - axis.astype(np.float32))
-        return hops
 
 
 def _readers(cores: list[Core]) -> dict[str, Array]:

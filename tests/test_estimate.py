@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nets import dense, graph, leaky, spikes
+from mapped import layers
+from nets import dense, graph, leaky, random_spikes, spikes
 
 import spikec
 from spikec import cli
 from spikec.counts import Counts
 from spikec.diagnostics import CompileError
 from spikec.estimate import Setting, estimate, multiply_adds, quantity
+from spikec.ir.interpret import interpret
 from spikec.ir.ops import Conv, Ref, Sparse
+from spikec.ledger import Ledger
+from spikec.passes.place import Place
 from spikec.target import Number, load_target, parse_target
 from support.builds import fixed_build, tiny
 from support.builds import spikes as data
@@ -68,6 +73,34 @@ def test_hops_cost_and_their_absence_is_said() -> None:
     assert with_hops.hops == 20 and not any("no cores" in note for note in with_hops.notes)
     assert any("that placement found" in note for note in with_hops.notes)
     assert with_hops.energy.value - without.energy.value == pytest.approx(20 * 3.5e-12)
+
+
+def test_hops_are_those_of_the_run() -> None:
+    """Two silent layers or busy ones: the run's own spikes on the placed cores, not what calibration saw."""
+    target = replace(LOIHI, numbers={**LOIHI.numbers, "core_neurons": replace(LOIHI.numbers["core_neurons"], value=7)})
+    x = random_spikes((3, 11, 12), 4, 0.4).astype(np.int8)
+    ledger = Ledger()
+    net = Place(target, calibrate={"in": x[:1]}).run(layers(12, 20, 16, 5), ledger)
+    seen = interpret(net, {"in": x}, record=[node.name for node in net.neurons])
+    between = hops = 0
+    cores = {node.name: np.ravel(node.core) for node in net.neurons}
+    for before, after in pairwise(("l0", "l1", "l2")):  # dense layers: every spike goes to every core of the next layer
+        heard = np.flatnonzero(np.count_nonzero(net[f"fc{after[1]}"].weight, axis=0))
+        for k in heard.tolist():
+            fired = int((seen.records[before][..., k] != 0).sum())
+            weight = net[f"fc{after[1]}"].weight[:, k] != 0
+            for core in {*cores[after][weight].tolist()} - {int(cores[before][k])}:
+                a, b = core // 4, int(cores[before][k]) // 4
+                between += fired
+                hops += fired * (abs(a // 8 - b // 8) + abs(a % 8 - b % 8))
+    assert between and hops
+    sent = {name: (array != 0).sum(axis=(0, 1)).ravel() for name, array in seen.records.items()}
+    found = estimate(net, {}, 3, 11, Setting(target, lambda: net, 99.0), sent)
+    assert found.between == pytest.approx(between / 3) and found.hops == pytest.approx(hops / 3)
+    assert any("this run's messages" in note for note in found.notes)
+    silent = estimate(net, {}, 3, 11, Setting(target, lambda: net, 99.0), {name: 0 * array for name, array in sent.items()})
+    assert (silent.between, silent.hops) == (0, 0)
+    assert estimate(net, {}, 3, 11, Setting(target, lambda: net, 99.0)).hops == 99 * 11
 
 
 def test_a_target_without_costs_has_none_and_says_so() -> None:

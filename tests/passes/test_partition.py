@@ -19,7 +19,7 @@ from spikec.ir.ops import Neuron, Ref, Sparse
 from spikec.ir.rules import verify
 from spikec.passes.hypergraph import Atoms, Level, atoms, hypergraph
 from spikec.passes.partition import Partition, matched, multilevel, refine
-from spikec.passes.shards import Cutter, Limits
+from spikec.shards import Cutter, Limits
 from spikec.target import load_target
 
 LIMITS = Limits.of(load_target("loihi2"))

@@ -24,7 +24,7 @@ from spikec.ir.text import parse_graph, print_graph
 from spikec.ledger import Ledger
 from spikec.passes.layout import anneal, cost, laid
 from spikec.passes.place import METHODS, Place
-from spikec.passes.shards import Cutter, Limits
+from spikec.shards import Cutter, Limits
 from spikec.target import Target, load_target
 
 TARGET = load_target("loihi2")

@@ -242,6 +242,36 @@ def _spread(
     return result
 
 
+def mesh_hops(target: Target, spots: Array) -> Array:
+    """Hops between all pairs of spots (core numbers), (S, S): XY routing, and what crossing to another chip counts for."""
+    wide, per_router = target.integer("mesh_width"), target.integer("router_cores")
+    chip, rest = np.divmod(spots, target.integer("chip_cores"))
+    y, x = np.divmod(rest // per_router, wide)
+    hops = np.zeros((len(spots), len(spots)), np.float32)
+    for axis, weight in ((chip, target.integer("chip_hops")), (x, 1), (y, 1)):
+        hops += weight * np.abs(axis.astype(np.float32)[:, None] - axis.astype(np.float32))
+    return hops
+
+
+def core_traffic(graph: Graph, target: Target, sent: Mapping[str, Array]) -> tuple[float, float]:
+    """Messages between cores, and hops, of a placed graph whose neurons sent so much: `sent` (flat) by population."""
+    cutter = Cutter(graph, Limits.of(target))
+    numbers = np.unique(np.concatenate([np.ravel(node.core) for node in graph.neurons if node.core is not None]))
+    home = {node.name: np.searchsorted(numbers, np.ravel(node.core)) for node in graph.neurons if node.core is not None}
+    traffic = np.zeros((len(numbers), len(numbers)))
+    for core in range(len(numbers)):
+        heard: dict[str, Array] = {}
+        for node in graph.neurons:
+            members = np.flatnonzero(home[node.name] == core)
+            for name, mask in cutter.shard(node, members).sources.items() if len(members) else ():
+                heard[name] = heard[name] | mask if name in heard else mask
+        for name in heard.keys() & home.keys():
+            mask = heard[name]
+            traffic[:, core] += np.bincount(home[name][mask], weights=sent[name][mask], minlength=len(numbers))
+    np.fill_diagonal(traffic, 0)
+    return float(traffic.sum()), float(np.sum(traffic * mesh_hops(target, numbers)))
+
+
 def rates(graph: Graph, calibrate: Mapping[str, Array] | None, default: float) -> dict[str, Array]:
     """Messages a step of every source (flat), from calibration data; the default without."""
     from spikec.ir.interpret import interpret
