@@ -21,7 +21,16 @@ DATA_FOLDERS = {
     "templates",
     "__pycache__",
 }  # Python files in `templates` are text for a backend to emit, not modules
-DRIVER_MODULES = {"spikec", "spikec.driver", "spikec.cli", "spikec.fit", "spikec.nn", "spikec.recovery", "spikec.tuning"}
+DRIVER_MODULES = {
+    "spikec",
+    "spikec.account",
+    "spikec.cli",
+    "spikec.driver",
+    "spikec.fit",
+    "spikec.nn",
+    "spikec.recovery",
+    "spikec.tuning",
+}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "runtime": {"runtime"},
