@@ -82,6 +82,8 @@ def _numbers(before: Graph, after: Graph, entries: Sequence[Entry], target: Targ
         fixed = after[population.name]
         assert isinstance(fixed, Neuron)
         native, own = target.native(fixed.program), by_node.get(population.name, [])
+        if fixed.program.operations() & {">>", "rtz"} and _leaks(fixed) and not any("at every step" in e.what for e in own):
+            yield f"%{population.name}: its states are rounded at every step, and no entry says so"
         if native is None or not native.rules:
             if not own and population.program.body != fixed.program.body and (population.params or _literals(population)):
                 yield f"%{population.name}: its program has changed without an entry"
@@ -92,6 +94,12 @@ def _numbers(before: Graph, after: Graph, entries: Sequence[Entry], target: Targ
         offset = silent_value(before, population.inputs[0]) if entered else np.zeros(1)
         scale = next((scales[name] for name in _behind(population.name, after) if name in scales), 0.0)
         yield from _native(population, fixed, native, own, scale, target, offset)
+
+
+def _leaks(node: Neuron) -> bool:
+    """Whether decays of a native neuron do anything but keep or forget; a generated program says what it does by its shifts."""
+    decays = [node.params[name] for name in ("du", "dv", "di", "dtheta", "dr") if name in node.params]
+    return not decays or any(np.any((decay > 0) & (decay < 4095)) for decay in decays)
 
 
 def _literals(node: Neuron) -> bool:

@@ -107,9 +107,12 @@ def _custom(
     for what, error in translator.errors:
         if np.any(error):
             _approximate(grid, ledger, node, what, error)
+        else:
+            ledger.record(node, "exact", what)
     if "clip" in made.program.operations():
         limits = (f"{n} at +-{((1 << (bits - 1)) - 1) / translator.scale_of(n):.4g}" for n in node.program.state_names)
         ledger.record(node, "convention", f"states saturate: {', '.join(limits)}")
+    translator.tell_rounding(made, ledger)
     for index, emit in enumerate(node.program.emits):
         units[node.name, emit.name if index else ""] = 1 / translator.scale_of(emit.name)
     return made
@@ -140,6 +143,8 @@ def _neuron(grid: ChipGrid, node: Neuron, scale: float, ledger: Ledger, units: d
         _reached(grid, node, native, reached, params, init, membrane, ledger)
     result = replace(node, program=program, params=params, init=init, dtype="")
     result = replace(result, init={**init, **begun(native, result, init)})
+    if any(np.any((decay > 0) & (decay < 1)) for decay in grid.by_rule(node, "decay", "decay_minus_one")):
+        ledger.record(node, "convention", f"what leaks is rounded toward zero at every step, to multiples of {1 / membrane:.6g}")
     for emit in extra:
         units[node.name, emit.name] = 1 / membrane
     return result

@@ -444,6 +444,7 @@ class ToFixed:
             limits = {name: ((1 << (translator.bits - 1)) - 1) / translator.scale_of(name) for name in node.program.state_names}
             told = ", ".join(f"{name} at +-{limit:.4g}" for name, limit in limits.items())
             ledger.record(node, "convention", f"states saturate: {told}")
+        translator.tell_rounding(translated, ledger)
         for emit, (port, _) in zip(node.program.emits, graph.types[node.name], strict=True):
             if emit.kind != "spike":
                 unit = 1.0 if is_truth(Var(emit.name), node.program) else translator.scale_of(emit.name)

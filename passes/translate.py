@@ -19,6 +19,7 @@ from spikec.ir.interpret import evaluate, float_truth
 from spikec.ir.neuron import COMPARISONS, LOGIC, STEP, Assign, Call, Expr, Num, Program, State, Var, call
 from spikec.ir.ops import Neuron
 from spikec.ir.types import Array, integers
+from spikec.ledger import Ledger
 from spikec.passes.units import is_constant, is_truth
 
 #: States saturate here, so that state * factor >> shift can be done in 32 bits; and so that a state and a sum of a few
@@ -184,6 +185,14 @@ class Translator:
         names = tuple(self.params)
         fixed = Program(f"{program.name}_{self.source.name}", program.inputs, names, tuple(states), tuple(body), program.emits)
         return replace(self.source, program=fixed, params=self.params, init=init, dtype="")
+
+    def tell_rounding(self, made: Neuron, ledger: Ledger) -> None:
+        """An entry where products of states are shifted, which rounds them at every step; one where nothing was rounded."""
+        if not self.errors:
+            ledger.record(made, "exact", "its program in integers")
+        if made.program.states and made.program.operations() & {">>", "rtz"}:
+            units = ", ".join(f"{name} to multiples of {1 / self.scale_of(name):.6g}" for name in made.program.state_names)
+            ledger.record(made, "convention", f"states are rounded at every step: {units}")
 
     def scale_of(self, name: str) -> float:
         """The scale at which a variable is held."""

@@ -76,6 +76,7 @@ def test_text_before_and_after() -> None:
     assert [(e.node, e.kind, e.what) for e in ledger] == [
         ("fc1", "exact", "the bias moves into the neurons' bias register"),
         ("fc1", "exact", "weights are multiples of 0.015625"),
+        ("l1", "convention", "what leaks is rounded toward zero at every step, to multiples of 0.00012207"),
         ("l1", "convention", "the output mem is in units of 0.00012207"),
     ]
     assert mismatches(sir(body, LEAKY.text()), after)[0] == 0
