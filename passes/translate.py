@@ -190,9 +190,9 @@ class Translator:
         """An entry where products of states are shifted, which rounds them at every step; one where nothing was rounded."""
         if not self.errors:
             ledger.record(made, "exact", "its program in integers")
-        if made.program.states and made.program.operations() & {">>", "rtz"}:
+        if made.program.operations() & {">>", "rtz"}:
             units = ", ".join(f"{name} to multiples of {1 / self.scale_of(name):.6g}" for name in made.program.state_names)
-            ledger.record(made, "convention", f"states are rounded at every step: {units}")
+            ledger.record(made, "convention", f"rounded at every step: {units or 'products'}")
 
     def scale_of(self, name: str) -> float:
         """The scale at which a variable is held."""
