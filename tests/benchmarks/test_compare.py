@@ -254,3 +254,17 @@ def test_a_contender_that_cannot_or_is_wrong_is_left_out(
         process.process.wait()
         assert "skip" in process.ask("one")
         process.close()
+
+
+def test_an_engine_of_ours_differs_from_floats_as_the_emitted_c_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stand:
+        def __init__(self, *told: object) -> None:
+            self.first = {"wrong": 20, "spikes": 100, "total": 110, "prepared": 0.0}
+
+        def pin(self, core: int) -> None: ...
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(compare, "Process", Stand)
+    for same, reason in ((None, "20 of 100 output spikes are wrong"), (20, ""), (0, "20 of 100 output spikes are wrong")):
+        assert compare.start("spikec_c", tmp_path, False, 0, "wall", same)[0].skip == reason
