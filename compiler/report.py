@@ -23,6 +23,7 @@ from spikec.ir.ops import Conv, Dense, Input, Neuron, Node, Sparse
 from spikec.ledger import Entry
 from spikec.mantissas import stored
 from spikec.result import Result
+from spikec.shards import Limits, core_use
 from spikec.target import Target
 from spikec.version import __version__
 
@@ -34,6 +35,8 @@ TEMPLATE: Final = Path(__file__).with_name("report.html")
 _BOX: Final = (150, 58)
 _GAP: Final = (116, 30)
 _CUT: Final = 20
+#: Cores of the table, the fullest.
+CORES: Final = 24
 
 
 def render(build: Build, result: Result | None) -> str:
@@ -82,9 +85,34 @@ def page(build: Build, result: Result | None) -> dict[str, Any]:
         },
         "estimate": found,
         "limits": list(limits(graph, target, memory)),
+        "cores": _cores(graph, target),
         "picture": draw(graph, rates),
         "stages": stages,
         "options": {key: value for key, value in build.options.items() if value not in (None, False)},
+    }
+
+
+def _cores(graph: Graph, target: Target) -> dict[str, Any] | None:
+    """The fullest cores of a placed graph, each with what it takes of every limit."""
+    if graph.level != "placed" or not target.has("core_words"):
+        return None
+    limits, per_chip = Limits.of(target), target.integer("chip_cores")
+    every = core_use(graph, target)
+    fullest = sorted(every, key=lambda use: (-max(use.shares(limits)), use.core))[:CORES]
+    names = ("neurons", "words of synapses", "axons in", "axons out")
+    return {
+        "count": len(every),
+        "chips": len({use.core // per_chip for use in every}),
+        "columns": list(zip(names, (limits.neurons, limits.words, limits.axons_in, limits.axons_out), strict=True)),
+        "rows": [
+            {
+                "name": f"{use.core // per_chip} / {use.core % per_chip}",
+                "populations": ", ".join(use.populations),
+                "uses": list(zip((use.neurons, use.words, use.axons_in, use.axons_out), use.shares(limits), strict=True)),
+            }
+            for use in sorted(fullest, key=lambda use: use.core)
+        ],
+        "mean": [float(np.mean(column)) for column in zip(*(use.shares(limits) for use in every), strict=True)],
     }
 
 

@@ -242,6 +242,56 @@ def _spread(
     return result
 
 
+@dataclass(frozen=True)
+class CoreUse:
+    """What lies on a core of a placed graph: its number on the board, and what it takes of every limit."""
+
+    core: int
+    populations: tuple[str, ...]
+    neurons: int
+    words: int
+    axons_in: int
+    axons_out: int
+
+    def shares(self, limits: Limits) -> tuple[float, float, float, float]:
+        """Of neurons, words, axons in and axons out, as parts of 1."""
+        return (
+            self.neurons / limits.neurons,
+            self.words / limits.words,
+            self.axons_in / limits.axons_in,
+            self.axons_out / limits.axons_out,
+        )
+
+
+def core_use(graph: Graph, target: Target) -> list[CoreUse]:
+    """By core of a placed graph, in the order of their numbers."""
+    cutter = Cutter(graph, Limits.of(target))
+    cores = {node.name: np.ravel(node.core) for node in graph.neurons if node.core is not None}
+    readers = {name: np.zeros(core.size, np.int64) for name, core in cores.items()}
+    found: list[tuple[int, list[Shard], int]] = []
+    for number in np.unique(np.concatenate([*cores.values(), np.zeros(0, np.int64)])).astype(int).tolist():
+        members = {node: np.flatnonzero(cores[node.name] == number) for node in graph.neurons}
+        shards = [cutter.shard(node, own) for node, own in members.items() if len(own)]
+        heard: dict[str, Array] = {}
+        for shard in shards:
+            for name, mask in shard.sources.items():
+                heard[name] = heard[name] | mask if name in heard else mask
+        for name in heard.keys() & readers.keys():
+            readers[name] += heard[name]
+        found.append((number, shards, sum(int(np.count_nonzero(mask)) for mask in heard.values())))
+    return [
+        CoreUse(
+            number,
+            tuple(shard.population for shard in shards),
+            sum(len(shard.members) for shard in shards),
+            sum(shard.words for shard in shards),
+            axons,
+            sum(int(readers[shard.population][shard.members].sum()) for shard in shards),
+        )
+        for number, shards, axons in found
+    ]
+
+
 def mesh_hops(target: Target, spots: Array) -> Array:
     """Hops between all pairs of spots (core numbers), (S, S): XY routing, and what crossing to another chip counts for."""
     wide, per_router = target.integer("mesh_width"), target.integer("router_cores")

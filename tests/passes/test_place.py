@@ -24,7 +24,7 @@ from spikec.ir.text import parse_graph, print_graph
 from spikec.ledger import Ledger
 from spikec.passes.layout import anneal, cost, laid
 from spikec.passes.place import METHODS, Place
-from spikec.shards import Cutter, Limits
+from spikec.shards import Cutter, Limits, core_use
 from spikec.target import Target, load_target
 
 TARGET = load_target("loihi2")
@@ -162,6 +162,28 @@ def test_layers_of_a_convolutional_network_are_tiled_together() -> None:
     _, figures = placed(conv_net(32, 16))
     messages = figures["messages between cores a step"] + figures["messages from inputs a step"]
     assert messages < 0.75 * figures["messages in order"], figures
+
+
+def test_the_use_of_every_core_is_told() -> None:
+    g, target = NETWORKS["dense"], small_cores()
+    after = Place(target).run(g, Ledger())
+    limits, uses = Limits.of(target), core_use(after, target)
+    assert [use.core for use in uses] == sorted({int(c) for node in after.neurons for c in np.ravel(node.core)})
+    assert sum(use.neurons for use in uses) == 20 + 24 + 5
+    assert all(max(use.shares(limits)) <= 1 for use in uses)
+    for use in uses:
+        heard = dict.fromkeys(("in", "l0", "l1"), 0)
+        for name in use.populations:
+            own = after[name]
+            own_rows = np.ravel(own.core) == use.core  # type: ignore[attr-defined]
+            w = after[f"fc{name[1]}"].weight[own_rows]  # type: ignore[attr-defined]
+            heard[after[f"fc{name[1]}"].inputs[0].node] += int(np.count_nonzero((w != 0).any(axis=0)))
+        assert use.axons_in == sum(heard.values())
+    # What all cores hear from neurons is what all cores send.
+    from_inputs = sum(
+        int(np.count_nonzero(np.any(after["fc0"].weight[np.ravel(after["l0"].core) == use.core] != 0, axis=0))) for use in uses
+    )  # type: ignore[attr-defined]
+    assert sum(use.axons_out for use in uses) == sum(use.axons_in for use in uses) - from_inputs
 
 
 def test_populations_beyond_the_neuron_groups_of_a_core_are_spread() -> None:
