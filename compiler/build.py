@@ -30,6 +30,7 @@ from spikec.ir.types import LEVELS, Array, is_float
 from spikec.ledger import Entry, Ledger
 from spikec.memory import Memory
 from spikec.names import find_wire
+from spikec.options import typed
 from spikec.pipeline import Stage
 from spikec.result import Result
 from spikec.spelling import did_you_mean
@@ -114,6 +115,7 @@ class Build:
         """Names of the stages, in order: "input", then the passes."""
         return [stage.name for stage in self._stages]
 
+    @typed(after="string", level="string")
     def graph(self, after: str | None = None, level: str | None = None) -> Graph:
         """The graph after a pass, or the last one of a level; without either the last of all.
 
@@ -140,12 +142,14 @@ class Build:
         told = {e.what.split(" is in units of ")[0]: e.measured["unit"] for e in self.ledger if "unit" in e.measured}
         return {name: told.get(f"the output {name}", 1.0) for name, _ in self.graph().outputs}
 
+    @typed(full="flag")
     def ir(self, after: str | None = None, level: str | None = None, full: bool = False) -> str:
         """The text of a graph, chosen as by `graph`. full: every array is written out."""
         return print_graph(self.graph(after, level), full=full)[0]
 
     # -------------------------------------------------------------------------------------------------------- files
 
+    @typed(folder="path")
     def save(self, folder: str | Path) -> Path:
         """Write the build folder; an earlier build there is replaced in one step, anything else is left alone.
 
@@ -216,6 +220,7 @@ class Build:
         self.folder = folder
         return folder
 
+    @typed(path="path")
     def report(self, path: str | Path | None = None, x: Any = None) -> Path:
         """The report, one HTML page: that of the build folder, or a new one at `path`, with rates and estimates from data x.
 
@@ -285,6 +290,7 @@ class Build:
         more |= {} if steps is None else {"steps": steps}
         return backend.run(graph, inputs, record=record, artefact=artefact, progress=progress, timeout=timeout, **more)
 
+    @typed(backend="string", level="string")
     def stream(self, backend: str | None = None, *, level: str | None = None) -> Stream:
         """A network that is stepped while its input arrives, and keeps its state:
 
@@ -302,6 +308,7 @@ class Build:
             raise CompileError("SPK503", f"the backend '{name}' runs whole samples only", fix="stream on c, numpy or reference")
         return Stream(graph, lambda: found.stream(graph))
 
+    @typed(backend="string", record="string|strings", level="string", carry_state="flag", timeout="number", progress="function")
     def run(
         self,
         x: Any = None,
@@ -346,6 +353,7 @@ class Build:
         hops = [entry.measured["hops a step"] for entry in self.ledger if "hops a step" in entry.measured]
         return Setting(self.target, lambda: self._stage(0).graph, hops[-1] if hops and self.graph().level == "placed" else None)
 
+    @typed(backend="string")
     def decide(self, x: Any, backend: str | None = None) -> Decision:
         """Answers of a classifier, each given as soon as the build's cutoff allows (`compile(..., cutoff=0.002)`).
 
@@ -362,6 +370,7 @@ class Build:
             return found
         return self.cutoff.decide(self._execute(backend or "reference", graph, inputs, ()).outputs[self.cutoff.output])
 
+    @typed(backends="strings", timeout="number", progress="function")
     def verify(
         self,
         x: Any = None,
@@ -422,6 +431,7 @@ class Build:
                 found += [first] if first else []
         return Verification(*extent(inputs, steps), tuple(rows), tuple(found), skipped, seconds)
 
+    @typed(backends="strings", timeout="number")
     def impulses(self, backends: Sequence[str] | None = None, *, timeout: float | None = None) -> Impulses:
         """Measure on what was built how long an impulse takes from the inputs to every layer, and compare with the model's graph.
 
@@ -495,6 +505,8 @@ def load(folder: str | Path) -> Build:
 
     Raises CompileError: SPK002 no such folder, SPK401 not a build, SPK402 damaged, SPK403 made by another version.
     """
+    if folder is None:
+        raise CompileError("SPK001", "a build is a path, not None")
     check_path("a build", folder)
     folder = Path(folder)
     manifest = read_manifest(folder)

@@ -196,10 +196,12 @@ def _parser() -> _Parser:
     add("--passes", nargs=2, metavar=("P", "Q"), help="compare the graphs after these two passes of the build folder A")
 
     add = command("convert", _convert, "write the graph in file A as file B: .sir, .nir, .onnx, .net").add_argument
-    add("source", metavar="A", help="a .sir, .nir, .onnx or .net file")
+    add("source", metavar="A", help="a .sir, .nir, .onnx or .net file, or a build folder: its last graph")
     add("place", metavar="B", help="the file to write; its suffix says the format")
     add("--dt", metavar="TIME", help="what a step lasts: 1ms, 100us; where A means real time and does not say")
     add("--name", help="the name of the graph; default: from the file")
+    add("--after", metavar="PASS", help="of a build folder, the graph after this pass (input: as it was read)")
+    add("--level", help="of a build folder, the last graph of this level: float, fixed, placed")
     add("--option", action="append", metavar="KEY=VALUE", help="an option of A's reader; repeatable")
 
     add = command("targets", _targets, "list the targets, or every number of one").add_argument
@@ -567,9 +569,18 @@ def _convert(options: argparse.Namespace) -> int:
 
     ledger = Ledger()
     more = dict(_option(pair) for pair in options.option or ())
-    if wrong := [key for key in more if key in ("name", "dt", "ledger")]:
+    if wrong := [key for key in more if key in ("name", "dt", "after", "level", "ledger")]:
         raise CompileError("SPK001", f"--option {wrong[0]}: write --{wrong[0]}")
-    graph = driver.convert(options.source, options.place, name=options.name, dt=_duration(options.dt), ledger=ledger, **more)
+    graph = driver.convert(
+        options.source,
+        options.place,
+        name=options.name,
+        dt=_duration(options.dt),
+        after=options.after,
+        level=options.level,
+        ledger=ledger,
+        **more,
+    )
     if options.json:
         _print_json({"output": options.place, "name": graph.name, "level": graph.level, "ledger": ledger.as_json()})
         return 0

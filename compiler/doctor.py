@@ -78,6 +78,15 @@ def checks(lava: Check) -> list[Check]:
         _cache(),
         _package("torch", "to compile PyTorch models", extra="torch"),
         _package("snntorch", "to compile snnTorch models", extra="snntorch"),
+        _package("norse", "to compile Norse models", bare=True),
+        _package("spikingjelly", "to compile SpikingJelly models", bare=True),
+        _package("sinabs", "to compile sinabs models", bare=True),
+        _package("h5py", "to read .nir and .net files", extra="nir"),
+        _package("nir", "to check .nir files with NIR's own reader", extra="nir"),
+        _package("onnx", "to read and write .onnx files", extra="onnx"),
+        _package("onnxruntime", "to check .onnx files that spikec writes", extra="dev"),
+        _package("optuna", "for spikec tune", extra="tune"),
+        _package("matplotlib", "for the plots of spikec tune", extra="tune"),
         _package("scikit-learn", "for the digits of the example", extra="examples"),
         _c_compiler(),
         _make(),
@@ -142,7 +151,8 @@ def _python() -> Check:
     )
 
 
-def _package(name: str, why_needed: str, *, extra: str = "", required: bool = False) -> Check:
+def _package(name: str, why_needed: str, *, extra: str = "", required: bool = False, bare: bool = False) -> Check:
+    """bare: the package's own requirements would bring another torch, so that it is installed without them."""
     wanted = _requirement(name, extra)
     try:
         version = metadata.version(name)
@@ -154,7 +164,7 @@ def _package(name: str, why_needed: str, *, extra: str = "", required: bool = Fa
         ok=ok,
         found=version if ok else f"{version}; spikec needs {wanted}" if version else "not installed",
         why_needed=why_needed,
-        remedy=f"{_short(sys.executable)} -m pip install {_constraints()}'{name}{wanted}'",
+        remedy=f"{_short(sys.executable)} -m pip install {'--no-deps ' * bare}{_constraints()}'{name}{wanted}'",
         required=required,
     )
 

@@ -34,7 +34,7 @@ from spikec.ir.rules import verify
 from spikec.ir.text import read_graph, write_graph
 from spikec.ir.types import KINDS, Array, Kind
 from spikec.ledger import Ledger
-from spikec.options import fits
+from spikec.options import fits, typed
 from spikec.pipeline import OPTIONAL, Stage, load_pass, run_passes, with_optional
 from spikec.score import answers, check_labels, classes, scored_output
 from spikec.spelling import did_you_mean
@@ -81,6 +81,18 @@ class UserModel:
     file: str
 
 
+@typed(
+    target="name",
+    strict="flag",
+    prove_ranges="flag",
+    cutoff="number",
+    time_axis="whole|string|none",
+    batch_axis="whole|string|none",
+    input_kind="string",
+    small="flag",
+    spiking="flag",
+    on_stage="function",
+)
 def compile(
     model: Any,
     example_input: Any = None,
@@ -139,7 +151,7 @@ def compile(
         from spikec.fit import fitted
 
         return fitted(compile, target_of(model, target), fit, arguments)
-    build = _build_of(model)
+    build, again = _build_of(model), None
     bits = read_bits(bits)
     chosen, text = (build.target, build.target_text) if build and target is None else find_target(target or DEFAULT_TARGET)
     if build is not None and target is None:
@@ -150,6 +162,9 @@ def compile(
         max_ram = kept.pop("max_ram", None) if max_ram is None else max_ram
         max_flash = kept.pop("max_flash", None) if max_flash is None else max_flash
         small = kept.pop("small", False) or small
+        again = kept.pop("cutoff", None)
+        if cutoff is not None or calibrate is not None:
+            cutoff, again = again if cutoff is None else cutoff, None
         spiking = "ann-to-snn" in build.stage_names if spiking is None else spiking
         options = {**kept, **options}
     elif build is not None and spiking is None and "ann-to-snn" in build.stage_names:
@@ -205,6 +220,10 @@ def compile(
     asked += [key for key in _AUTO if plain[key] is None]
     given_graph = [key for key in asked if key != "steps" or calibrate is None]  # frames to calibrate on are fed for so many steps
     ledger = Ledger()
+    if again is not None:
+        ledger.record(
+            "", "convention", f"the build's cutoff={again} is left out: its margin is chosen anew on calibration data only"
+        )
     origins = build.origins if build else None
     if build is not None:
         graph = _graph_of(build, name, [key for key in given_graph if key != "weights"], weights)
@@ -255,6 +274,7 @@ def compile(
             "bits": bits,
             "strict": strict,
             **({"prove_ranges": True} if prove_ranges else {}),
+            **({"cutoff": cutoff} if cutoff is not None else {}),
             "max_ram": max_ram,
             "max_flash": max_flash,
             **({"small": True} if small else {}),
@@ -291,6 +311,15 @@ def _limited(target: Target, max_ram: int | None, max_flash: int | None, small: 
     return target.as_asked(given)
 
 
+@typed(
+    time_axis="whole|string|none",
+    batch_axis="whole|string|none",
+    steps="whole",
+    name="string",
+    dt="number",
+    input_kind="string",
+    weights="path",
+)
 def trace(
     model: Any,
     example_input: Any = None,
@@ -318,6 +347,7 @@ def trace(
     )[0]
 
 
+@typed(path="path", name="string", dt="number")
 def read_model(
     path: str | Path, *, name: str | None = None, dt: float | None = None, ledger: Ledger | None = None, **options: Any
 ) -> Graph:
@@ -341,18 +371,22 @@ def read_model(
     return verify(_plain_graph(graph, name, asked, os.fspath(path)))
 
 
+@typed(source="path", place="path", name="string", dt="number", after="string", level="string")
 def convert(
     source: str | Path,
     place: str | Path,
     *,
     name: str | None = None,
     dt: float | None = None,
+    after: str | None = None,
+    level: str | None = None,
     ledger: Ledger | None = None,
     **options: Any,
 ) -> Graph:
     """Read a graph in one format and write it in another, each known by its suffix: .sir, .nir, .onnx, .net.
 
-    Nothing is compiled: the graph that is written computes what was read. options: the reader's. Returns the graph. Raises
+    Nothing is compiled: the graph that is written computes what was read. source may be a build folder: its last graph is taken,
+    or the one after the pass `after`, or the last one of the level `level`. options: the reader's. Returns the graph. Raises
     CompileError for what either format cannot say, SPK008 if the file cannot be written.
     """
     place = Path(place)
@@ -361,7 +395,13 @@ def convert(
     if place.is_dir():
         raise CompileError("SPK008", f"{place}: cannot be written (it is a folder)")
     told = ledger if ledger is not None else Ledger()
-    graph = read_model(source, name=name, dt=dt, ledger=told, **options)
+    if is_build(Path(source)):
+        asked = [*options, *(["dt"] if dt is not None else [])]
+        graph = _plain_graph(load(source).graph(after, level), name, asked, os.fspath(source))
+    elif after is not None or level is not None:
+        raise CompileError("SPK001", f"{source} is one graph: after and level need a build folder")
+    else:
+        graph = read_model(source, name=name, dt=dt, ledger=told, **options)
     told.pass_name = "write"
     module, _, function = _WRITERS[place.suffix].partition(":")
     try:

@@ -15,6 +15,7 @@ from spikec.ir.graph import Graph
 from spikec.ir.interpret import Execution, default_record, record_name
 from spikec.ir.types import Array
 from spikec.names import find_wire
+from spikec.options import typed
 from spikec.spelling import did_you_mean
 
 
@@ -72,6 +73,7 @@ class Result:
         """T, the steps of this run."""
         return next((array.shape[1] for array in (*self.outputs.values(), *self.records.values())), 0)
 
+    @typed(layer="string")
     def spikes(self, layer: str) -> Array:
         """What a layer emitted, (batch, T, *shape): by node name, module path in the user's model, or output name.
 
@@ -87,6 +89,7 @@ class Result:
                 return self.outputs[name]
         raise CompileError("SPK010", f"the layer '{layer}' was not recorded", fix=f"run with record=['{layer}'] or 'all'")
 
+    @typed(layer="string", name="string")
     def state(self, layer: str, name: str) -> Array:
         """A state after the last step, (batch, *shape). Raises CompileError SPK010 if there is no such layer or state."""
         node = find_wire(self.graph, layer).split(".")[0]

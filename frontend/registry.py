@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, Protocol
 from spikec.diagnostics import CompileError
 from spikec.ir.neuron import Program
 from spikec.ir.types import Array
+from spikec.options import typed
 
 #: A variable of the program, or several that travel together, as in a state tuple.
 Names = str | tuple[str, ...]
@@ -108,6 +109,7 @@ LeafMaker = Callable[[Any], Leaf]
 _registered: dict[type, LeafMaker] = {}
 
 
+@typed(module_class="class")
 def register_neuron(module_class: type, program: Program | str | Callable[[Any], Leaf | Program]) -> None:
     """Trace every module of this class as one neuron that runs `program`.
 
@@ -120,6 +122,8 @@ def register_neuron(module_class: type, program: Program | str | Callable[[Any],
         from spikec.ir.text import parse_program
 
         program = parse_program(program)
+    if not isinstance(program, Program) and not callable(program):
+        raise CompileError("SPK001", f"program is a Program, its text or a function that gives one, not {program!r}")
     fixed = program
 
     def make(module: Any) -> Leaf:

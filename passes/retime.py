@@ -49,7 +49,12 @@ class Retime:
 
     def run(self, graph: Graph, ledger: Ledger) -> Graph:
         """The retimed graph. Raises CompileError SPK204 (with the cycle), SPK205, SPK206."""
-        hop = self.target.integer("synapse_hop") if self.hop is None else self.hop
+        own = self.target.integer("synapse_hop")
+        hop = own if self.hop is None else self.hop
+        if hop < 0:
+            raise CompileError(
+                "SPK001", f"hop is the steps that a synapse takes, 0 or more, not {hop}; {self.target.name}'s take {own}"
+            )
         lags = self._solve(graph, hop, ledger)
         moved = graph.with_nodes(self._moved(node, lags) for node in graph.nodes)
         early = self._early_values(graph, lags)

@@ -265,6 +265,13 @@ class Translator:
             return self.literal(np.asarray(expr.value * (scale / own)), f"constants to multiples of {1 / scale:.6g}", scale)
         ratio = math.log2(scale / own)
         shift = round(ratio)
+        if shift > _FARTHEST:
+            raise CompileError(
+                "SPK203",
+                f"%{self.source.name}: what it reads is 2^{shift} times finer than what it holds, and no integer has so many bits",
+                loc=self.source.loc,
+                fix="the weights in front of it are far too small for its threshold or bias: train or scale them",
+            )
         if abs(ratio - shift) < 1e-12:
             self.shifted |= shift < 0
             return call("<<", expr, shift) if shift > 0 else call(">>", expr, -shift) if shift < 0 else expr
@@ -472,6 +479,8 @@ def _clipped(state: str, body: list[Assign]) -> bool:
     return all(small(statement.expr) for statement in body if statement.name == state)
 
 
+#: A number cannot be shifted further and keep any of its bits in 64.
+_FARTHEST: Final = 62
 _MIRRORED: Final[dict[str, str]] = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "==": "==", "!=": "!="}
 
 

@@ -221,3 +221,19 @@ def test_a_graph_without_a_step_gets_one(work: Path, capsys: pytest.CaptureFixtu
     assert ran(capsys, "convert", "plain.sir", "plain.nir", "--dt", "1ms")[0] == 0
     assert read_model(work / "plain.nir").dt == 1e-3
     assert ran(capsys, "convert", "tiny.sir", "tiny.nir", "--dt", "2ms")[0] == 1  # it has one
+
+
+def test_a_build_folder_is_a_source(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ran(capsys, "compile", "tiny.sir", "-o", "build", "--target", "loihi2")[0] == 0
+    assert ran(capsys, "convert", "build", "float.nir", "--level", "float")[0] == 0
+    assert ran(capsys, "convert", "build", "first.sir", "--after", "input")[0] == 0
+    assert read_graph(work / "first.sir") == read_graph(work / "tiny.sir")
+    assert ran(capsys, "convert", "build", "last.sir")[0] == 0
+    assert read_graph(work / "last.sir") == spikec.load("build").graph()
+    for words, message in (
+        ("build b.sir --after no", "the build has no stage 'no'"),
+        ("tiny.sir b.sir --level fixed", "tiny.sir is one graph: after and level need a build folder"),
+        ("build b.sir --option steps=3", "steps belongs to a torch model; build is a graph already"),
+    ):
+        status, told = ran(capsys, "convert", *words.split())
+        assert status == 1 and message in told, told

@@ -116,3 +116,14 @@ def test_bad_options() -> None:
             spikec.compile(net(), target="host", bits=8, **options)
     with pytest.raises(CompileError, match="the build has no cutoff"):
         spikec.compile(net(), target="host", bits=8).decide(data())
+
+
+def test_a_build_that_is_compiled_again_keeps_its_cutoff() -> None:
+    """With calibration data; without, its margin cannot be chosen, and the ledger says so."""
+    x = (np.random.default_rng(3).random((30, 20, 16)) < 0.4).astype(F)
+    build = spikec.compile(net(), target="reference", calibrate=x, cutoff=0.1)
+    again = spikec.compile(build, calibrate=x)
+    assert again.cutoff == build.cutoff and again.options["cutoff"] == 0.1
+    assert spikec.compile(build, calibrate=x, cutoff=0.0).options["cutoff"] == 0.0
+    without = spikec.compile(build)
+    assert without.cutoff is None and any("cutoff=0.1 is left out" in entry.what for entry in without.ledger)

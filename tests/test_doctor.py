@@ -50,10 +50,11 @@ printf '#!/bin/sh\\necho {says}\\n' > "$2"
 def test_this_machine_has_what_the_tests_need() -> None:
     found = doctor.checks(NO_LAVA)
     assert [check.name for check in found] == [
-        "Python", "numpy", "networkx", "lark", "jinja2", "scipy", "cache folder", "torch", "snntorch", "scikit-learn", "C compiler",
-        "make", "Lava", "cross compiler", "emulator",
+        "Python", "numpy", "networkx", "lark", "jinja2", "scipy", "cache folder", "torch", "snntorch", "norse", "spikingjelly",
+        "sinabs", "h5py", "nir", "onnx", "onnxruntime", "optuna", "matplotlib", "scikit-learn", "C compiler", "make", "Lava", "cross compiler", "emulator",
     ]  # fmt: skip
     assert doctor.exit_status(found) == 0
+    assert all("--no-deps" in check.remedy for check in found if check.name in ("norse", "spikingjelly", "sinabs"))
     by_name = {check.name: check for check in found}
     for name in ("numpy", "networkx", "lark", "jinja2", "scipy"):
         assert by_name[name].ok and by_name[name].required

@@ -5,6 +5,7 @@ Each rule is a small generator of diagnostics; all of them are reported together
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 
@@ -30,7 +31,7 @@ def names(graph: Graph) -> Iterator[Diagnostic]:
     """Names are unique words; references read what exists."""
     if graph.level not in LEVELS:
         yield Diagnostic("SPK302", f"'{graph.level}' is not a level")
-    if graph.dt is not None and not (np.isfinite(graph.dt) and graph.dt > 0):
+    if graph.dt is not None and not (math.isfinite(graph.dt) and graph.dt > 0):
         yield Diagnostic("SPK302", f"dt must be a positive number of seconds, not {graph.dt}")
     seen: set[str] = set()
     for node in graph.nodes:

@@ -26,6 +26,7 @@ from spikec.ir.graph import Graph
 from spikec.ir.neuron import Assign, Call, Emit, Expr, Num, Program, State, Var
 from spikec.ir.ops import OPS, Input, Neuron, Node, Ref
 from spikec.ir.types import DTYPES, KINDS, LEVELS, Array, Level, TensorType, default_dtype, freeze, is_float, short_dtype
+from spikec.options import typed
 
 if TYPE_CHECKING:
     from lark import Lark
@@ -413,8 +414,8 @@ class _Reader:
             if name not in self.arrays:
                 raise self.fail("SPK304", f"the array @{name} is not declared", tree)
             return self.arrays[name]
-        typed = kind in ("typed_scalar", "typed_list")
-        short = str(parts[0]) if typed else default_dtype("value", self.level)
+        named = kind in ("typed_scalar", "typed_list")
+        short = str(parts[0]) if named else default_dtype("value", self.level)
         if short not in DTYPES:
             raise self.fail("SPK301", f"'{short}' is not a type of number", tree)
         numbers = self.numbers(parts[-1])
@@ -549,6 +550,7 @@ def _shape(text: str) -> tuple[int, ...]:
     return () if text == "()" else tuple(int(part) for part in text.split("x"))
 
 
+@typed(text="string", file="string")
 def parse_graph(text: str, arrays: Mapping[str, Array] | None = None, *, file: str = "<text>") -> Graph:
     """A graph from its text and the arrays that the text names.
 

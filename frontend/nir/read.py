@@ -215,10 +215,10 @@ class _Builder:
             or (p.kind in ("I", "IF") and seconds)
         ]
         if needing:
-            more = f" and {len(needing) - 1} more" if len(needing) > 1 else ""
+            more = f" and {len(needing) - 1} more are" if len(needing) > 1 else " is"
             raise CompileError(
                 "SPK001",
-                f"'{needing[0].path}' ({needing[0].kind}){more} is in seconds, and the file does not say how long a step is",
+                f"'{needing[0].path}' ({needing[0].kind}){more} in seconds, and the file does not say how long a step is",
                 loc=self.net.loc(needing[0].path),
                 fix="give dt, the seconds of one step, as the network was trained (command line: --dt 1ms)",
             )
