@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from spikec.backends.c.absorb import absorbed
 from spikec.backends.c.assembly import Assembly
 from spikec.backends.c.elements import Elements
 from spikec.backends.c.exprs import Unsupported
@@ -62,7 +63,7 @@ def generate(
         node_name, _, port = name.partition(".")
         wires[name] = (node_name, port)
     observed = {*wires.values(), *((ref.node, ref.port) for _, ref in graph.outputs)}
-    return _Generator(graph, prefix, observed, choices).network(wires, embed)
+    return _Generator(absorbed(graph, observed), prefix, observed, choices).network(wires, embed)
 
 
 class _Generator(Elements, Assembly):
