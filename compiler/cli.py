@@ -106,6 +106,7 @@ def _parser() -> _Parser:
     add("--simplify", type=float, metavar="SHARE", help="cheaper neurons where at most this share of the answers is lost (0.005)")
     add("--max-delay", type=int, metavar="N", help="shorten synaptic delays to at most so many steps")
     add("--delay-step", type=int, metavar="N", help="round synaptic delays to multiples of so many steps")
+    add("--share-delays", metavar="N", help="at most so many different delays a layer; axonal: one for each source")
     add("--chips", type=int, metavar="N", help="how many chips there are; default: those of the target's board")
     add("--strict", action="store_true", help="refuse every approximation that was not asked for")
     add("--prove-ranges", action="store_true", help="refuse a network in which an integer can wrap or saturate")
@@ -233,6 +234,7 @@ _FLAGS = (
     "simplify",
     "max_delay",
     "delay_step",
+    "share_delays",
 )
 
 
@@ -258,6 +260,8 @@ def _compile(options: argparse.Namespace) -> int:
     for key in _FLAGS:
         if getattr(options, key) is not None:
             more[key] = getattr(options, key)
+    if "share_delays" in more:
+        more["share_delays"] = _scalar(more["share_delays"])
     for pair in options.option or ():
         key, value = _option(pair)
         if key in inspect.signature(driver.compile).parameters or key in _FLAGS:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +13,13 @@ from hypothesis import strategies as st
 from nets import F, dense, graph, leaky, random_spikes, spikes
 
 import spikec
+from spikec.cli import main
 from spikec.diagnostics import CompileError
 from spikec.ir.interpret import interpret
 from spikec.ir.ops import Dense
+from spikec.ir.text import write_graph
 from spikec.ledger import Ledger
-from spikec.passes.delays import Delays, is_axonal
+from spikec.passes.delays import Delays, few_values, is_axonal
 
 
 def net(delay: Any, weight: Any = None) -> Any:
@@ -84,3 +88,59 @@ def test_nothing_to_do() -> None:
 def test_options(options: Any) -> None:
     with pytest.raises(CompileError, match="must be at least"):
         Delays(**options).run(net([[1]]), Ledger())
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    st.lists(st.tuples(st.integers(0, 20), st.integers(1, 9)), min_size=1, max_size=6, unique_by=lambda one: one[0]),
+    st.integers(1, 4),
+)
+def test_few_values_are_the_best(table: Any, most: int) -> None:
+    values, mass = (np.array(column) for column in zip(*sorted(table), strict=True))
+    found = few_values(values, mass.astype(float), most)
+    assert len(np.unique(found)) <= most
+    distance = lambda chosen: float((mass * np.abs(values[:, None] - np.array(chosen)).min(axis=1)).sum())
+    best = min(
+        distance(chosen) for count in range(1, min(most, len(values)) + 1) for chosen in combinations(values.tolist(), count)
+    )
+    assert float((mass * np.abs(values - found)).sum()) == best
+
+
+@pytest.mark.parametrize("share", ["axonal", 1, 2, 3])
+def test_shared_delays(share: Any) -> None:
+    rng = np.random.default_rng(4)
+    delay, weight = rng.integers(0, 9, (5, 6)), rng.normal(0.3, 0.5, (5, 6)).astype(F)
+    x = random_spikes((8, 24, 6), 1)
+    ledger = Ledger()
+    after = Delays(share_delays=share, calibrate={"in": x}).run(net(delay, weight), ledger)
+    found = after["a"]
+    assert isinstance(found, Dense)
+    if share == "axonal":
+        assert found.delay is not None and is_axonal(found, (6,))
+        for source in range(6):  # no other delay of the source is nearer, by weight
+            cost = lambda d, source=source: float((np.abs(weight[:, source]) * np.abs(delay[:, source] - d)).sum())
+            assert cost(found.delay[0, source]) == pytest.approx(min(cost(d) for d in range(9)))
+    elif share == 1:
+        assert found.delay is None and found.inputs[0].delay in delay
+    else:
+        assert found.delay is not None and len(np.unique(found.delay)) <= share
+    (entry,) = [entry for entry in ledger if entry.kind == "approximation"]
+    assert entry.asked == f"--share-delays {share}"
+    assert any(entry.what.startswith("cost of the other delays") for entry in ledger)
+    assert spikec.compile(after, target="host", bits=8).verify(x[:3], ["numpy", "c"]).ok
+
+
+@pytest.mark.parametrize("share", [0, -1, "dendritic"])
+def test_no_way_to_share(share: Any) -> None:
+    with pytest.raises(CompileError) as caught:
+        Delays(share_delays=share).run(net([[1, 2]]), Ledger())
+    assert caught.value.diagnostics[0].code == "SPK001"
+
+
+def test_sharing_from_the_command_line(tmp_path: Path) -> None:
+    write_graph(net([[1, 4], [2, 4], [1, 5]]), tmp_path / "n.sir")
+    for share, most in (("axonal", 2), ("1", 1)):
+        command = ["compile", str(tmp_path / "n.sir"), "-o", str(tmp_path / "b"), "--target", "host", "--share-delays", share]
+        assert main(command) == 0
+        delay = spikec.load(tmp_path / "b").graph()["a"].delay  # type: ignore[attr-defined]
+        assert len(np.unique(delay)) <= most if delay is not None else most == 1
