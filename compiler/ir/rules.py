@@ -139,7 +139,8 @@ def types(graph: Graph) -> Iterator[Diagnostic]:
             if ref.init is not None and ref.init.shape[1:] != graph.type_of(ref).shape:
                 yield _at(node, "SPK309", f"the initial values of {ref} have the wrong shape {ref.init.shape}")
             elif ref.init is not None and graph.type_of(ref).kind == "spike" and not np.isin(ref.init, (0, 1)).all():
-                yield _at(node, "SPK302", f"the initial values of {ref} are spikes, which are 0 or 1")
+                fix = "give 0 or 1, or let the wire carry numbers: a population that emits them as graded"
+                yield _at(node, "SPK302", f"the initial values of {ref} are spikes, which are 0 or 1", fix)
         for _, type_ in graph.types[node.name]:
             if type_.dtype not in DTYPES:
                 yield _at(node, "SPK309", f"'{type_.dtype}' is not a type of number")

@@ -270,7 +270,7 @@ CASES: list[tuple[str, str]] = [
     ("run build --input short.npz", "error[SPK006]: the input 'in' has shape (4, 10, 2), not (batch, T, 3)"),
     (
         "run build --input sample.npz",
-        "error[SPK006]: the input 'in' has shape (10, 3), not (batch, T, 3)\n  fix: one sample also needs its batch axis, x[None]; frames shown at every step a time axis, np.repeat(x[:, None], T, axis=1)",
+        "error[SPK006]: the input 'in' has shape (10, 3), not (batch, T, 3)\n  fix: one sample also needs its batch axis, x[None]; frames shown at every step need to know for how many, steps=T (--steps T)",
     ),
     ("run build --input text.npz", "error[SPK007]: the input 'in' holds <U3, not numbers"),
     ("run build --input twos.npz", "error[SPK007]: the input 'in' holds 2 at [1, 2, 0], but takes spikes, 0 or 1 (1 of 120)"),

@@ -47,7 +47,7 @@ CASES: dict[str, tuple[Any, str]] = {
     "future": (lambda: one(Add, inputs=(Ref("in", delay=-2),)), PLACE + "error[SPK306]: %x: reads %in 2 step(s) in the future"),
     "init length": (lambda: one(Add, inputs=(Ref("in", delay=2, init=np.ones((1, 3))),)), PLACE + "error[SPK302]: %x: the initial values of %in[t-2] need one entry per step of delay"),
     "init shape": (lambda: one(Add, inputs=(Ref("in", delay=1, init=np.ones((1, 2))),)), PLACE + "error[SPK309]: %x: the initial values of %in[t-1] have the wrong shape (1, 2)"),
-    "init spikes": (lambda: one(Add, inputs=(Ref("in", delay=1, init=np.full((1, 3), 2.0)),)), PLACE + "error[SPK302]: %x: the initial values of %in[t-1] are spikes, which are 0 or 1"),
+    "init spikes": (lambda: one(Add, inputs=(Ref("in", delay=1, init=np.full((1, 3), 2.0)),)), PLACE + "error[SPK302]: %x: the initial values of %in[t-1] are spikes, which are 0 or 1\n  fix: give 0 or 1, or let the wire carry numbers: a population that emits them as graded"),
     "lag": (lambda: one(Add, lag=-1), PLACE + "error[SPK306]: %x: lag and start cannot be negative"),
     "start": (lambda: one(Neuron, program=LEAKY, params={"beta": F(1), "theta": F(1)}, start=-1), PLACE + "error[SPK306]: %x: lag and start cannot be negative"),
     "cycle": (
