@@ -8,6 +8,7 @@ a pattern's stay unknowns, and matching solves for them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import permutations
@@ -326,7 +327,7 @@ class _Solver:
         known, open_ = np.asarray(0.0), []
         for unknowns, coefficient in inner.items():
             if all(name in self.bound for name in unknowns):
-                known = known + coefficient * np.prod([self.bound[name] for name in unknowns], axis=0)
+                known = known + coefficient * math.prod((self.bound[name] for name in unknowns), start=np.ones(()))
             else:
                 open_.append((unknowns, coefficient))
         with np.errstate(invalid="ignore"):  # an infinite threshold is met again in the next equation
@@ -343,7 +344,7 @@ class _Solver:
         if len(left[0]) != 1 or any(names != left[0] for names in left):
             return False
         (unknown,) = left[0]
-        others = [(np.prod([self.bound[name] for name in names if name != unknown], axis=0), c) for names, c in open_]
+        others = [(math.prod((self.bound[name] for name in names if name != unknown), start=np.ones(())), c) for names, c in open_]
         factor = sum(value * coefficient for value, coefficient in others)
         if not np.all(factor):
             return False

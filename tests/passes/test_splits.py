@@ -56,7 +56,7 @@ def network(
 
     params = {"beta": F(beta), "theta": (rng.integers(6, 13, shape) / 8).astype(F)}
     if "floor" in NEURONS[name][0]:
-        params["theta"] = F(1)  # a quotient is exact for powers of two
+        params["theta"] = (2.0 ** rng.integers(-1, 2, shape)).astype(F)  # a quotient is exact for powers of two
     nodes: list[Any] = [spikes((4,)) if len(shape) == 1 else spikes((2, shape[1] + 2))]
     if len(shape) == 1:
         nodes.append(dense("fc", "in", weights(*shape, 4), weights(*shape)))
