@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -90,6 +91,7 @@ class LavaBackend:
             package = self._package(plan, artefact, Path(scratch))
             parts = _split(plan, batch)
             steps = length + plan.graph.max_lag
+            stop = threading.Event()
             limit, patience = _limits(plan, length, max(part.stop - part.start for part in parts))
 
             def one(number: int) -> dict[str, Array]:
@@ -101,7 +103,7 @@ class LavaBackend:
                 command += ["--copies", str(part.stop - part.start), "--patience", f"{patience:.0f}"]
                 command += ["--steps", counter(number), *(["--record", *wires] if wires else [])]
                 command += [] if inputs else ["--length", str(length)]
-                _run(lava, command, given.parent, left, limit if timeout is None else timeout)
+                _run(lava, command, given.parent, left, limit if timeout is None else timeout, stop)
                 if not result.is_file():
                     raise CompileError("SPK513", f"the Lava run of {package / 'run.py'} wrote no result")
                 with np.load(result) as file:
@@ -118,7 +120,7 @@ class LavaBackend:
                     return int(np.fromfile(counter(number), np.int64)[0])
                 return 0
 
-            found = _run_all(one, done, len(parts), steps, progress)
+            found = _run_all(one, done, len(parts), steps, progress, stop)
         return self._execution(plan, {name: np.concatenate([p[name] for p in found]) for name in found[0]}, record)
 
     def _wires(self, plan: Plan, record: Collection[str]) -> list[str]:
@@ -180,12 +182,14 @@ def _busy() -> float:
     return min(max(os.getloadavg()[0] / (os.cpu_count() or 1), 1.0), _MOST_BUSY)
 
 
-def _run(lava: environment.LavaEnvironment, command: list[str | Path], cwd: Path, left: float, timeout: float) -> None:
+def _run(
+    lava: environment.LavaEnvironment, command: list[str | Path], cwd: Path, left: float, timeout: float, stop: threading.Event
+) -> None:
     """One run of the package, with so many seconds left of those that all runs have together."""
     try:
         if left <= 0:
             raise environment.out_of_time("run.py", timeout)
-        lava.run(command, timeout=left, told=timeout, cwd=cwd)
+        lava.run(command, timeout=left, told=timeout, cwd=cwd, stop=stop)
     except CompileError as error:
         (problem,) = error.diagnostics
         if problem.code == "SPK512":
@@ -196,9 +200,14 @@ def _run(lava: environment.LavaEnvironment, command: list[str | Path], cwd: Path
 
 
 def _run_all(
-    one: Callable[[int], dict[str, Array]], done: Callable[[int], int], count: int, steps: int, progress: Progress | None
+    one: Callable[[int], dict[str, Array]],
+    done: Callable[[int], int],
+    count: int,
+    steps: int,
+    progress: Progress | None,
+    stop: threading.Event,
 ) -> list[dict[str, Array]]:
-    """All runs, a few at a time; the first failure ends the others that have not begun. Progress is told in steps of all runs."""
+    """All runs, a few at a time; the first failure, or an interrupt, ends the others. Progress is told in steps of all runs."""
     if progress:
         progress(0, count * steps)
     with ThreadPoolExecutor(max_workers=max(1, min(count, (os.cpu_count() or 1)))) as pool:
@@ -211,6 +220,7 @@ def _run_all(
                 if progress:
                     progress(len(results) * steps + sum(min(done(number), steps) for number in waiting.values()), count * steps)
         finally:
+            stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
     return [results[number] for number in range(count)]
 

@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -113,16 +114,25 @@ class LavaEnvironment:
         mended = ", ByteEncoder mended" if self.patched else ""
         return f"lava-nc {self.version} on Python {self.python_version}{mended}"
 
-    def run(self, arguments: Sequence[str | Path], *, timeout: float, told: float | None = None, cwd: Path | None = None) -> str:
+    def run(
+        self,
+        arguments: Sequence[str | Path],
+        *,
+        timeout: float,
+        told: float | None = None,
+        cwd: Path | None = None,
+        stop: threading.Event | None = None,
+    ) -> str:
         """Run this interpreter with `arguments` and return its standard output.
 
-        `timeout` is in seconds; `told` is what messages say in its place, where several runs share a time. Raises CompileError
+        `timeout` is in seconds; `told` is what messages say in its place, where several runs share a time. `stop` ends the run as
+        soon as another thread sets it. Raises CompileError
         SPK512 when it is exceeded and SPK513 when the program fails; a traceback on standard error counts as failed although the
         program may go on, because Lava often hangs after one. Nothing of the run, child processes and shared memory included,
         survives this call.
         """
         command = [str(self.python), *map(str, arguments)]
-        outcome = _run_limited(command, timeout=timeout, cwd=cwd)
+        outcome = _run_limited(command, timeout=timeout, cwd=cwd, stop=stop)
         what = Path(arguments[0]).name if arguments else "python"
         if outcome.timed_out:
             raise out_of_time(what, timeout if told is None else told, _tail(outcome.stderr))
@@ -626,7 +636,7 @@ def _run(command: Sequence[str | Path], timeout: float, sink: IO[bytes] | None) 
         return -1
 
 
-def _run_limited(command: list[str], *, timeout: float, cwd: Path | None) -> _Outcome:
+def _run_limited(command: list[str], *, timeout: float, cwd: Path | None, stop: threading.Event | None = None) -> _Outcome:
     """Run a Lava program in a process group of its own, and end the whole group with it.
 
     Output goes through files: Lava's children would hold a pipe open after their parent's end. The group is asked to
@@ -659,7 +669,7 @@ def _run_limited(command: list[str], *, timeout: float, cwd: Path | None) -> _Ou
                     seen_traceback = now
                 failed = seen_traceback is not None and now > seen_traceback + _GRACE_SECONDS
                 timed_out = now > deadline
-                if failed or timed_out:
+                if failed or timed_out or (stop is not None and stop.is_set()):
                     break
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(0.1)

@@ -468,6 +468,25 @@ def test_one_long_run_reports_its_steps() -> None:
 
 
 @pytest.mark.usefixtures("lava_env")
+def test_an_interrupt_ends_the_run_and_does_not_wait_for_it() -> None:
+    """What is left of the run after an interrupt in its midst: no process, and by far not all of its steps."""
+    reached: list[int] = []
+    begun: list[float] = []
+
+    def progress(done: int, total: int) -> None:
+        if done > 200:
+            reached.append(done)
+            begun.append(time.monotonic())
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        backend().run(feed_forward(), {"in": spikes(1, 200_000, 12)}, progress=progress)
+    assert time.monotonic() - begun[0] < 30  # all steps take minutes
+    assert reached[0] < 100_000
+    assert not [pid for pid in children_of(os.getpid()) if b"run.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+@pytest.mark.usefixtures("lava_env")
 @pytest.mark.parametrize("how", ["killed", "suspended"])
 def test_a_part_that_dies_or_stops_in_the_middle_is_an_error_that_names_it(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The process of one population gets a signal once the run is well under way."""
