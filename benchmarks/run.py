@@ -40,6 +40,8 @@ FLAGS = {
 BOUND = {"W1": "rows", "W2": "runs", "W3": "rows", "W4": "scatter"}
 #: What a workload's folder may take to build, and its process beside the weights.
 MOST_SECONDS, MOST_MEGABYTES = 10.0, 4.0
+#: Inferences a second of the best batched tool on one core (../shared/perf).
+BATCHED = {"W1": 950, "W2": 58}
 #: The hand-written program of each workload, and what its README compiles it with.
 BY_HAND = {"W1": ["w1v.c", "-DV32", "-DF=12"], "W2": ["w2.c"], "W3": ["w3.c"], "W4": ["w4.c"]}
 
@@ -153,6 +155,25 @@ def bench_workload(name: str, kinds: list[str], rounds: int) -> tuple[list[str],
     return rows, f"{name:4} {seconds:9.1f} {built:7.1f} {megabytes:9.2f} {weights * 1e-6:9.2f} {beside:9.2f} {held:>5}"
 
 
+def bench_offline(name: str, kinds: list[str]) -> list[str]:
+    """Rows for whole samples at once (c/offline.c); the network is the one that `bench_workload` wrote."""
+    folder = BUILD / name
+    shutil.copy(Path(__file__).with_name("c") / "offline.c", folder / "bench_offline.c")
+    wanted = ("network.c", "weights.c", "offline.c", "offline_weights.c", "bench_offline.c")
+    sources = [name for name in wanted if (folder / name).exists()]
+    rows = []
+    for kind in kinds:
+        program = compile_c(folder, [*sources, "-pthread"], FLAGS[kind], f"{name}_{kind}_offline")
+        data = str(workloads.DATA / f"{name.lower()}_ev.bin")
+        words = subprocess.run([str(program), data, "30"], check=True, capture_output=True, text=True).stdout.split()
+        whole, steps, two = (float(word) for word in words[:3])
+        rows.append(
+            f"{name:4} {kind:7} {1e6 / whole:9.0f} {1e6 / two:11.0f} {1e6 / steps:9.0f} {steps / whole:6.2f} "
+            f"{1e6 / whole / BATCHED[name]:12.1f} {'yes' if words[4] == '1' else 'no':>11} {'yes' if words[6] == '1' else 'NO':>5}"
+        )
+    return rows
+
+
 def bench_digits(rounds: int) -> None:
     """The digits example on the engines that Python reaches: milliseconds a digit, whole held-out third at once."""
     sys.path.insert(0, str(workloads.ROOT / "examples" / "digits"))
@@ -207,6 +228,11 @@ def main() -> int:
         print(f"at most {MOST_MEGABYTES:.0f} MB beside the weights")
         print("net    compile    make   peak MB   weights    beside  held")
         print("\n".join(folders))
+        print("\nwhole samples at once (spk_offline), inferences a second, least times of 30 rounds")
+        print("net  flags    one core two threads   by step  ratio against tool matrix unit  same")
+        for name in options.only.split(","):
+            for row in bench_offline(name, options.flags.split(",")) if name in BATCHED else []:
+                print(row, flush=True)
     else:
         print(f"W1 to W4 left out: {workloads.SOURCE} is not there")
     if (workloads.ROOT / "build" / "digits" / "manifest.json").exists():

@@ -25,6 +25,9 @@ _WORDS: Final = 1 << 20
 class Assembly(Storage):
     """Source, header and data."""
 
+    binary = "weights.bin"  # the file of the large arrays
+    marks = "SPK_ALIGNED"  # of an array as text
+
     def data(self, embed: bool) -> tuple[str, bytes | None, str | None]:
         """The arrays: as text, or the large ones of a large network as a binary file and the source that links it."""
         text_size = sum(3 * a.size * max(1, a.itemsize // 2) for _, _, a in self.arrays)
@@ -52,7 +55,7 @@ class Assembly(Storage):
             else:
                 numbers = [literal(n, "i32") for n in array.tolist()]
             rows = _rows(numbers or ["0"])
-            texts.append(f"static const {c_type} {name}[{max(array.size, 1)}] SPK_ALIGNED = {{\n{rows}\n}};")
+            texts.append(f"static const {c_type} {name}[{max(array.size, 1)}] {self.marks} = {{\n{rows}\n}};")
         if not fields:
             return "\n\n".join(texts), None, None
         blob += bytes(-len(blob) % 64)
@@ -63,10 +66,8 @@ class Assembly(Storage):
             struct.append(f"typedef char {name}_check[offsetof(struct {self.p}weights, {name}) == {at} ? 1 : -1];")
         struct.append(f"typedef char {self.p}weights_check[sizeof(struct {self.p}weights) == {len(blob)} ? 1 : -1];")
         struct += [f"#define {name} {self.p}weights.{name}" for name, *_ in fields]
-        note = "/* Large arrays stand in weights.bin, in this order, little-endian, each at a multiple of 64 bytes. */"
-        first, last = (_PAGES_FIRST, _PAGES_LAST) if len(blob) >= MANY_PAGES else ("", "")
-        linked = _WEIGHTS.replace("@first@", first).replace("@last@", last)
-        linked = linked.replace("@prefix@", self.p).replace("@bytes@", str(len(blob)))
+        note = f"/* Large arrays stand in {self.binary}, in this order, little-endian, each at a multiple of 64 bytes. */"
+        linked = embedded("weights", self.p, len(blob))
         return "\n\n".join(["\n".join([note, *struct]), *texts]), bytes(blob), linked
 
     def view(
@@ -97,7 +98,7 @@ class Assembly(Storage):
         """network.c."""
         p = self.p
         out = [
-            f'#include "{_header_name(p)}"',
+            f'#include "{header_name(p)}"',
             "",
             '#include "spk_core.h"',
             '#include "spk_int.h"' if self.integer else '#include "spk_float.h"\n#include "spk_int.h"',
@@ -248,7 +249,7 @@ class Assembly(Storage):
         big = p.upper()
         dt = "" if graph.dt is None else f", {duration_text(graph.dt)} a step"
         lines = [
-            f"/* {_header_name(p)} - the network '{graph.name}'{dt}. Written by spikec; the interface is explained in spk.h. */",
+            f"/* {header_name(p)} - the network '{graph.name}'{dt}. Written by spikec; the interface is explained in spk.h. */",
             f"#ifndef {big}NETWORK_H",
             f"#define {big}NETWORK_H",
             "",
@@ -272,6 +273,10 @@ class Assembly(Storage):
         if p != "spk_":
             lines += [
                 "",
+                f"size_t {p}offline_size(void);",
+                f"int {p}offline_tiles(void);",
+                f"spk_status {p}offline(void *memory, size_t bytes, uint32_t samples, uint32_t steps, const spk_in *in, "
+                "const spk_whole *out);",
                 f"spk_status {p}check(void);",
                 f"size_t {p}size(void);",
                 f"spk_status {p}init(void *memory, size_t bytes, spk_net **net);",
@@ -284,6 +289,13 @@ class Assembly(Storage):
                 f"extern const spk_model {p}network;",
             ]
         return "\n".join([*lines, "", "#endif"]) + "\n"
+
+
+def embedded(file: str, prefix: str, size: int) -> str:
+    """The source that links a binary file, FILE.bin, as the struct PREFIXweights."""
+    first, last = (_PAGES_FIRST, _PAGES_LAST) if size >= MANY_PAGES else ("", "")
+    text = _WEIGHTS.replace("@first@", first).replace("@last@", last)
+    return text.replace("@file@", file).replace("@prefix@", prefix).replace("@bytes@", str(size))
 
 
 def checksum(data: bytes) -> int:
@@ -312,37 +324,38 @@ def _microseconds(dt: float | None) -> int:
     return micro if dt and abs(dt * 1e6 - micro) < 1e-6 * micro else 0
 
 
-def _header_name(prefix: str) -> str:
+def header_name(prefix: str) -> str:
+    """The file of a network's declarations."""
     return "network.h" if prefix == "spk_" else f"{prefix}network.h"
 
 
 #: Weights of so many bytes lie in more small pages than a processor remembers the addresses of.
 MANY_PAGES: Final = 8 << 20
-_WEIGHTS: Final = """/* weights.c - links weights.bin. `make EMBED=array` does without the assembler's .incbin. */
+_WEIGHTS: Final = """/* @file@.c - links @file@.bin. `make EMBED=array` does without the assembler's .incbin. */
 @first@#if defined(__BYTE_ORDER__) && defined(__ORDER_BIG_ENDIAN__)
 #if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-#error "weights.bin is little-endian"
+#error "@file@.bin is little-endian"
 #endif
 #endif
 
 #if defined(SPK_EMBED_ARRAY)
-#include "weights_array.h"
+#include "@file@_array.h"
 typedef char @prefix@weights_size[sizeof @prefix@weights == @bytes@u ? 1 : -1];
 #elif defined(__APPLE__)
-__asm__(".const\\n.balign 64\\n.globl _@prefix@weights\\n_@prefix@weights:\\n.incbin \\"weights.bin\\"\\n.text\\n");
+__asm__(".const\\n.balign 64\\n.globl _@prefix@weights\\n_@prefix@weights:\\n.incbin \\"@file@.bin\\"\\n.text\\n");
 #else
 /* Where the file has not the size that network.c reckons with the assembler stops (clang's takes a file that is too short, and
  * fills it up); spk_check looks at what is in it. */
 #if defined(__clang__)
 #define SPK_WHOLE ".org @prefix@weights + @bytes@\\n"
 #else
-#define SPK_WHOLE ".if . - @prefix@weights - @bytes@\\n.error \\"weights.bin has not @bytes@ bytes\\"\\n.endif\\n"
+#define SPK_WHOLE ".if . - @prefix@weights - @bytes@\\n.error \\"@file@.bin has not @bytes@ bytes\\"\\n.endif\\n"
 #endif
-__asm__(".section .rodata\\n.balign 64\\n.globl @prefix@weights\\n@prefix@weights:\\n.incbin \\"weights.bin\\"\\n"
+__asm__(".section .rodata\\n.balign 64\\n.globl @prefix@weights\\n@prefix@weights:\\n.incbin \\"@file@.bin\\"\\n"
         SPK_WHOLE ".text\\n");
 #endif
 
-typedef int spk_weights_are_linked;
+typedef int @prefix@weights_are_linked;
 @last@"""
 _PAGES_FIRST: Final = '#define _GNU_SOURCE\n#include "pages.h"\n\n'
 _PAGES_LAST: Final = """

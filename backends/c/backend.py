@@ -15,8 +15,9 @@ import numpy as np
 from spikec.backends.c.forms import Choices
 from spikec.backends.c.generate import generate, unsupported
 from spikec.backends.c.golden import golden_text
-from spikec.backends.c.library import Compiled, build_library, find_compiler, missing_compiler
+from spikec.backends.c.library import Compiled, build_library, find_compiler, matrix_unit, missing_compiler
 from spikec.backends.c.limits import over_limits
+from spikec.backends.c.offline import Offline, offline
 from spikec.backends.c.parts import Network, Port, kernel_files
 from spikec.backends.c.stepper import CStepper
 from spikec.cutoff import Cutoff, Decision
@@ -38,8 +39,10 @@ _STATIC: Final = (
 _CHUNK: Final = 64
 
 
-def folder_files(graph: Graph, network: Network, target: Target | None = None) -> dict[str, str | bytes]:
-    """Every file of the folder except the golden vectors, by name."""
+def folder_files(
+    graph: Graph, network: Network, target: Target | None = None, whole: Offline | None = None
+) -> dict[str, str | bytes]:
+    """Every file of the folder except the golden vectors, by name; those of offline mode if it is given."""
     source = files("spikec.backends.c") / "folder"
     result: dict[str, str | bytes] = {name: (source / name).read_text(encoding="utf-8") for name in _STATIC}
     result |= kernel_files()
@@ -50,10 +53,23 @@ def folder_files(graph: Graph, network: Network, target: Target | None = None) -
         result["weights.c"] = network.binary_source
         if '#include "pages.h"' in network.binary_source:
             result["pages.h"] = (source / "pages.h").read_text(encoding="utf-8")
+    if whole is not None:
+        result |= offline_files(whole)
     if target is not None and target.compiler.prefix:
         result["target.mk"] = _makefile(target)
         result["toolchain.cmake"] = _toolchain(target)
     result["README.md"] = _readme(graph, network, target, (source / "README.in").read_text(encoding="utf-8"))
+    return result
+
+
+def offline_files(whole: Offline) -> dict[str, str | bytes]:
+    """The files of offline mode."""
+    result: dict[str, str | bytes] = {"offline.c": whole.source, "offline.h": whole.header}
+    if whole.binary is not None and whole.binary_source is not None:
+        result["offline_weights.bin"] = whole.binary
+        if '#include "pages.h"' in whole.binary_source:
+            result["pages.h"] = (files("spikec.backends.c") / "folder" / "pages.h").read_text(encoding="utf-8")
+        result["offline_weights.c"] = whole.binary_source
     return result
 
 
@@ -119,7 +135,7 @@ def _readme(graph: Graph, network: Network, target: Target | None, text: str) ->
 
 
 #: What the shared library is compiled from.
-_LIBRARY: Final = ("network.c", "weights.c", "host.c", "decide.c")
+_LIBRARY: Final = ("network.c", "weights.c", "host.c", "decide.c", "offline.c", "offline_weights.c")
 
 
 def library_sources(files_: Mapping[str, str | bytes]) -> tuple[dict[str, str | bytes], list[str]]:
@@ -134,11 +150,20 @@ def _generated(graph: Graph, observe: tuple[str, ...], choices: Choices) -> Netw
     return generate(graph, observe=observe, choices=choices)
 
 
+@lru_cache(maxsize=4)
+def _offline(graph: Graph, observe: tuple[str, ...], choices: Choices) -> Offline:
+    """Offline mode for the same network."""
+    return offline(graph, _generated(graph, observe, choices), choices)
+
+
 @lru_cache(maxsize=16)
 def _compiled(graph: Graph, observe: tuple[str, ...], choices: Choices) -> Compiled:
     network = _generated(graph, observe, choices)
-    sources, names = library_sources(folder_files(graph, network))
-    return Compiled(build_library(sources, names), network)
+    whole = _offline(graph, observe, choices) if matrix_unit() else None
+    if whole is not None and not whole.layers:
+        whole = None
+    sources, names = library_sources(folder_files(graph, network, whole=whole))
+    return Compiled(build_library(sources, names), network, whole is not None)
 
 
 def checked_inputs(graph: Graph, network: Network, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -190,6 +215,9 @@ def collect(
     def run(begin: int) -> tuple[list[Array], list[Array], int]:
         chunk = {name: array[begin : begin + size] for name, array in given.items()}
         count = min(size, batch - begin)
+        if compiled.tiles and steps:
+            found, final, _ = compiled.run_whole(chunk, count, steps, ports)
+            return found, final, count
         # The call leaves Python's lock to the other threads, and the network keeps nothing outside the memory that it is given.
         found, final, _ = compiled.run(chunk, count, steps, graph.max_lag, ports)
         return found, final, count
@@ -250,7 +278,7 @@ class CBackend:
         """Write the folder; needs no compiler. Raises CompileError SPK502."""
         self._require(graph)
         network = self._network(graph)
-        contents = folder_files(graph, network, self.target)
+        contents = folder_files(graph, network, self.target, _offline(graph, (), self._choices(graph)))
         contents["memory.txt"] = self.memory(graph).text()
         if golden is not None:
             contents["golden.txt"] = golden_text(graph, network, golden)

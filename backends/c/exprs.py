@@ -161,6 +161,8 @@ class _Writer:
 
 
 class _IntLoop(_Writer):
+    shifts = False  # a product with 2^n - 1 that is shifted right by n becomes a difference, even where it fits
+
     def __init__(
         self, program: Program, ranges: ProgramRanges, operands: Mapping[str, Operand], merged: tuple[Expr, str] | None = None
     ) -> None:
@@ -267,14 +269,14 @@ class _IntLoop(_Writer):
             return None
         whole = self.ranges.values[index, product]
         n = int(bits.value)
-        if fits32(whole) or not fits32(interval) or not 1 <= n <= 30:
+        if (fits32(whole) and not self.shifts) or not fits32(interval) or not 1 <= n <= 30:
             return None
         pair = [self.expr(arg, index) for arg in product.args]
         for x, k in (pair, pair[::-1]):
             low, high = k.interval
             if expr.op == ">>" and k.number == (1 << n) - 1 and fits32((x.interval[0], x.interval[1] + k.number)):
                 return _Int(self.decayed(x, n), "i32", interval)
-            if low >= 0 and ((1 << n) - 1) * high < 1 << 32 and fits32(x.interval) and fits32(k.interval):
+            if not fits32(whole) and low >= 0 and ((1 << n) - 1) * high < 1 << 32 and fits32(x.interval) and fits32(k.interval):
                 return _Int(self.product("rtz" if expr.op == "rtz" else "sar", x, k, n), "i32", interval)
         return None
 
@@ -378,10 +380,16 @@ class _VectorLoop(_IntLoop):
     Unsupported is raised."""
 
     def __init__(
-        self, program: Program, ranges: ProgramRanges, operands: Mapping[str, Operand], merged: tuple[Expr, str] | None, bits: int
+        self,
+        program: Program,
+        ranges: ProgramRanges,
+        operands: Mapping[str, Operand],
+        merged: tuple[Expr, str] | None,
+        bits: int,
+        shifts: bool = False,
     ) -> None:
         super().__init__(program, ranges, operands, merged)
-        self.bits, self.kind = bits, f"i{bits}"
+        self.bits, self.kind, self.shifts = bits, f"i{bits}", shifts
         self.span = _INT16 if bits == 16 else _INT32
 
     def local(self, name: str, kind: str, text: str) -> str:
@@ -512,12 +520,15 @@ def vector_loop(
     operands: Mapping[str, Operand],
     kinds: Mapping[str, str],
     merged: tuple[Expr, str] | None = None,
+    *,
+    shifts: bool = False,
 ) -> Lanes | None:
     """The body in vectors, of the narrowest lanes that hold everything; None where that is not possible. `kinds` are the types
-    that states are kept in; every emission is a truth value."""
+    that states are kept in; every emission is a truth value. `shifts`: a decay by 2^-n without a product, which takes longer
+    where a state is in a register from step to step."""
     for bits in (16, 32):
         try:
-            return _vector_body(_VectorLoop(program, ranges, operands, merged, bits), kinds)
+            return _vector_body(_VectorLoop(program, ranges, operands, merged, bits, shifts), kinds)
         except Unsupported:
             continue
     return None

@@ -44,6 +44,17 @@ def find_compiler() -> list[str] | None:
     return None
 
 
+@lru_cache(maxsize=1)
+def matrix_unit() -> bool:
+    """Whether this machine has one that offline mode uses (Intel AMX, products of eight bits)."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
+            flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    except OSError:
+        return False
+    return {"amx_tile", "amx_int8", "avx512bw", "avx512vl", "avx512_vnni"} <= set(flags)
+
+
 def missing_compiler() -> str:
     """Why there is none, and what to do."""
     given = os.environ.get("CC", "")
@@ -135,12 +146,30 @@ def refused(status: int) -> None:
         raise RuntimeError(f"the compiled network returned status {status}")
 
 
+class _Whole(ctypes.Structure):
+    """spk_whole of spk.h."""
+
+    _fields_ = (
+        ("records", ctypes.c_uint32),
+        ("port", ctypes.c_void_p),
+        ("record", ctypes.c_void_p),
+        ("state", ctypes.c_void_p),
+        ("counter", ctypes.c_void_p),
+    )
+
+
+#: spk_in of spk.h.
+_IN: Final = np.dtype([("index", np.uintp), ("value", np.uintp), ("count", np.uint32)], align=True)
+
+
 class Compiled:
     """A network in a loaded library. `run` takes and gives arrays in the types of the interface."""
 
-    def __init__(self, path: Path, network: Network) -> None:
+    def __init__(self, path: Path, network: Network, whole: bool = False) -> None:
         self.network = network
         self.library = _open(str(path))
+        #: Whether offline mode is there, and uses a matrix unit.
+        self.tiles = whole and bool(self.library[f"{network.prefix}offline_tiles"]())
         self.model = ctypes.c_char.in_dll(self.library, f"{network.prefix}network")
         self.entry = self.library.spk_host_run
         self.entry.restype = ctypes.c_int
@@ -175,6 +204,45 @@ class Compiled:
             pointers(records),
             pointers(states),
             ctypes.c_void_p(counters.ctypes.data),
+        )
+        refused(status)
+        return records, states, {name: int(counters[k]) for k, name in enumerate(network.counters)}
+
+    def run_whole(
+        self, inputs: Mapping[str, Array], batch: int, steps: int, ports: Sequence[int]
+    ) -> tuple[list[Array], list[Array], dict[str, int]]:
+        """As `run`, in offline mode (spk_offline)."""
+        network = self.network
+        given = [np.ascontiguousarray(inputs[p.name], DTYPES[p.api]) for p in network.inputs]
+        rows = np.zeros((batch * steps, len(given)), _IN)
+        for k, array in enumerate(given):
+            width = network.inputs[k].size * array.itemsize
+            rows["value"][:, k] = array.ctypes.data + np.arange(batch * steps, dtype=np.uint64) * np.uint64(width)
+        records = [np.zeros((batch, steps, network.ports[k].size), DTYPES[network.ports[k].api]) for k in ports]
+        states = [np.zeros((batch, p.size), DTYPES[p.api]) for p in network.states]
+        counters = np.zeros(max(len(network.counters), 1), np.uint64)
+        entry, size = self.library[f"{network.prefix}offline"], self.library[f"{network.prefix}offline_size"]
+        size.restype = ctypes.c_size_t
+        memory = np.empty(size(), np.uint8)
+
+        def pointers(arrays: Sequence[Array]) -> Any:
+            return (ctypes.c_void_p * max(len(arrays), 1))(*(array.ctypes.data for array in arrays))
+
+        chosen, recorded, final = (ctypes.c_uint32 * max(len(ports), 1))(*ports), pointers(records), pointers(states)
+        whole = _Whole(
+            len(ports),
+            ctypes.cast(chosen, ctypes.c_void_p),
+            ctypes.cast(recorded, ctypes.c_void_p),
+            ctypes.cast(final, ctypes.c_void_p),
+            ctypes.c_void_p(counters.ctypes.data),
+        )
+        status = entry(
+            ctypes.c_void_p(memory.ctypes.data),
+            ctypes.c_size_t(memory.nbytes),
+            ctypes.c_uint32(batch),
+            ctypes.c_uint32(steps),
+            ctypes.c_void_p(rows.ctypes.data),
+            ctypes.byref(whole),
         )
         refused(status)
         return records, states, {name: int(counters[k]) for k, name in enumerate(network.counters)}

@@ -10,7 +10,7 @@ import numpy as np
 
 from spikec.backends.c.exprs import C_TYPES, Lanes, Loop, Operand, float_loop, integer_loop, literal, vector_loop
 from spikec.backends.c.parts import FEW, StateRow
-from spikec.backends.c.plan import Halo, arranged, state_kinds
+from spikec.backends.c.plan import Halo, Stored, arranged, state_kinds
 from spikec.backends.c.quiet import resting
 from spikec.backends.c.writer import Writer
 from spikec.ir.interpret import record_name
@@ -160,9 +160,7 @@ class Neurons(Writer):
                 if stored.list_depth >= 0:
                     self.line(f"net->count[{counter}] += {self.events(stored)[1]};")
                 else:
-                    self.line(f"{{ const uint8_t *y = {self.array(stored)}; uint32_t fired = 0;")
-                    self.line(f"  for (i = 0; i < {stored.size}u; i++) {{ fired += y[i]; }}")
-                    self.line(f"  net->count[{counter}] += fired; }}")
+                    self.fired(stored, counter)
         if rests is not None:
             _, values, member = rests
             # After so many steps without events, look whether all states have come to rest.
@@ -189,6 +187,12 @@ class Neurons(Writer):
         member = self.member(f"q_{node.name}", "uint32_t", 1, 4)
         self.initial.append(f"net->{member}[0] = {_AT_REST}u;")
         return *found, member
+
+    def fired(self, stored: Stored, counter: int) -> None:
+        """Count the spikes of a step that are kept as bytes."""
+        self.line(f"{{ const uint8_t *y = {self.array(stored)}; uint32_t fired = 0;")
+        self.line(f"  for (i = 0; i < {stored.size}u; i++) {{ fired += y[i]; }}")
+        self.line(f"  net->count[{counter}] += fired; }}")
 
     def with_tables(self, node: Neuron, loop: Loop) -> list[str]:
         """The loop's lines, parameter arrays that were computed while compiling put in."""

@@ -86,6 +86,29 @@ spk_status spk_read_state(const spk_net *net, uint32_t state, void *values);
 /* A counter since the last reset. */
 spk_status spk_read_counter(const spk_net *net, uint32_t counter, uint64_t *value);
 
+/* Offline mode, in offline.c: whole samples in one call, for those who have all steps of a sample before they need its answer. A
+ * program that does not call it leaves the file out. Where the processor has a matrix unit (Intel AMX) the network goes through all
+ * steps of a block layer by layer, and uses the unit where it is faster; without one, and where a network reads earlier
+ * steps, it runs one step after the other. Spikes, states and counters are those of spk_step, bit for bit. It is
+ * reentrant as everything here is: several calls may run at once, each in memory of its own. */
+typedef struct spk_whole {
+  uint32_t records;     /* ports to record */
+  const uint32_t *port; /* their numbers */
+  void *const *record;  /* for each of them (samples, steps, size) values of its type, from the port's lag on */
+  void *const *state;   /* for each state (samples, size) values as its last step leaves it, or NULL; NULL: no states */
+  uint64_t *counter;    /* for each counter; what the samples count is added; or NULL */
+} spk_whole;
+
+/* Bytes that spk_offline needs: SPK_OFFLINE_BYTES of offline.h or, on this machine, less. */
+size_t spk_offline_size(void);
+
+/* 1 if a matrix unit is there, allowed by the system, and of use to this network. */
+int spk_offline_tiles(void);
+
+/* Run samples from the beginning, each of the same number of steps. `in` has an entry for each input of each step of each sample,
+ * in this order; `memory` is of any alignment. After an error what was recorded is of no use. */
+spk_status spk_offline(void *memory, size_t bytes, uint32_t samples, uint32_t steps, const spk_in *in, const spk_whole *out);
+
 /* The same as data, for programs that serve any network. The first `outputs` ports are the model's outputs. */
 typedef struct spk_model {
   uint32_t abi; /* SPK_ABI of the build */

@@ -11,11 +11,11 @@
  *            byte are, or by the processor's own compression. `event` then has room for 32 more. */
 #include "spk_flags.h"
 #if SPK_FLAGS
-static uint32_t SPK_NAME(const SPK_X *SPK_RESTRICT x, SPK_INDEX *SPK_RESTRICT event) {
+static SPK_UNUSED uint32_t SPK_NAME(const SPK_X *SPK_RESTRICT x, SPK_INDEX *SPK_RESTRICT event) {
   return spk_flags_list((const uint8_t *)x, SPK_SIZE, event);
 }
 #else
-static uint32_t SPK_NAME(const SPK_X *SPK_RESTRICT x, SPK_INDEX *SPK_RESTRICT event) {
+static SPK_UNUSED uint32_t SPK_NAME(const SPK_X *SPK_RESTRICT x, SPK_INDEX *SPK_RESTRICT event) {
   uint32_t count = 0;
   uint32_t i = 0;
   if (sizeof(SPK_X) == 1) {

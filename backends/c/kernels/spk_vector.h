@@ -97,10 +97,18 @@ SPK_COMPARE(32, spk_m32)
 SPK_FN spk_x32 spk_load32_i16(const void *p) { return (spk_x32)_mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)p)); }
 SPK_FN void spk_store32_i16(void *p, spk_x32 x) { _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16((__m512i)x)); }
 SPK_FN void spk_flags16(uint8_t *y, spk_m16 m) {
+#if defined(__AVX512VL__)
+  _mm256_storeu_si256((__m256i *)(void *)y, _mm256_maskz_mov_epi8(m, _mm256_set1_epi8(1)));
+#else
   _mm256_storeu_si256((__m256i *)(void *)y, _mm512_cvtepi16_epi8(_mm512_maskz_set1_epi16(m, 1)));
+#endif
 }
 SPK_FN void spk_flags32(uint8_t *y, spk_m32 m) {
+#if defined(__AVX512VL__)
+  _mm_storeu_si128((__m128i *)(void *)y, _mm_maskz_mov_epi8(m, _mm_set1_epi8(1)));
+#else
   _mm_storeu_si128((__m128i *)(void *)y, _mm512_cvtepi32_epi8(_mm512_maskz_set1_epi32(m, 1)));
+#endif
 }
 #else
 typedef spk_x16 spk_m16;

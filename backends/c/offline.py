@@ -1,0 +1,764 @@
+"""Offline mode: whole samples, layer by layer over blocks of steps. Writes offline.c, which a program links only if it wants it.
+
+A row is a step of a sample; the samples follow each other, and every state begins anew where one does. A block of rows goes
+through one layer after the other, so that a layer's weights are read once a block. Layers whose weights a matrix unit takes have
+two ways: event by event, with the same kernels as one step at a time, or as tiles (spk_tiles.h); which one is decided for every
+block by how many events there are. A graph that reads earlier steps runs one step after the other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from spikec.backends.c.absorb import absorbed
+from spikec.backends.c.assembly import Assembly, embedded, header_name
+from spikec.backends.c.elements import Elements
+from spikec.backends.c.exprs import C_TYPES, Lanes, vector_loop
+from spikec.backends.c.forms import Choices
+from spikec.backends.c.parts import WIDTH, Member, Network, event_room, tail
+from spikec.backends.c.plan import Halo, Layout, Stored, Sum, arranged, order_of
+from spikec.backends.c.sums import _SumState
+from spikec.backends.c.tiles import GROUP, PAIR, RUN, Tiles, tiles_of
+from spikec.ir.graph import Graph
+from spikec.ir.interpret import Wire, record_name
+from spikec.ir.neuron import STEP, Call, Expr, Var
+from spikec.ir.ops import Add, Constant, Conv, Dense, Input, Neuron, Node, Pool, Ref, Scale, spread
+from spikec.ir.ranges import of_array
+from spikec.ir.types import Array, narrowest
+
+#: Rows of a block: the most, unless what is kept of them would take more than so many bytes.
+_ROWS: Final = 128
+_BLOCK: Final = 1 << 20
+#: Layers with fewer connections a step are not worth a matrix unit.
+_SMALL: Final = 1 << 12
+#: Inputs that are active at the crossover, at most, for tiles to be kept; tiles may take so many times the weights' bytes.
+_ACTIVE: Final = {"dense": 0.35, "conv": 0.04}
+_GROWTH: Final = 4
+
+
+@dataclass
+class Offline:
+    """What offline mode needs: offline.c, the binary file it may link, bytes of memory, and whether anything is tiled."""
+
+    source: str
+    binary: bytes | None
+    binary_source: str | None
+    bytes: int
+    layers: tuple[str, ...]  # the populations whose sums a matrix unit may do
+
+    @property
+    def header(self) -> str:
+        """offline.h."""
+        return (
+            "/* offline.h - offline mode is explained in spk.h. Written by spikec. */\n#ifndef SPK_OFFLINE_BYTES\n"
+            f"#define SPK_OFFLINE_BYTES {self.bytes}u /* for spk_offline, whatever the alignment and the machine */\n#endif\n"
+        )
+
+
+@dataclass
+class _Tiled:
+    """A layer that the matrix unit may do: its sum, its population, the pool in front, the tiles."""
+
+    total: Sum
+    node: Neuron
+    pool: Pool | None
+    layout: Layout | None  # of what the tiles read
+    tiles: Tiles | None = None
+    lanes: Lanes | None = None
+
+
+def offline(
+    graph: Graph, network: Network, choices: Choices | None = None, *, force: bool = False, embed: bool = True
+) -> Offline:
+    """Offline mode for a generated network. `embed=False` writes every number as text, however many; `force` makes tiles wherever
+    they are possible, and uses them always, for tests."""
+    if not by_blocks(graph):
+        return _steps(network)
+    observed = {port.wire for port in network.ports}
+    return _Blocks(absorbed(graph, observed), network, observed, choices, force).written(embed)
+
+
+def _named(text: str, network: Network) -> str:
+    p = network.prefix
+    return text.replace("@header@", header_name(p)).replace("@n@", p).replace("@N@", p.upper())
+
+
+def _steps(network: Network) -> Offline:
+    """One step after the other."""
+    why = "/* A step needs what earlier steps left, or no layer gains from a matrix unit: one step after the other. */\n"
+    return Offline(_named(f"{_HEAD}\n{_INCLUDES}\n{why}{_STEPS}", network), None, None, network.bytes, ())
+
+
+def by_blocks(graph: Graph) -> bool:
+    """Whether a layer can run over many steps before the next: nothing reads an earlier step."""
+    delayed = any(ref.delay for node in graph.nodes for ref in node.inputs)
+    inside = any(getattr(node, "delay", None) is not None for node in graph.nodes)
+    return bool(graph.inputs) and not delayed and not inside and graph.max_lag == 0
+
+
+class _Blocks(Elements, Assembly):
+    """A network over blocks of rows."""
+
+    binary = "offline_weights.bin"
+    marks = "SPK_ALIGNED SPK_UNUSED"  # tiles are used where there is a unit
+
+    def __init__(self, graph: Graph, network: Network, observed: set[Wire], choices: Choices | None, force: bool) -> None:
+        super().__init__(graph, f"{network.prefix}offline_", observed, choices)
+        self.network, self.force = network, force
+        self.tiled: dict[str, _Tiled] = {}  # by the name of the sum
+        self.local: dict[str, Neuron] = {}  # sums that live within a row, and the population that reads each
+        self.flagged: set[Wire] = set()  # kept as bytes only; who needs a list makes it
+        self.rowed: dict[str, int] = {}  # member -> elements of a row
+        self.beginning: dict[str, list[str]] = {}  # population -> the lines that reset its states
+        self.units: list[str] = []
+        self.totals: dict[Wire, int] = {}
+        for total in self.plan.sums.values():
+            if (reader := self.reader(total)) is not None:
+                self.local[total.node.name] = reader
+                if (found := self.candidate(total, reader)) is not None:
+                    self.tiled[total.node.name] = found
+
+    # ------------------------------------------------------------------------------------------------- what is tiled
+
+    def candidate(self, total: Sum, node: Neuron) -> _Tiled | None:
+        """A layer that the matrix unit may do, as far as can be seen before anything is prepared."""
+        part = total.parts[0]
+        if not self.integer or len(total.parts) > 1 or total.rest or not isinstance(part, (Dense, Conv)) or len(node.inputs) > 1:
+            return None
+        read, pool = self.plan.weighted_read(part.inputs[0])
+        if read.delay or read.init is not None or not read.stored.binary or node.start:
+            return None
+        if isinstance(part, Dense) and len(self.graph.shape_of(total.node.name)) > 1:
+            return None
+        if pool is not None and int(np.prod(pool.kernel)) > 127:
+            return None
+        if any(emit.kind != "spike" for emit in node.program.emits) or _reads_step(node):
+            return None
+        layout = read.stored.layout
+        if pool is not None and layout is not None:
+            shape = self.graph.shape_of(pool.name)
+            layout = (shape[0], int(np.prod(shape[1:])))
+        return _Tiled(total, node, pool, layout)
+
+    def merge(self, total: Sum, state: _SumState) -> bool:
+        return total.node.name not in self.tiled and super().merge(total, state)
+
+    def halo(self, total: Sum) -> Halo | None:
+        return None if total.node.name in self.tiled else super().halo(total)
+
+    def prepare(self, total: Sum) -> None:
+        """As ever; a layer that turns out not to be tiled is prepared once more, since it may then be kept in other ways."""
+        found = self.tiled.get(total.node.name)
+        stored = self.plan.stored[total.node.name, ""]
+        before = (stored.kind, stored.shift, stored.halo, list(self.members), set(self.names), set(self.rings))
+        super().prepare(total)
+        if found is None:
+            return
+        self.cut(found)
+        if found.tiles is None:
+            del self.tiled[total.node.name]
+            stored.kind, stored.shift, stored.halo, self.members, self.names, self.rings = before
+            super().prepare(total)
+
+    def cut(self, found: _Tiled) -> None:
+        """The tiles of a layer, if it is to have any."""
+        total = found.total
+        state = self.sum_state[total.node.name]
+        part = total.parts[0]
+        read, _ = self.plan.weighted_read(part.inputs[0])
+        weight = part.weight >> state.shift
+        late = state.bias is not None and not state.early
+        fits = (narrowest(*of_array(weight)) or "i64") == "i8" and state.kind in ("i16", "i32")
+        source = self.plan.stored[total.node.name, ""]
+        connections = part.weight.size if isinstance(part, Dense) else part.weight[0].size * source.size
+        if fits and state.direct and not late and not state.delayed and (self.force or connections >= _SMALL):
+            assert isinstance(part, (Dense, Conv))
+            shape = self.graph.type_of(part.inputs[0]).shape
+            into = (int(np.prod(shape)),) if isinstance(part, Dense) else shape
+            found.tiles = tiles_of(part, weight, into, self.graph.shape_of(part.name), found.layout, source.layout)
+        if found.tiles is not None and not self.worth(found.tiles, part, read.stored.size):
+            found.tiles = None
+
+    def worth(self, tiles: Tiles, part: Any, inputs: int) -> bool:
+        """Whether tiles are to be kept."""
+        if not tiles.run or int(tiles.reach.max(initial=0)) > 127:
+            return False
+        if self.force:
+            return True
+        small = len(tiles.packed) * RUN * PAIR <= max(_GROWTH * part.weight.size, 1 << 16)
+        return small and tiles.crossover <= _ACTIVE[tiles.kind] * inputs
+
+    def choose_lanes(self, node: Neuron) -> None:
+        super().choose_lanes(node)
+        for name, found in list(self.tiled.items()):
+            if found.node is not node:
+                continue
+            assert self.plan.ranges is not None
+            kinds = {row.state: row.kind for row in self.states if row.node is node}
+            found.lanes = vector_loop(node.program, self.plan.ranges.neurons[node.name], self.operands(node), kinds, shifts=True)
+            if found.lanes is None:
+                del self.tiled[name]
+
+    # ------------------------------------------------------------------------------------------------------- storage
+
+    def buffer(self, node: Node, stored: Stored) -> None:
+        """A wire between two layers is kept for all rows of a block; one that tiles read as bytes, with room behind."""
+        sources = {self.plan.weighted_read(found.total.parts[0].inputs[0])[0].stored.wire for found in self.tiled.values()}
+        if stored.wire in sources:
+            stored.list_depth, stored.dense_depth = -1, 0
+            self.flagged.add(stored.wire)
+        lists = isinstance(node, Neuron) and node.name in self.lanes and stored.list_depth >= 0
+        lists = lists and all(found.node is not node for found in self.tiled.values())
+        if stored.observed and stored.dense_depth < 0 and lists:
+            stored.listed = True
+        elif stored.observed or not isinstance(node, Input):
+            stored.dense_depth = max(stored.dense_depth, 0)
+        stored.member = self.name("x_" + record_name(stored.wire).replace(".", "_"))
+        row = stored.wire[0] not in self.local
+        if stored.dense_depth >= 0:
+            length = stored.halo.length + tail(stored.size) if stored.halo else _whole(stored.size)
+            self.members.append(Member(stored.member, C_TYPES[stored.kind], length, WIDTH[stored.kind], stored.wire[0]))
+            if row:
+                self.rowed[stored.member] = length
+        if stored.list_depth >= 0 or stored.wire in self.flagged:
+            room, width = event_room(stored), 2 if stored.index == "uint16_t" else 4
+            self.members.append(Member(f"e_{stored.member}", stored.index, room, width, stored.wire[0]))
+            self.members.append(Member(f"n_{stored.member}", "uint32_t", 1, 4, stored.wire[0]))
+            if row and stored.wire not in self.flagged:
+                self.rowed[f"e_{stored.member}"], self.rowed[f"n_{stored.member}"] = room, 1
+
+    def rests(self, node: Neuron) -> None:
+        """Every row is computed: what is at rest is known one step at a time only."""
+        return
+
+    def initialise(self, node: Neuron, *arguments: Any) -> None:
+        before = len(self.initial)
+        super().initialise(node, *arguments)
+        self.beginning.setdefault(node.name, []).extend(self.initial[before:])
+
+    def padded(self, array: Array) -> Array:
+        flat = array.reshape(-1)
+        return np.pad(flat, (0, _whole(array.shape[-1]) - array.shape[-1])) if self.integer else flat
+
+    def array(self, stored: Stored, delay: int = 0) -> str:
+        pitch = self.rowed.get(stored.member)
+        return f"net->{stored.member}" + ("" if pitch is None else f" + (size_t)r * {pitch}u")
+
+    def cleared(self, stored: Stored) -> str:
+        pitch = self.rowed.get(stored.member, _whole(stored.size))
+        return f"memset({self.array(stored)}, 0, {pitch}u * sizeof *net->{stored.member});"
+
+    def events(self, stored: Stored, delay: int = 0) -> tuple[str, str]:
+        member = stored.member
+        if stored.wire in self.flagged:
+            made = f"{self.compact(stored.kind, stored.index, stored.size)}({self.array(stored)}, net->e_{member})"
+            self.line(f"net->n_{member}[0] = {made};")
+        pitch = self.rowed.get(f"e_{member}")
+        if pitch is None:
+            return f"net->e_{member}", f"net->n_{member}[0]"
+        return f"net->e_{member} + (size_t)r * {pitch}u", f"net->n_{member}[r]"
+
+    def fired(self, stored: Stored, counter: int) -> None:
+        self.line(f"net->count[{counter}] += spk_ones({self.array(stored)}, {stored.size}u);")
+
+    def input(self, node: Input, number: int) -> None:
+        stored = self.plan.stored[node.name, ""]
+        if stored.wire not in self.flagged or stored.api != "i8":
+            super().input(node, number)
+            return
+        # Taken over while it is checked.
+        total = f"&net->total[{self.total(stored.wire)}]"
+        call = f"spk_flag_row(in + {number}, {stored.size}u, {self.array(stored)}, {total})"
+        self.checks.append(f"  if ((status = {call}) != SPK_OK) {{ return status; }}")
+
+    def total(self, wire: Wire) -> int:
+        """Where the number of a wire's spikes in the block is kept."""
+        return self.totals.setdefault(wire, len(self.totals))
+
+    # --------------------------------------------------------------------------------------------------------- units
+
+    def written(self, embed: bool) -> Offline:
+        """offline.c and what belongs to it."""
+        self.storage()
+        for member in self.members:
+            if member.name.startswith("s_"):
+                member.length = max(member.length, _whole(member.length))
+        numbers = {node.name: number for number, node in enumerate(self.graph.inputs)}
+        for node in self.graph.order:
+            if node.name in self.plan.alias or node.name in self.plan.folded or node.name in self.local:
+                continue
+            if isinstance(node, Neuron):
+                self.population(node)
+                continue
+            begin = len(self.steps)
+            if node.name in self.plan.sums:
+                self.sum(self.plan.sums[node.name])
+            elif isinstance(node, Input):
+                self.input(node, numbers[node.name])
+            elif isinstance(node, Constant):
+                self.constant_node(node)
+            elif isinstance(node, Add):
+                self.add(node)
+            elif isinstance(node, Scale):
+                self.scale(node)
+            elif isinstance(node, Pool):
+                self.pool(node)
+            else:
+                self.copy(node)
+            self.unit(node, begin)
+        for index, size in sorted(self.scratch.items()):
+            bits = 16 if index == "uint16_t" else 32
+            self.members.append(Member(f"scratch{bits}", index, size, bits // 8))
+        return self.text(self.network, embed) if self.tiled else _steps(self.network)
+
+    def population(self, node: Neuron) -> None:
+        """A population with the sums that it alone reads."""
+        begin = len(self.steps)
+        sums = [name for name, reader in self.local.items() if reader is node]
+        for name in sums:
+            self.sum(self.plan.sums[name])
+        self.neuron(node)
+        tiled = self.tiled.get(sums[0]) if len(sums) == 1 else None
+        self.unit(node, begin, self.tiles(tiled) if tiled is not None else ())
+
+    def unit(self, node: Node, begin: int, first: Sequence[str] = ()) -> None:
+        """The function of a layer: all rows of a block, one after the other; `first` may do them all at once."""
+        lines = self.steps[begin:]
+        if not lines:
+            return
+        name = self.name(f"{self.p}{node.name}_rows")
+        resets, finals, counted = [], [], self.counted(node)
+        if isinstance(node, Neuron):
+            states = [(number, row) for number, row in enumerate(self.states) if row.node is node]
+            resets = [f"memset(net->{row.member}, 0, sizeof net->{row.member});" for _, row in states]
+            resets += self.beginning.get(node.name, [])
+            finals = [f"{self.p}final(net, {number}u, r);" for number, _ in states]
+        body = [
+            f"static void {name}(struct {self.p}state *net, const uint32_t rows) {{",
+            "  uint32_t r, i;",
+            "  uint32_t step = net->first;",
+            "  (void)i;",
+            *(f"  net->total[{place}] = net->count[{counter}];" for place, counter in counted),
+            *first,
+            "  for (r = 0; r < rows; r++) {",
+        ]
+        if any("in + " in line for line in lines) and isinstance(node, Input):
+            body.append(f"  const spk_in *const in = net->in + (size_t)r * {len(self.graph.inputs)}u;")
+        body.append("  net->t = (int32_t)step;")
+        if resets:
+            body += ["  if (step == 0) {", *(f"    {line}" for line in resets), "  }"]
+        body += [f"  {line}" if line else "" for line in lines]
+        body.append("  if (++step == net->steps) {")
+        body += [f"    {line}" for line in finals]
+        body += ["    step = 0;", "  }", "  }"]
+        body += [f"  net->total[{place}] = net->count[{counter}] - net->total[{place}];" for place, counter in counted]
+        body.append("}")
+        self.functions.append("\n".join(body))
+        self.units.append(name)
+
+    def counted(self, node: Node) -> list[tuple[int, int]]:
+        """Where the spikes of a block that a matrix unit may read are counted, and the counters."""
+        if not isinstance(node, Neuron):
+            return []
+        wires = [(node.name, port) for port, _ in self.graph.types[node.name]]
+        return [(self.total(wire), self.counters.index(f"{record_name(wire)} spikes")) for wire in wires if wire in self.flagged]
+
+    def tiles(self, found: _Tiled) -> list[str]:
+        """The functions for the matrix unit, and the lines that begin the layer: whether it is used, and what is counted then."""
+        tiles, node, part = found.tiles, found.node, found.total.parts[0]
+        assert tiles is not None and found.lanes is not None
+        p, name = self.p, self.name(f"{self.p}tile_{node.name}")
+        read, _ = self.plan.weighted_read(part.inputs[0])
+        source, pitch = read.stored, self.rowed[read.stored.member]
+        self.functions.append(self.neurons(found, name))
+        state = self.sum_state[found.total.node.name]
+        macros: dict[str, Any] = {
+            "SPK_NAME": name,
+            "SPK_NET": f"struct {p}state",
+            "SPK_WIDE": tiles.wide,
+            "SPK_PANELS": f"{tiles.panels}u",
+        }
+        macros["SPK_SHARE"] = f"{tiles.share}u"
+        if state.bias is not None:
+            bias = np.zeros(tiles.panels * tiles.wide, np.int64)
+            bias[: len(state.bias)] = state.bias >> state.shift
+            macros["SPK_BIAS"] = self.constant(f"{node.name}_tile_bias", "i32", bias)
+        before: list[str] = []
+        x, x_pitch = f"net->{source.member}", pitch
+        events = f"net->total[{self.total(source.wire)}]"
+        if not isinstance(self.graph[source.wire[0]], (Input, Neuron)) or source.api != "i8":
+            ones = self.constant(f"ones_{source.size}", "i8", np.pad(np.ones(source.size, np.int64), (0, pitch - source.size)))
+            events = f"spk_total(net->{source.member}, {ones}, {pitch}u, rows)"
+        lines = [
+            "  {",
+            f"    const uint64_t events = {events};",
+            f"    if (events * 256u >= (uint64_t)rows * {0 if self.force else round(tiles.crossover * 256)}u) {{",
+        ]
+        if found.pool is not None:
+            x, x_pitch, before = self.pooling(found, source)
+        macros["SPK_X_PITCH"] = f"{x_pitch}u"
+        constants = [
+            self.constant(f"{node.name}_order", "i64", np.array(tiles.order), "uint32_t"),
+            self.constant(f"{node.name}_start", "i64", np.array(tiles.start), "uint32_t"),
+            self.constant(f"{node.name}_run", "i64", np.array(tiles.run), "uint32_t"),
+            self.constant(f"{node.name}_tile", "i64", np.array(tiles.tile), "uint32_t"),
+            self.constant(f"{node.name}_packed", "i8", tiles.weights),
+        ]
+        header = [f"#define {key} {value}" for key, value in macros.items()]
+        self.functions.append("\n".join([*header, '#include "spk_tiles.h"']))
+        lines += [f"      {line}" for line in before]
+        count = f"events * {tiles.unit}u"
+        if not (tiles.reach == 1).all():
+            into = self.graph.type_of(part.inputs[0])
+            order = order_of(found.layout, int(np.prod(into.shape)))
+            table = self.constant(f"{part.name}_reach", "i8", np.pad(tiles.reach, (0, x_pitch - len(order))))
+            count = f"spk_total({x}, {table}, {x_pitch}u, rows) * {tiles.unit}u"
+        lines += [
+            f"      net->count[{self.counters.index(f'{part.name} events')}] += events;",
+            f"      net->count[{self.counters.index(f'{part.name} operations')}] += {count};",
+            f"      {name}_tiles(net, {x}, {', '.join(constants)}, rows, step, net->steps);",
+        ]
+        for port, _ in self.graph.types[node.name]:
+            wire = self.plan.stored[node.name, port]
+            flags = self.constant(
+                f"ones_{wire.size}", "i8", np.pad(np.ones(wire.size, np.int64), (0, self.rowed[wire.member] - wire.size))
+            )
+            counter = self.counters.index(f"{record_name((node.name, port))} spikes")
+            lines.append(
+                f"      net->count[{counter}] += spk_total(net->{wire.member}, {flags}, {self.rowed[wire.member]}u, rows);"
+            )
+            if wire.list_depth >= 0:
+                lines.append("      for (r = 0; r < rows; r++) {")
+                events, number = self.events(wire)
+                made = f"{self.compact(wire.kind, wire.index, wire.size)}({self.array(wire)}, {events})"
+                lines += [f"        {number} = {made};", "      }"]
+        for place, counter in self.counted(node):
+            lines.append(f"      net->total[{place}] = net->count[{counter}] - net->total[{place}];")
+        return [*lines, "      return;", "    }", "  }"]
+
+    def pooling(self, found: _Tiled, source: Stored) -> tuple[str, int, list[str]]:
+        """A sum over windows, for all rows: where its values are, bytes of a row, and the lines that compute it."""
+        pool = found.pool
+        assert pool is not None
+        into, out = self.graph.type_of(pool.inputs[0]).shape, self.graph.shape_of(pool.name)
+        name = self.name(f"{self.p}tile_{found.node.name}_pool")
+        two = [(1, *axis) if len(axis) == 1 else tuple(axis) for axis in (into[1:], out[1:], pool.kernel, pool.stride)]
+        space, out_space, kernel, stride = two
+        self.kernel(
+            "spk_pool.h", SPK_NAME=name, SPK_X="uint8_t", SPK_Y="uint8_t", SPK_MAX=0, SPK_NAN=0, SPK_C=f"{into[0]}u",
+            SPK_HI=space[0], SPK_WI=space[1], SPK_HO=out_space[0], SPK_WO=out_space[1], SPK_KH=kernel[0], SPK_KW=kernel[1],
+            SPK_SH=stride[0], SPK_SW=stride[1], SPK_PH=0, SPK_PW=0, SPK_IN_LAST=int(source.layout is not None),
+            SPK_OUT_LAST=int(found.layout is not None),
+        )  # fmt: skip
+        size = int(np.prod(out))
+        member = self.name(f"p_{pool.name}")
+        pitch = _whole(size)
+        self.members.append(Member(member, "uint8_t", pitch, 1, pool.name))
+        self.rowed[member] = pitch
+        call = f"{name}({self.array(source)}, net->{member} + (size_t)r * {pitch}u);"
+        return f"net->{member}", pitch, [f"for (r = 0; r < rows; r++) {{ {call} }}"]
+
+    def neurons(self, found: _Tiled, name: str) -> str:
+        """The population for panels whose states are held in vectors: read, written, begun, a row, what a sample leaves."""
+        lanes, tiles, node = found.lanes, found.tiles, found.node
+        assert lanes is not None and tiles is not None
+        w, rows = lanes.bits, [(k, row) for k, row in enumerate(self.states) if row.node is node]
+        net, each = f"struct {self.p}state *net", f"for (j = 0; j < {tiles.wide}u / SPK_N{w}; j++)"
+        held = f"{name}_held *SPK_RESTRICT held"
+
+        def function(what: str, parameters: str, lines: Sequence[str]) -> list[str]:
+            body = [f"    {line}" for line in lines]
+            unused = [f"  (void){parameter.split()[-1].lstrip('*')};" for parameter in parameters.split(", ")]
+            begin = [f"SPK_INLINE_ANY void {name}_{what}({parameters}) {{", *unused]
+            return [
+                *begin,
+                "  uint32_t j;",
+                f"  SPK_UNROLL {each} {{",
+                f"    const size_t k = i + j * SPK_N{w};",
+                "    (void)k;",
+                *body,
+                "  }",
+                "}",
+            ]
+
+        take = [f"held->{row.state}[j] = spk_load{w}_{row.kind}(net->{row.member} + k);" for _, row in rows]
+        keep = [f"spk_store{w}_{row.kind}(net->{row.member} + k, held->{row.state}[j]);" for _, row in rows]
+        first = [f"held->{row.state}[j] = {self.first_value(node, row.state, row.kind, w)};" for _, row in rows]
+        step = [self.held_line(line, w) for line in lanes.lines]
+        step = [f"const int32_t *const x0 = sums + j * SPK_N{w};", "(void)x0;", *step]
+        for number, (port, _) in enumerate(self.graph.types[node.name]):
+            wire = self.plan.stored[node.name, port]
+            at = f"net->{wire.member} + (size_t)row * {self.rowed[wire.member]}u + k"
+            step.append(f"spk_flags{w}({at}, {lanes.emits[number]});")
+        finals = [f"  {self.p}part(net, {k}u, row, (uint32_t)i, {tiles.wide}u);" for k, _ in rows]
+        members = " ".join(f"spk_x{w} {row.state}[{tiles.wide}u / SPK_N{w}];" for _, row in rows) or "int nothing;"
+        out = [f"typedef struct {name}_held {{ {members} }} {name}_held;"]
+        out += function("take", f"{net}, size_t i, {held}", take)
+        out += function("keep", f"{net}, size_t i, const {held}", keep)
+        out += function("first", f"size_t i, {held}", first)
+        out += function("row", f"{net}, size_t i, const int32_t *SPK_RESTRICT sums, {held}, uint32_t row", step)
+        out += [
+            f"static void {name}_last({net}, size_t i, const {held}, uint32_t row) {{",
+            f"  {name}_keep(net, i, held);",
+            *finals,
+        ]
+        out += ["  (void)row;", "}"]
+        return "\n".join(out)
+
+    def held_line(self, line: str, w: int) -> str:
+        """A line of the loop in vectors, with sums out of tiles and states that are held."""
+        line = re.sub(rf"spk_load{w}_\w+\(x0 \+ i\)", f"spk_sum{w}(x0)", line)
+        line = re.sub(rf"spk_load{w}_\w+\(s_(\w+) \+ i\)", r"held->\1[j]", line)
+        line = re.sub(rf"spk_store{w}_\w+\(s_(\w+) \+ i, (.*)\);$", r"held->\1[j] = \2;", line)
+        return line.replace(" + i)", " + k)")
+
+    def row_view(self, stored: Stored, api: str, rows: int) -> str:
+        """A row of the table of views for a wire that is kept as lists: those of a block are its ring."""
+        found = self.list_view(stored, api)
+        return re.sub(r"\), 0, (.*?\)), 1u,", rf"), offsetof(struct {self.p}state, slot), \1, {rows}u,", found, count=1)
+
+    def first_value(self, node: Neuron, state: str, kind: str, w: int) -> str:
+        """A state at the beginning of a sample, as text."""
+        declared = next(item.init for item in node.program.states if item.name == state)
+        if state not in node.init:
+            return f"spk_set{w}({int(declared)})"
+        shape = self.graph.shape_of(node.name)
+        full = np.broadcast_to(spread(node.init[state], shape), shape).reshape(-1)
+        if bool((full == full[0]).all()):
+            return f"spk_set{w}({int(full[0])})"
+        data = self.constant(
+            f"{node.name}_{state}_first", kind, self.padded(arranged(full, self.plan.stored[node.name, ""].layout))
+        )
+        return f"spk_load{w}_{kind}({data} + k)"
+
+    # ---------------------------------------------------------------------------------------------------------- text
+
+    def text(self, network: Network, embed: bool) -> Offline:
+        """The file."""
+        p = self.p
+        states_are = [(row.node.name, row.state) for row in self.states]
+        if sorted(self.counters) != sorted(network.counters) or states_are != [port.wire for port in network.states]:
+            raise AssertionError("offline mode counts or keeps something else than the network")
+        row_bytes = sum(member.length * member.width for member in self.members if member.name in self.rowed)
+        rows = _ROWS
+        while rows > GROUP and rows * row_bytes > _BLOCK:
+            rows //= 2
+        for member in self.members:
+            if member.name in self.rowed:
+                member.length = member.length * rows + RUN
+        wide = max((found.tiles.wide for found in self.tiled.values() if found.tiles is not None), default=0)
+        data, binary, binary_source = self.data(embed)
+        if binary_source is not None:
+            binary_source = embedded("offline_weights", p, len(binary or b""))
+        fields = [f"  {'SPK_ALIGNED ' if m.aligned else ''}{m.c_type} {m.name}[{max(m.length, 1)}];" for m in self.ordered()]
+        if wide:
+            fields.append(f"  SPK_ALIGNED int32_t sums[2][{GROUP * wide}];")
+        views, steps = [], []
+        for port in network.ports:
+            stored = self.plan.read(Ref(*port.wire)).stored
+            if stored.listed:
+                views.append(self.row_view(stored, port.api, rows))
+                steps.append("0u")
+                continue
+            views.append(self.view(stored.member, stored.size, stored.kind, port.api, stored.layout, stored.shift, 1))
+            pitch = self.rowed.get(stored.member)
+            steps.append(f"{(pitch or 0) * WIDTH[stored.kind]}u")
+        states = []
+        for row, port in zip(self.states, network.states, strict=True):
+            layout = self.plan.stored[row.node.name, ""].layout
+            states.append(self.view(row.member, port.size, row.kind, port.api, layout, 0, 1, row.halo))
+        where = [self.counters.index(name) for name in network.counters]
+        checks = [line.replace("(in + ", f"(in + (size_t)r * {len(self.graph.inputs)}u + ") for line in self.checks]
+        resets = []
+        for state in self.states:
+            resets.append(f"  memset(net->{state.member}, 0, sizeof net->{state.member});")
+        resets += [f"  {line}" for line in self.initial]
+        out = [
+            _HEAD,
+            f'#include "{header_name(network.prefix)}"',
+            "",
+            '#include "spk_core.h"',
+            '#include "spk_int.h"' if self.integer else '#include "spk_float.h"\n#include "spk_int.h"',
+            '#include "spk_vector.h"',
+            '#include "spk_offline.h"',
+            "",
+            "#if SPK_TILES",
+            data,
+            "",
+            f"enum {{ {p}block = {rows} }}; /* rows: steps that go through a layer before the next */",
+            f"struct {p}state {{",
+            "  int32_t t;      /* step of the row that is computed */",
+            "  uint32_t first; /* step of the block's first row */",
+            "  uint32_t steps; /* steps of a sample */",
+            "  uint32_t slot;  /* row whose events are read */",
+            "  uint64_t row;   /* the block's first row, counted over all samples */",
+            "  const spk_in *in;",
+            "  const spk_whole *out;",
+            f"  uint64_t count[{max(len(self.counters), 1)}];",
+            f"  uint64_t total[{max(len(self.totals), 1)}]; /* spikes of the block */",
+            *fields,
+            "};",
+            f"typedef struct {p}state {p}memory;",
+            "",
+            *(_table("spk_view", f"{p}port_view", views)),
+            *(_table("size_t", f"{p}port_row", steps)),
+            *(_table("spk_view", f"{p}state_view", states)),
+            *(_table("uint32_t", f"{p}counter", [f"{number}u" for number in where])),
+            _FINAL.replace("@p@", p).replace("@n@", network.prefix) if states else "",
+            *(text + "\n" for text in self.functions),
+            f"static void {p}reset({p}memory *net) {{",
+            "  uint32_t i;",
+            "  (void)i;",
+            "  (void)net;",
+            *resets,
+            "}",
+            "",
+            f"static spk_status {p}check({p}memory *net, const uint32_t rows) {{",
+            "  const spk_in *const in = net->in;",
+            "  spk_status status = SPK_OK;",
+            "  uint32_t r;",
+            "  for (r = 0; r < rows; r++) {",
+            *(f"  {line}" for line in checks),
+            "  }",
+            "  return status;",
+            "}",
+            "",
+        ]
+        main = _MAIN.replace("@p@", p).replace("@n@", network.prefix).replace("@inputs@", str(len(self.graph.inputs)))
+        main = main.replace("@units@", "\n".join(f"    {unit}(net, rows);" for unit in self.units))
+        finals = [f"      {p}final(net, {number}u, 0);" for number in range(len(states))]
+        main = main.replace("@finals@", "\n".join(finals))
+        main = main.replace("@ports@", str(len(network.ports))).replace("@counters@", str(len(self.counters)))
+        if not self.counters:
+            main = re.sub(r"  for \(k = 0; out->counter.*?\n  }\n", "", main, flags=re.S)
+        bytes_ = 128 + 8 * (max(len(self.counters), 1) + max(len(self.totals), 1)) + 2 * GROUP * wide * 4 + 64
+        for member in self.ordered():
+            bytes_ += -(-max(member.length, 1) * member.width // 64) * 64 + 64
+        bytes_ = max(bytes_, network.bytes)
+        out += [
+            f"typedef char {p}check_size[sizeof({p}memory) + 63u <= {bytes_}u ? 1 : -1];",
+            "",
+            main,
+            "#else",
+            _named(_STEPS, network).rstrip(),
+            "#endif",
+        ]
+        layers = tuple(found.node.name for found in self.tiled.values())
+        return Offline("\n".join(out) + "\n", binary, binary_source, bytes_, layers)
+
+
+def _whole(size: int) -> int:
+    """Elements of a row: whole panels of 64, and what vectors write behind. An odd number of panels, so that rows do not meet in
+    the same sets of a cache."""
+    return (-(-(size + tail(size)) // 64) | 1) * 64
+
+
+def _reads_step(node: Neuron) -> bool:
+    def walk(expr: Expr) -> bool:
+        if isinstance(expr, Var):
+            return expr.name == STEP
+        return isinstance(expr, Call) and any(walk(arg) for arg in expr.args)
+
+    return any(walk(statement.expr) for statement in node.program.body)
+
+
+def _table(c_type: str, name: str, rows: Sequence[str]) -> list[str]:
+    return [f"static const {c_type} {name}[{len(rows)}] = {{\n" + "\n".join(f"  {row}," for row in rows) + "\n};"] if rows else []
+
+
+_HEAD: Final = """/* offline.c - whole samples at once: spk_offline of spk.h. A program that never calls it needs no such file.
+ * Written by spikec. */"""
+
+_INCLUDES: Final = """#include "@header@"
+
+#include "spk_core.h"
+#include "spk_offline.h"
+"""
+
+_STEPS: Final = """size_t @n@offline_size(void) { return @n@size(); }
+
+int @n@offline_tiles(void) { return 0; }
+
+spk_status @n@offline(void *memory, size_t bytes, uint32_t samples, uint32_t steps, const spk_in *in, const spk_whole *out) {
+  static const spk_in none[@N@INPUTS] = {{NULL, NULL, 0}};
+  return spk_whole_steps(&@n@network, none, memory, bytes, samples, steps, in, out);
+}
+"""
+
+_FINAL: Final = """
+/* States as a sample leaves them: whole, or the neurons `first` to first + count - 1 in the order in which they lie. */
+static SPK_UNUSED void @p@final(const @p@memory *net, uint32_t state, uint32_t r) {
+  const spk_port *const port = @n@network.state + state;
+  const uint64_t sample = (net->row + r) / net->steps;
+  if (net->out->state == NULL || net->out->state[state] == NULL) { return; }
+  spk_view_read(@p@state_view + state, net, (unsigned char *)net->out->state[state] + sample * port->size * spk_width(port->type));
+}
+
+static SPK_UNUSED void @p@part(const @p@memory *net, uint32_t state, uint32_t r, uint32_t first, uint32_t count) {
+  const spk_port *const port = @n@network.state + state;
+  const uint64_t sample = (net->row + r) / net->steps;
+  if (net->out->state == NULL || net->out->state[state] == NULL) { return; }
+  spk_view_part(@p@state_view + state, net, first, count,
+                (unsigned char *)net->out->state[state] + sample * port->size * spk_width(port->type));
+}
+"""
+
+_MAIN: Final = """size_t @n@offline_size(void) { return sizeof(@p@memory) + 63u > @n@size() ? sizeof(@p@memory) + 63u : @n@size(); }
+
+int @n@offline_tiles(void) { return spk_tiles_allowed(); }
+
+spk_status @n@offline(void *memory, size_t bytes, uint32_t samples, uint32_t steps, const spk_in *in, const spk_whole *out) {
+  @p@memory *net;
+  uint64_t row;
+  uint32_t k;
+  if (memory == NULL || in == NULL || out == NULL || bytes < @n@offline_size()) { return SPK_E_MEMORY; }
+  if (steps > (uint32_t)INT32_MAX) { return SPK_E_STEPS; }
+  for (k = 0; k < out->records; k++) {
+    if (out->port[k] >= @ports@u) { return SPK_E_PORT; }
+  }
+  if (!spk_tiles_allowed()) {
+    static const spk_in none[@inputs@] = {{NULL, NULL, 0}};
+    return spk_whole_steps(&@n@network, none, memory, bytes, samples, steps, in, out);
+  }
+  net = (@p@memory *)(void *)((unsigned char *)memory + (63u & (0u - (unsigned)((uintptr_t)memory & 63u))));
+  memset(net, 0, sizeof *net);
+  net->steps = steps;
+  net->out = out;
+  if (steps == 0) {
+    net->steps = 1;
+    @p@reset(net);
+    for (net->row = 0; net->row < samples; net->row++) {
+@finals@
+    }
+    return SPK_OK;
+  }
+  @p@reset(net);
+  for (row = 0; row < (uint64_t)samples * steps; row += @p@block) {
+    const uint64_t left = (uint64_t)samples * steps - row;
+    const uint32_t rows = left < @p@block ? (uint32_t)left : (uint32_t)@p@block;
+    spk_status status;
+    net->row = row;
+    net->first = (uint32_t)(row % steps);
+    net->in = in + row * @inputs@u;
+    memset(net->total, 0, sizeof net->total);
+    status = @p@check(net, rows);
+    if (status != SPK_OK) { return status; }
+@units@
+    for (k = 0; k < out->records; k++) {
+      const uint32_t number = out->port[k];
+      const size_t width = @n@network.port[number].size * spk_width(@n@network.port[number].type);
+      unsigned char *const to = (unsigned char *)out->record[k] + row * width;
+      spk_rows_read(@p@port_view + number, net, @p@port_row[number], &net->slot, rows, to);
+    }
+  }
+  for (k = 0; out->counter != NULL && k < @counters@u; k++) {
+    out->counter[k] += net->count[@p@counter[k]];
+  }
+  return SPK_OK;
+}
+"""

@@ -1,0 +1,148 @@
+"""Weights as tiles for a matrix unit: where in a row of inputs 64 bytes are taken, and which 64 x 32 weights they meet.
+
+A product of the unit takes 64 inputs that lie side by side. For each 32 outputs the inputs that they depend on are covered with
+as few runs of 64 as possible; equal tiles of weights are kept once, so that a convolution has as many as its kernel has taps,
+and those at the edges.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from spikec.backends.c.plan import Layout, order_of, place_of
+from spikec.ir.ops import Conv, Dense
+from spikec.ir.types import Array
+
+#: Inputs of a product, rows (steps) that a kernel takes at a time, and outputs of a pair of tiles.
+RUN: Final = 64
+GROUP: Final = 32
+PAIR: Final = 32
+#: Connections of a convolution that are looked at one by one.
+_MOST: Final = 1 << 24
+#: Nanoseconds of a product of the unit, loads and what is lost included, and nanoseconds of an added weight and of an event,
+#: event by event: measured on Sapphire Rapids (issue 5, offline mode).
+_PRODUCT: Final = {"dense": 5.1, "conv": 16.0}
+_ADDITION: Final = {"dense": 1 / 90, "conv": 1 / 50}
+_EVENT: Final = 1.0
+
+
+@dataclass
+class Tiles:
+    """The weights of one layer. `start[pair]` to `start[pair + 1]` are its runs: where they begin, and their tiles."""
+
+    wide: int  # neurons of a panel
+    panels: int
+    start: list[int] = field(default_factory=lambda: [0])
+    run: list[int] = field(default_factory=list)
+    tile: list[int] = field(default_factory=list)
+    packed: list[bytes] = field(default_factory=list)
+    order: list[int] = field(default_factory=list)  # in which the panels are computed
+    reach: Array = field(default_factory=lambda: np.zeros(0, np.int64))  # for every input, connections / `unit`
+    unit: int = 1
+    kind: str = "dense"
+
+    @property
+    def weights(self) -> Array:
+        """All tiles, one after the other."""
+        return np.frombuffer(b"".join(self.packed), np.int8)
+
+    @property
+    def products(self) -> float:
+        """Products of the unit for each row."""
+        return len(self.run) * 4 / GROUP
+
+    @property
+    def share(self) -> int:
+        """Rows of neurons that are computed beside each run, so that all are done when the next sums are."""
+        return min(-(-GROUP * self.panels // max(len(self.run), 1)), 8)
+
+    @property
+    def crossover(self) -> float:
+        """Events of a row from which on the unit is faster than adding event by event."""
+        connections = float(self.reach.mean()) * self.unit if self.reach.size else 0.0
+        return self.products * _PRODUCT[self.kind] / (connections * _ADDITION[self.kind] + _EVENT)
+
+
+def tiles_of(
+    part: Dense | Conv, weight: Array, into: tuple[int, ...], out: tuple[int, ...], source: Layout | None, target: Layout | None
+) -> Tiles | None:
+    """The tiles of a layer whose inputs and outputs (of shapes `into` and `out`) lie in these orders; None where there would be
+    too many connections to look at."""
+    connections = _dense(weight, source) if isinstance(part, Dense) else _conv(part, weight, into, source, target)
+    if connections is None:
+        return None
+    places, values, inside = connections
+    outputs, fan_in = len(places), int(np.prod(into, dtype=np.int64))
+    wide = 32 if outputs <= 32 else 64
+    panels = -(-outputs // wide)
+    result = Tiles(wide, panels, kind="dense" if isinstance(part, Dense) else "conv")
+    known: dict[bytes, int] = {}
+    for pair in range(panels * wide // PAIR):
+        block = slice(pair * PAIR, min((pair + 1) * PAIR, outputs))
+        where, what = places[block], values[block]
+        rows, entries = np.nonzero(what)
+        needed, value = where[rows, entries], what[rows, entries]
+        order = np.argsort(needed, kind="stable")
+        needed, value, rows = needed[order], value[order], rows[order]
+        at = 0
+        while at < len(needed):
+            begin = int(needed[at])
+            end = int(np.searchsorted(needed, begin + RUN))
+            tile = np.zeros((RUN, PAIR), np.int64)
+            np.add.at(tile, (needed[at:end] - begin, rows[at:end]), value[at:end])
+            packed = tile.astype(np.int8).reshape(RUN // 4, 4, PAIR // 16, 16).transpose(2, 0, 3, 1).tobytes()
+            number = known.setdefault(packed, len(known))
+            if number == len(result.packed):
+                result.packed.append(packed)
+            result.run.append(begin)
+            result.tile.append(number)
+            at = end
+        result.start.append(len(result.run))
+    result.order = list(range(panels)) if isinstance(part, Dense) else _downwards(out[-1], panels, wide, target)
+    result.unit = outputs if isinstance(part, Dense) else max(part.weight.shape[0] // part.groups, 1)
+    result.reach = np.ones(fan_in, np.int64) if inside is None else np.bincount(places[inside], minlength=fan_in) // result.unit
+    return result
+
+
+def _downwards(width: int, panels: int, wide: int, target: Layout | None) -> list[int]:
+    """Panels of a map column by column: what a panel reads is then mostly what the one before it, above, has read."""
+    across = width * target[0] // wide if target is not None and width * target[0] % wide == 0 else 1
+    return sorted(range(panels), key=lambda panel: (panel % across, panel))
+
+
+#: For every output its inputs (as places in the buffer) and weights, and which of them exist (None: all).
+_Connections = tuple[Array, Array, Array | None]
+
+
+def _dense(weight: Array, source: Layout | None) -> _Connections:
+    fan_in = weight.shape[1]
+    return np.broadcast_to(np.arange(fan_in), weight.shape), weight[:, order_of(source, fan_in)], None
+
+
+def _conv(part: Conv, weight: Array, into: tuple[int, ...], source: Layout | None, target: Layout | None) -> _Connections | None:
+    """Inputs and weights of every output, outputs in the order in which they lie."""
+    two = weight.reshape(*weight.shape[:2], -1, weight.shape[-1]) if weight.ndim == 4 else weight[:, :, None]
+    space = (1, *into[1:]) if len(into) == 2 else into[1:]
+    stride, padding, dilation = (
+        (low, *axis) if len(axis) == 1 else tuple(axis) for low, axis in ((1, part.stride), (0, part.padding), (1, part.dilation))
+    )
+    kernel = two.shape[2:]
+    out = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in zip(space, padding, dilation, kernel, stride, strict=True)]
+    if int(np.prod(out)) * two.size > _MOST:
+        return None
+    channel, oy, ox = np.indices((len(two), *out)).reshape(3, -1, 1, 1, 1)
+    each, ky, kx = np.indices(two.shape[1:])[:, None]
+    y = oy * stride[0] - padding[0] + ky * dilation[0]
+    x = ox * stride[1] - padding[1] + kx * dilation[1]
+    held = len(two) // part.groups
+    from_channel = channel // held * two.shape[1] + each
+    inside = (y >= 0) & (y < space[0]) & (x >= 0) & (x < space[1])
+    element = np.where(inside, (from_channel * space[0] + y) * space[1] + x, 0)
+    place = place_of(source, int(np.prod(into)))[element]
+    value = np.where(inside, two[channel[..., 0, 0, 0]], 0)
+    order = order_of(target, len(place))
+    flat = (len(place), -1)
+    return place.reshape(flat)[order], value.reshape(flat)[order], np.broadcast_to(inside, place.shape).reshape(flat)[order]
