@@ -72,9 +72,7 @@ class _Tiled:
     lanes: Lanes | None = None
 
 
-def offline(
-    graph: Graph, network: Network, choices: Choices | None = None, *, force: bool = False, embed: bool = True
-) -> Offline:
+def offline(graph: Graph, network: Network, choices: Choices | None = None, *, force: bool = False, embed: bool = True) -> Offline:
     """Offline mode for a generated network. `embed=False` writes every number as text, however many; `force` makes tiles wherever
     they are possible, and uses them always, for tests."""
     if not by_blocks(graph):
