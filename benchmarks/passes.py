@@ -8,8 +8,9 @@ printed is the mean over all seeds, with a paired 95 % interval (bootstrap over 
 recoveries learn from is training data alone. Times are processor seconds of the C engine on one core, both builds in turn, of each
 the least of some rounds. Bytes are the constants of the emitted C, against four bytes a weight and bias of the float network.
 
-Finished rows are kept in build/bench-passes by what decides them (data, network, row, and the sources of recovery and pruning): a
-command that was interrupted goes on where it was. `--write` puts the table into docs/optimizing.md.
+Finished rows are kept in build/bench-passes by data, network, settings and how they are measured: a command that was interrupted
+goes on where it was. After a change of the compiler `--again` measures everything anew. `--kept` measures nothing and tells which
+rows are missing. `--write` puts the table into docs/optimizing.md.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ import tasks
 
 import spikec
 from spikec.backend import load_backend
-from spikec.cutoff import Cutoff, calibrate
+from spikec.backends.c.backend import _compiled, checked_inputs
+from spikec.cutoff import calibrate
 from spikec.ir.ops import Conv, Dense, Neuron, Sparse
 from spikec.ir.types import Array
 from spikec.score import scored_output
@@ -52,10 +54,6 @@ BUDGET: Final = 0.002
 PAGE: Final = tasks.ROOT / "docs" / "optimizing.md"
 BEGIN, END = "<!-- bench-passes -->", "<!-- /bench-passes -->"
 HEAD: Final = "| task | what | score | loss in points | allowed | other figures (demanded) | met |\n|---|---|---|---|---|---|---|"
-#: What decides a row beside its data, its network and its own function.
-SOURCES: Final = ("compiler/recovery.py", "compiler/cutoff.py", "passes/prune.py", "passes/shrink.py", "passes/to_fixed.py")
-#: As they were when this was loaded: what runs is then what the name of a row says.
-DECIDING: Final = b"".join((tasks.ROOT / name).read_bytes() for name in SOURCES)
 
 
 @dataclass(frozen=True)
@@ -151,19 +149,26 @@ def hidden_that_ran(build: Any, x: Array, engine: str) -> int:
 
 
 def time_ratio(build: Any, other: Any, x: Array) -> float:
-    """What a run of `build` takes, with its cutoff if it has one, over what the whole run of `other` takes."""
-    least = [math.inf, math.inf]
-    x = x[:TIMED]
-    for _ in range(ROUNDS):
-        for number, one in enumerate((build, other)):
-            graph = one.graph()
-            engine: Any = load_backend("c", one.target)
-            cutoff = one.cutoff if number == 0 and one.cutoff else Cutoff(scored_output(graph), math.inf, 0.0)
-            given = {graph.inputs[0].name: x}
+    """What the compiled code of `build` takes, with its cutoff if it has one, over what the whole run of `other` takes."""
+
+    def timed(one: Any, cutoff: Any) -> Callable[[], float]:
+        graph = one.graph()
+        compiled = _compiled(graph, ())
+        given = checked_inputs(graph, compiled.network, {graph.inputs[0].name: x[:TIMED]})
+        name = scored_output(graph)
+        port = next(k for k, item in enumerate(compiled.network.ports[: compiled.network.outputs]) if item.name == name)
+        margin = cutoff.margin if cutoff else math.inf
+
+        def run() -> float:
             begin = time.thread_time()
-            engine.decide(graph, given, cutoff)
-            least[number] = min(least[number], time.thread_time() - begin)
-    return least[0] / least[1]
+            compiled.decide(given, graph.max_lag, port, margin)
+            return time.thread_time() - begin
+
+        return run
+
+    pair = timed(build, build.cutoff), timed(other, None)
+    rounds = [[run() for run in pair] for _ in range(ROUNDS)]
+    return min(one for one, _ in rounds) / min(two for _, two in rounds)
 
 
 def surprises(build: Any) -> int:
@@ -379,17 +384,19 @@ def row_path(bench: Bench, key: str) -> Path:
     task, (_, _, _, measure) = bench.task, ROWS[key]
     data = [np.ascontiguousarray(part).tobytes() for part in (task.train.x, task.train.y, task.test.x, task.test.y)]
     settings = f"{key} {bench.seed} {task.epochs} {task.batch_size} {task.drop}"
-    told = (*data, bench.graph.fingerprint.encode(), settings.encode(), inspect.getsource(measure).encode(), DECIDING)
+    told = (*data, bench.graph.fingerprint.encode(), settings.encode(), inspect.getsource(measure).encode())
     return tasks.KEPT / "rows" / f"{task.name}-{bench.seed}-{key}-{_digest(*told)}.npz"
 
 
-def measured(bench: Bench, key: str) -> Found:
-    """A row's outcome, from the folder where it is there."""
+def measured(bench: Bench, key: str, again: bool = False, kept: bool = False) -> Found | None:
+    """A row's outcome, from the folder where it is there; with `again` measured in any case, with `kept` in none."""
     path = row_path(bench, key)
-    if path.exists():
-        with np.load(path, allow_pickle=False) as kept:
-            told = json.loads(str(kept["told"]))
-            return Found(kept["before"], kept["after"], told["figures"], told["reason"])
+    if path.exists() and not again:
+        with np.load(path, allow_pickle=False) as stored:
+            told = json.loads(str(stored["told"]))
+            return Found(stored["before"], stored["after"], told["figures"], told["reason"])
+    if kept:
+        return None
     found = ROWS[key][3](bench)
     path.parent.mkdir(parents=True, exist_ok=True)
     told = json.dumps({"figures": {name: float(value) for name, value in found.figures.items()}, "reason": found.reason})
@@ -397,15 +404,23 @@ def measured(bench: Bench, key: str) -> Found:
     return found
 
 
-def unit(name: str, seed: int, rows: list[str]) -> tuple[Array, dict[str, Found]]:
-    """All rows of a task and a seed, and which answers of the float network are right; runs in a process of its own."""
+def unit(name: str, seed: int, rows: list[str], again: bool, kept: bool) -> tuple[Array, dict[str, Found]] | None:
+    """All rows of a task and a seed, and which answers of the float network are right; runs in a process of its own. None if the
+    network itself would have to be trained, and nothing may be measured."""
     torch.set_num_threads(1)
-    bench = Bench(tasks.load(name), seed)
+    task = tasks.load(name)
+    if kept and not task.is_there(seed):
+        return None
+    bench = Bench(task, seed)
     outcome = {}
     for key in rows:
         begin = time.perf_counter()
-        outcome[key] = measured(bench, key)
-        loss = 100 * float(np.mean(bench_loss(outcome[key])))
+        found = measured(bench, key, again, kept)
+        if found is None:
+            print(f"{name}, seed {seed}: {key} is not measured yet", file=sys.stderr, flush=True)
+            continue
+        outcome[key] = found
+        loss = 100 * float(np.mean(bench_loss(found)))
         print(f"{name}, seed {seed}: {key} {loss:+.2f} ({time.perf_counter() - begin:.0f} s)", file=sys.stderr, flush=True)
     return bench.right, outcome
 
@@ -428,6 +443,8 @@ def table(
         lines.append(f"| {name} | float, {len(seeds)} seeds | {score:.2f} % | | | | |")
         for key in keys:
             what, limit, most, _ = ROWS[key]
+            count = sum(key in outcomes[name, seed][1] for seed in seeds)
+            what += f" ({count} of {len(seeds)} seeds)" if count < len(seeds) else ""
             found = [outcomes[name, seed][1][key] for seed in seeds if key in outcomes[name, seed][1]]
             if not found:
                 continue
@@ -456,18 +473,22 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2, help="tasks and seeds that are measured at once")
     parser.add_argument("--write", action="store_true", help="put the table into docs/optimizing.md")
+    parser.add_argument("--again", action="store_true", help="measure what is kept, too")
+    parser.add_argument("--kept", action="store_true", help="measure nothing: the table of what is kept")
     options = parser.parse_args(arguments)
     names, keys = options.tasks.split(","), options.rows.split(",")
     units = [(name, seed) for seed in range(options.seeds) for name in names]
     outcomes: dict[tuple[str, int], tuple[Array, dict[str, Found]]] = {}
     if options.jobs > 1:
         with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
-            waiting = {pool.submit(unit, name, seed, keys): (name, seed) for name, seed in units}
+            waiting = {pool.submit(unit, name, seed, keys, options.again, options.kept): (name, seed) for name, seed in units}
             for done in as_completed(waiting):
-                outcomes[waiting[done]] = done.result()
+                if (found := done.result()) is not None:
+                    outcomes[waiting[done]] = found
     else:
         for name, seed in units:
-            outcomes[name, seed] = unit(name, seed, keys)
+            if (found := unit(name, seed, keys, options.again, options.kept)) is not None:
+                outcomes[name, seed] = found
     text, demanded, missed = table(names, keys, outcomes)
     print(text)
     print(f"\n{demanded - missed} of {demanded} rows met")
