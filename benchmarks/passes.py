@@ -249,7 +249,16 @@ class Bench:
     def recover(self, build: Any) -> Any:
         """The build after a fine-tune on the training samples, with the usual options."""
         data, task = self.task.tuning or self.task.train, self.task
-        return spikec.recover(build, data.x, data.y, epochs=task.epochs, batch_size=task.batch_size, drop=task.drop, seed=self.seed)
+        return spikec.recover(
+            build,
+            data.x,
+            data.y,
+            epochs=task.epochs,
+            batch_size=task.batch_size,
+            learning_rate=task.rate,
+            drop=task.drop,
+            seed=self.seed,
+        )
 
     def after(self, build: Any, **figures: float) -> Found:
         """What a build gets right against the float network."""
@@ -383,7 +392,7 @@ def row_path(bench: Bench, key: str) -> Path:
     """Where a finished row lies: named by what decides it."""
     task, (_, _, _, measure) = bench.task, ROWS[key]
     data = [np.ascontiguousarray(part).tobytes() for part in (task.train.x, task.train.y, task.test.x, task.test.y)]
-    settings = f"{key} {bench.seed} {task.epochs} {task.batch_size} {task.drop}"
+    settings = f"{key} {bench.seed} {task.epochs} {task.batch_size} {task.drop} {task.rate}"
     told = (*data, bench.graph.fingerprint.encode(), settings.encode(), inspect.getsource(measure).encode())
     return tasks.KEPT / "rows" / f"{task.name}-{bench.seed}-{key}-{_digest(*told)}.npz"
 

@@ -64,6 +64,7 @@ class Task:
     epochs: int
     batch_size: int = 64
     drop: float = 0.1
+    rate: float = 0.05
     tuning: Split | None = None
     steps: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -345,13 +346,13 @@ def _trained_here(
 
 def _given_cuba() -> Task:
     train, test = _cuba()
-    return Task("mnist-cuba", train, test, lambda seed: cuba_network(), 4, 128, given=True)
+    return Task("mnist-cuba", train, test, lambda seed: cuba_network(), 6, 64, 0.0, 0.01, given=True)
 
 
 def _given_ecg() -> Task:
     train, test = _ecg()
     tuning = _windows(train, 325, 10)
-    return Task("ecg", train, test, lambda seed: ecg_network(), 4, 256, 0.0, tuning, 10, {"input_bits": 4}, given=True)
+    return Task("ecg", train, test, lambda seed: ecg_network(), 6, 256, 0.0, 0.01, tuning, 10, {"input_bits": 4}, given=True)
 
 
 TASKS: Final[dict[str, Callable[[], Task]]] = {
