@@ -9,8 +9,8 @@ recoveries learn from is training data alone. Times are processor seconds of the
 the least of some rounds. Bytes are the constants of the emitted C, against four bytes a weight and bias of the float network.
 
 Finished rows are kept in build/bench-passes by data, network, settings and how they are measured: a command that was interrupted
-goes on where it was. After a change of the compiler `--again` measures everything anew. `--kept` measures nothing and tells which
-rows are missing. `--write` puts the table into docs/optimizing.md.
+goes on where it was. After a change of the compiler `--again` measures everything anew. `--kept` measures nothing: it prints what
+was measured last, and tells which rows are missing. `--write` puts the table into docs/optimizing.md.
 """
 
 from __future__ import annotations
@@ -153,7 +153,8 @@ def time_ratio(build: Any, other: Any, x: Array) -> float:
 
     def timed(one: Any, cutoff: Any) -> Callable[[], float]:
         graph = one.graph()
-        compiled = _compiled(graph, ())
+        engine: Any = load_backend("c", one.target)
+        compiled = _compiled(graph, (), engine._choices(graph))
         given = checked_inputs(graph, compiled.network, {graph.inputs[0].name: x[:TIMED]})
         name = scored_output(graph)
         port = next(k for k, item in enumerate(compiled.network.ports[: compiled.network.outputs]) if item.name == name)
@@ -397,15 +398,34 @@ def row_path(bench: Bench, key: str) -> Path:
     return tasks.KEPT / "rows" / f"{task.name}-{bench.seed}-{key}-{_digest(*told)}.npz"
 
 
-def measured(bench: Bench, key: str, again: bool = False, kept: bool = False) -> Found | None:
-    """A row's outcome, from the folder where it is there; with `again` measured in any case, with `kept` in none."""
+def stored(path: Path) -> Found:
+    """A finished row."""
+    with np.load(path, allow_pickle=False) as kept:
+        told = json.loads(str(kept["told"]))
+        return Found(kept["before"], kept["after"], told["figures"], told["reason"])
+
+
+def latest(names: Iterable[str], seeds: int, keys: list[str]) -> dict[tuple[str, int], tuple[Array, dict[str, Found]]]:
+    """What was measured last of every row, whatever has changed since; of seeds whose plain build was measured."""
+    outcomes = {}
+    for name, seed in ((name, seed) for name in names for seed in range(seeds)):
+        rows = {}
+        for key in dict.fromkeys(["8bits", *keys]):
+            paths = (tasks.KEPT / "rows").glob(f"{name}-{seed}-{key}-*.npz")
+            if path := max(paths, key=lambda path: path.stat().st_mtime, default=None):
+                rows[key] = stored(path)
+            else:
+                print(f"{name}, seed {seed}: {key} is not measured yet", file=sys.stderr)
+        if "8bits" in rows:
+            outcomes[name, seed] = (rows["8bits"].before, rows)
+    return outcomes
+
+
+def measured(bench: Bench, key: str, again: bool = False) -> Found:
+    """A row's outcome, from the folder where it is there; with `again` measured in any case."""
     path = row_path(bench, key)
     if path.exists() and not again:
-        with np.load(path, allow_pickle=False) as stored:
-            told = json.loads(str(stored["told"]))
-            return Found(stored["before"], stored["after"], told["figures"], told["reason"])
-    if kept:
-        return None
+        return stored(path)
     found = ROWS[key][3](bench)
     path.parent.mkdir(parents=True, exist_ok=True)
     told = json.dumps({"figures": {name: float(value) for name, value in found.figures.items()}, "reason": found.reason})
@@ -413,23 +433,15 @@ def measured(bench: Bench, key: str, again: bool = False, kept: bool = False) ->
     return found
 
 
-def unit(name: str, seed: int, rows: list[str], again: bool, kept: bool) -> tuple[Array, dict[str, Found]] | None:
-    """All rows of a task and a seed, and which answers of the float network are right; runs in a process of its own. None if the
-    network itself would have to be trained, and nothing may be measured."""
+def unit(name: str, seed: int, rows: list[str], again: bool) -> tuple[Array, dict[str, Found]]:
+    """All rows of a task and a seed, and which answers of the float network are right; runs in a process of its own."""
     torch.set_num_threads(1)
-    task = tasks.load(name)
-    if kept and not task.is_there(seed):
-        return None
-    bench = Bench(task, seed)
+    bench = Bench(tasks.load(name), seed)
     outcome = {}
     for key in rows:
         begin = time.perf_counter()
-        found = measured(bench, key, again, kept)
-        if found is None:
-            print(f"{name}, seed {seed}: {key} is not measured yet", file=sys.stderr, flush=True)
-            continue
-        outcome[key] = found
-        loss = 100 * float(np.mean(bench_loss(found)))
+        outcome[key] = measured(bench, key, again)
+        loss = 100 * float(np.mean(bench_loss(outcome[key])))
         print(f"{name}, seed {seed}: {key} {loss:+.2f} ({time.perf_counter() - begin:.0f} s)", file=sys.stderr, flush=True)
     return bench.right, outcome
 
@@ -488,16 +500,16 @@ def main(arguments: list[str]) -> int:
     names, keys = options.tasks.split(","), options.rows.split(",")
     units = [(name, seed) for seed in range(options.seeds) for name in names]
     outcomes: dict[tuple[str, int], tuple[Array, dict[str, Found]]] = {}
-    if options.jobs > 1:
+    if options.kept:
+        outcomes = latest(names, options.seeds, keys)
+    elif options.jobs > 1:
         with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
-            waiting = {pool.submit(unit, name, seed, keys, options.again, options.kept): (name, seed) for name, seed in units}
+            waiting = {pool.submit(unit, name, seed, keys, options.again): (name, seed) for name, seed in units}
             for done in as_completed(waiting):
-                if (found := done.result()) is not None:
-                    outcomes[waiting[done]] = found
+                outcomes[waiting[done]] = done.result()
     else:
         for name, seed in units:
-            if (found := unit(name, seed, keys, options.again, options.kept)) is not None:
-                outcomes[name, seed] = found
+            outcomes[name, seed] = unit(name, seed, keys, options.again)
     text, demanded, missed = table(names, keys, outcomes)
     print(text)
     print(f"\n{demanded - missed} of {demanded} rows met")

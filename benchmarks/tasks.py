@@ -53,8 +53,7 @@ class Task:
     """A task: its data, the float network of a seed, and how a recovery is asked for.
 
     tuning: what a recovery learns from, where not all of `train`. steps: from which step on answers count, where every step has a
-    label (samples, T). options: of every compilation. given: whether others trained the network. is_there: whether a seed's network
-    need not be trained any more.
+    label (samples, T). options: of every compilation. given: whether others trained the network.
     """
 
     name: str
@@ -69,7 +68,6 @@ class Task:
     steps: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
     given: bool = False
-    is_there: Callable[[int], bool] = lambda seed: True
 
     @property
     def per_step(self) -> bool:
@@ -202,18 +200,13 @@ def with_weights(graph: Graph, weights: dict[str, Array]) -> Graph:
     return verify(graph.with_nodes(replace(n, weight=weights[n.name]) if isinstance(n, Dense) else n for n in graph.nodes))
 
 
-def weights_path(name: str, start: Graph, train: Split, seed: int, epochs: int, rate: float) -> Path:
-    """Where the trained weights lie: named by all that they come from."""
-    sizes = "-".join(str(node.weight.shape[0]) for node in start.nodes if isinstance(node, Dense))
-    recipe = f"{sizes} {epochs} {rate} {seed} {start.fingerprint}"
-    digest = hashlib.sha256(recipe.encode() + train.x.tobytes() + train.y.tobytes()).hexdigest()[:12]
-    return KEPT / f"{name}-{sizes}-{seed}-{digest}.npz"
-
-
 def trained(name: str, start: Graph, train: Split, seed: int, epochs: int, rate: float) -> Graph:
     """The network after training, from the cache where it is there."""
     names = [node.name for node in start.nodes if isinstance(node, Dense)]
-    path = weights_path(name, start, train, seed, epochs, rate)
+    sizes = "-".join(str(node.weight.shape[0]) for node in start.nodes if isinstance(node, Dense))
+    recipe = f"{sizes} {epochs} {rate} {seed} {start.fingerprint}"
+    digest = hashlib.sha256(recipe.encode() + train.x.tobytes() + train.y.tobytes()).hexdigest()[:12]
+    path = KEPT / f"{name}-{sizes}-{seed}-{digest}.npz"
     if path.exists():
         with np.load(path, allow_pickle=False) as found:
             return with_weights(start, {key: found[key] for key in names})
@@ -338,10 +331,7 @@ def _trained_here(
     def network(seed: int) -> Graph:
         return trained(name, feedforward(sizes, seed, beta), train, seed, epochs, rate)
 
-    def kept(seed: int) -> bool:
-        return weights_path(name, feedforward(sizes, seed, beta), train, seed, epochs, rate).exists()
-
-    return Task(name, train, test, network, length, size, is_there=kept)
+    return Task(name, train, test, network, length, size)
 
 
 def _given_cuba() -> Task:

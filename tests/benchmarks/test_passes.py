@@ -95,6 +95,21 @@ def test_a_finished_row_is_kept_until_what_decides_it_changes(monkeypatch: pytes
     other.task = replace(other.task, epochs=2)
     passes.measured(other, "8bits")
     assert len(made) == 2
+    passes.measured(other, "8bits", again=True)
+    assert len(made) == 3
+
+
+def test_what_is_kept_makes_a_table_and_the_rest_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tasks, "KEPT", tmp_path)
+    one = bench()
+    passes.measured(one, "8bits")
+    found = passes.latest(["tiny"], 2, ["8bits", "pruned"])
+    assert list(found) == [("tiny", 1)]
+    np.testing.assert_array_equal(found["tiny", 1][0], one.right)
+    assert list(found["tiny", 1][1]) == ["8bits"]
+    assert "tiny, seed 1: pruned is not measured yet" in capsys.readouterr().err
 
 
 def test_neurons_are_halved_where_they_run_and_time_falls() -> None:
