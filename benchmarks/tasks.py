@@ -348,7 +348,7 @@ def _given_ecg() -> Task:
 TASKS: Final[dict[str, Callable[[], Task]]] = {
     "digits": lambda: _trained_here("digits", _digits, [64, 256, 128, 10], 0.9, 60, 3e-3, (30, 64)),
     "mnist": lambda: _trained_here("mnist", _mnist, [784, 256, 10], 0.9, 12, 2e-3, (8, 128)),
-    "spoken": lambda: _trained_here("spoken", _fsdd, [96, 256, 128, 10], 0.95, 24, 2e-3, (12, 64)),
+    "spoken": lambda: _trained_here("spoken", _fsdd, [96, 256, 128, 10], 0.95, 24, 2e-3, (30, 64)),
     "mnist-cuba": _given_cuba,
     "ecg": _given_ecg,
 }
