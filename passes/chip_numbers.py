@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from spikec.ir.graph import Graph
-from spikec.ir.neuron import Emit, Program
+from spikec.ir.neuron import Emit, Program, Var
 from spikec.ir.ops import Conv, Dense, Neuron, Node, Sparse
 from spikec.ir.text import parse_program
 from spikec.ir.types import Array
@@ -19,7 +19,7 @@ from spikec.native import begun
 from spikec.passes.chip_grid import AMOUNTS, ChipGrid, one_each
 from spikec.passes.groups import WEIGHTED
 from spikec.passes.translate import Widths, largest_amount, translate
-from spikec.passes.units import infer_units
+from spikec.passes.units import infer_units, is_truth
 from spikec.target import NativeNeuron
 
 
@@ -115,6 +115,15 @@ def _custom(
     translator.tell_rounding(made, ledger)
     for index, emit in enumerate(node.program.emits):
         units[node.name, emit.name if index else ""] = 1 / translator.scale_of(emit.name)
+    sent = node.program.emits[0]
+    counted = sent.kind == "spike" or is_truth(Var(sent.name), node.program) or translator.scale_of(sent.name) == 1.0
+    readers = [user for user, at in graph.users[node.name] if user.inputs[at].port == ""]
+    if readers and not counted:
+        node.fail(
+            "SPK202",
+            f"sends {sent.name}, which is no whole number, to %{readers[0].name}; {grid.target.name} sends whole ones",
+            fix="count spikes with it (floor of the membrane by a constant), or use the target host",
+        )
     return made
 
 

@@ -19,6 +19,7 @@ from spikec.passes.chip_grid import AMOUNTS, ChipGrid, one_each
 from spikec.passes.chip_numbers import convert
 from spikec.passes.groups import Group
 from spikec.passes.payloads import Payload
+from spikec.passes.translate import level_scale, levels
 
 #: Candidate scales, as multiples of the largest that clips no weight.
 CANDIDATES: Final = (1.0, 0.98, 1.02, 0.95, 1.05, 0.92, 1.1, 0.88, 1.16, 0.84, 1.25, 0.8, 1.4, 1.6)
@@ -41,6 +42,9 @@ def group_scale(
     most = min(grid.sum_limit(group, graph, payloads, records), grid.reach_limit(group, records))
     largest = min(grid.weight_limit(group), most)
     exact = exact_scale(grid, group, largest)
+    if counted := [distance for node in group.neurons for distance in levels(node)]:
+        fitting = level_scale(largest if exact is None else exact, counted[0])
+        return exact if exact == fitting else level_scale(largest, counted[0])
     if exact is not None:
         return exact
     if records is None or not _spiking(group) or not group.weighted:

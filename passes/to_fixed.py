@@ -30,7 +30,7 @@ from spikec.passes.mixed import choose_widths
 from spikec.passes.payloads import as_integers, by_range, check_options, on_grid, real_inputs, tell
 from spikec.passes.readouts import cure, means_as_sums, tell_units
 from spikec.passes.rewrite import fresh_name, redirect, redirect_outputs
-from spikec.passes.translate import NARROW_BITS, STATE_BITS, Widths, largest_amount, levels, translate
+from spikec.passes.translate import NARROW_BITS, STATE_BITS, Widths, largest_amount, level_scale, levels, translate
 from spikec.passes.units import infer_units, is_truth
 from spikec.target import Target
 
@@ -513,7 +513,7 @@ def _fitting(scale: float, group: Group, graph: Graph, scales: Mapping[tuple[str
     """The nearest smaller scale at which spikes that are added to a group's sums are a whole number of their units, or at which the
     levels that its neurons count (`floor(v / threshold)`) lie a power of two apart."""
     if counted := [distance for node in group.neurons for distance in levels(node)]:
-        return float(2.0 ** math.floor(math.log2(scale * counted[0])) / counted[0])
+        return level_scale(scale, counted[0])
     sums = [node for node in group.nodes if isinstance(node, Add)]
     added = [graph[ref.node] for node in sums for ref in node.inputs if isinstance(graph[ref.node], Scale)]
     units = [_scale_of(node, node.inputs[0], graph, scales) for node in added]

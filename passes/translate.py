@@ -15,9 +15,11 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from spikec.diagnostics import CompileError
+from spikec.ir.algebra import Match, match
 from spikec.ir.interpret import evaluate, float_truth
 from spikec.ir.neuron import COMPARISONS, LOGIC, STEP, Assign, Call, Expr, Num, Program, State, Var, call
 from spikec.ir.ops import Neuron
+from spikec.ir.text import parse_program
 from spikec.ir.types import Array, integers
 from spikec.ledger import Ledger
 from spikec.passes.units import is_constant, is_truth
@@ -119,6 +121,23 @@ def levels(node: Neuron) -> list[float]:
     return found
 
 
+def level_scale(scale: float, distance: float) -> float:
+    """The nearest smaller scale at which levels of this distance lie a power of two apart, so that counting them is a shift."""
+    return float(2.0 ** math.floor(math.log2(scale * distance)) / distance)
+
+
+def leaves_less(node: Neuron) -> bool:
+    """Whether a population takes off its membrane all that it counts, so that less than one level is left."""
+    for left in ("u - n * drop", "select(n == 0, u, 0)"):
+        params = "beta, per, drop" if "drop" in left else "beta, per"
+        body = f"u = beta * v + a n = max(floor(u * per), 0) v = {left}"
+        pattern = parse_program(f"neuron @counting(a) params({params}) state(v = 0) {{ {body} emit n: graded }}")
+        found = match(node.program, node.params, pattern)
+        if isinstance(found, Match) and np.allclose(found.params.get("drop", 1 / found.params["per"]) * found.params["per"], 1):
+            return True
+    return False
+
+
 def _compared(program: Program) -> set[str]:
     """Parameters that occur in a comparison."""
     found: set[str] = set()
@@ -169,6 +188,8 @@ class Translator:
                 expr = self.at(self.amount(statement.expr), self.scale_of(statement.name))
                 if statement.name in program.state_names and _grows(statement.expr):
                     expr = call("clip", expr, self.bits)
+                if statement.name in program.state_names and self._level is not None:
+                    expr = Call("min", (expr, Num(self._level)))  # which it never exceeds: for the analysis of ranges
             body.append(Assign(statement.name, expr))
         states, init = [], {}
         for state in program.states:
@@ -201,6 +222,15 @@ class Translator:
         if name == STEP or name in self._counts:
             return 1.0
         return self.scale * 2.0**self.fraction if self.units.get(name, 0) else 2.0**self.number_bits
+
+    @cached_property
+    def _level(self) -> int | None:
+        """The most that is left of a membrane whose levels are counted and taken off."""
+        distances = levels(self.source)
+        if not distances or not leaves_less(self.source):
+            return None
+        (state,) = self.source.program.state_names
+        return round(self.scale_of(state) * distances[0]) - 1
 
     @cached_property
     def _counts(self) -> frozenset[str]:

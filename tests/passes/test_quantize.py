@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets import LEAKY, F, dense, graph, leaky, native, random_spikes, sir, spikes
 
+import spikec
 from spikec.diagnostics import CompileError, Loc
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import interpret
@@ -558,3 +559,37 @@ def test_constants_beside_a_layer_move_into_the_bias_register() -> None:
     )
     kept, _ = fixed(alone)
     assert [node.name for node in kept.nodes if isinstance(node, Constant)] and mismatches(alone, kept)[0] == 0
+
+
+MULTI = "neuron @multi(x) params(theta) state(v = 0) { u = v + x s = max(floor(u / theta), 0) v = u - s * theta emit s: graded }"
+
+
+@pytest.mark.usefixtures("lava_env")
+def test_counts_of_spikes_are_messages() -> None:
+    rng = np.random.default_rng(2)
+    nodes = [spikes((5,))]
+    for name, source, shape in (("a", "in", (8, 5)), ("b", "a", (4, 8))):
+        nodes.append(dense(f"{name}_fc", source, (rng.integers(-6, 12, shape) / 16).astype(F)))
+        neurons = Neuron(name=name, inputs=(Ref(f"{name}_fc"),), program=parse_program(MULTI), params={"theta": np.ones((), F)})
+        nodes.append(neurons)
+    whole = graph(*nodes, out=["a", "b"])
+    x = random_spikes((3, 20, 5), 0)
+    build = spikec.compile(whole, target="loihi2", calibrate=x)
+    wanted = interpret(whole, {"in": x}).outputs
+    for backend in ("reference", "numpy", "c", "lava"):
+        found = build.run(x, backend=backend).outputs
+        for name in ("a", "b"):
+            assert wanted[name].max() > 1
+            np.testing.assert_array_equal(found[name], wanted[name], f"{name} on {backend}")
+
+
+def test_a_message_that_is_no_whole_number_is_refused() -> None:
+    """A membrane that is sent when it crosses the threshold: its integers are in units of their own, and weights take whole numbers."""
+    sends = "neuron @sends(x) params(theta) state(v = 0) { u = v + x s = u > theta m = select(s, u, 0) v = select(s, 0, u) emit m: graded }"
+    first = Neuron(name="a", inputs=(Ref("fc"),), program=parse_program(sends), params={"theta": np.ones((), F)})
+    weight = np.random.default_rng(0).normal(0.3, 0.4, (6, 5)).astype(F)
+    behind = (dense("d", "a", weight[:, :3].T.copy()), leaky("l", "d"))
+    whole = graph(spikes((5,)), dense("fc", "in", weight), first, *behind)
+    with pytest.raises(CompileError, match="SPK202") as caught:
+        spikec.compile(whole, target="loihi2", calibrate=random_spikes((3, 20, 5), 0))
+    assert "sends m, which is no whole number, to %d" in str(caught.value)
