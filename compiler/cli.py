@@ -435,9 +435,13 @@ def _verify(options: argparse.Namespace) -> int:
     from spikec.progress import Bar
 
     build = load(options.build)
+    if options.bisect and options.impulse:
+        raise CompileError("SPK001", "--bisect and --impulse are two different questions", fix="leave one of them out")
     if options.bisect:
         return _bisect(build, options)
-    backends = _names(options.backends) if options.backends else None
+    backends = None if options.backends is None else _names(options.backends)
+    if backends == []:
+        raise CompileError("SPK001", "--backends names none", fix="--backends reference,numpy,c")
     if options.impulse:
         if options.input:
             raise CompileError("SPK001", "--impulse sends impulses of its own: leave out --input")

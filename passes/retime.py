@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 SYNAPSES = (Dense, Sparse, Conv)
 _ROOT = ""
+#: Longer than any synapse takes; a number beyond is a slip.
+MOST_HOP: Final = 64
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,9 @@ class Retime:
         """The retimed graph. Raises CompileError SPK204 (with the cycle), SPK205, SPK206."""
         own = self.target.integer("synapse_hop")
         hop = own if self.hop is None else self.hop
-        if hop < 0:
+        if not 0 <= hop <= MOST_HOP:
             raise CompileError(
-                "SPK001", f"hop is the steps that a synapse takes, 0 or more, not {hop}; {self.target.name}'s take {own}"
+                "SPK001", f"hop is the steps that a synapse takes, 0 to {MOST_HOP}, not {hop}; {self.target.name}'s take {own}"
             )
         lags = self._solve(graph, hop, ledger)
         moved = graph.with_nodes(self._moved(node, lags) for node in graph.nodes)

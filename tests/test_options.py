@@ -131,7 +131,7 @@ def test_kinds() -> None:
 def test_a_hop_that_is_no_number_of_steps() -> None:
     with pytest.raises(CompileError) as caught:
         spikec.compile(tiny(), hop=-1)
-    assert str(caught.value) == "error[SPK001]: hop is the steps that a synapse takes, 0 or more, not -1; loihi2's take 1"
+    assert str(caught.value) == "error[SPK001]: hop is the steps that a synapse takes, 0 to 64, not -1; loihi2's take 1"
 
 
 def test_weights_far_too_small_for_their_threshold() -> None:

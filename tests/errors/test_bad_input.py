@@ -267,6 +267,11 @@ CASES: list[tuple[str, str]] = [
     ("compile folder.sir -o out", "error[SPK002]: folder.sir: cannot be read (is a directory)"),
     ("compile folder.nir -o out", "error[SPK002]: folder.nir: a folder, not a file"),
     ("compile folder.net -o out", "error[SPK002]: folder.net: a folder, not a file"),
+    ("verify build --backends ,", "error[SPK001]: --backends names none\n  fix: --backends reference,numpy,c"),
+    (
+        "verify build --bisect --impulse",
+        "error[SPK001]: --bisect and --impulse are two different questions\n  fix: leave one of them out",
+    ),
     ("run build --input short.npz", "error[SPK006]: the input 'in' has shape (4, 10, 2), not (batch, T, 3)"),
     (
         "run build --input sample.npz",
