@@ -520,7 +520,7 @@ def load(folder: str | Path) -> Build:
     file = folder / "weights.json"
     origins = json.loads(file.read_text(encoding="utf-8")) if file.name in manifest["files"] else None
     target = parse_target(text, "target.toml")
-    options = manifest["options"]
+    options = {key: tuple(value) if isinstance(value, list) else value for key, value in manifest["options"].items()}
     build = Build(stages, ledger, target.as_asked(options), text, golden, options, folder, origins)
     if found := manifest.get("cutoff"):
         build.cutoff = Cutoff(found["output"], math.inf if found["margin"] is None else found["margin"], found["budget"])

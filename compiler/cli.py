@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from spikec.ir.types import Array
     from spikec.pipeline import Stage
     from spikec.result import Result
+    from spikec.runtime.trace import SpikeTrace
     from spikec.target import Target
 
 #: Where our own bugs are reported from: what was being compiled when it happened.
@@ -162,6 +163,7 @@ def _parser() -> _Parser:
     add("--record", metavar="LAYERS", help="layers to keep, separated by commas, or all")
     add("--level", help="float runs the network as trained instead of the last stage")
     add("--output", metavar="FILE", help="write outputs, recorded layers and final states to this .npz")
+    add("--traces", metavar="FOLDER", help="write the spikes of outputs and recorded layers there, sparsely, one .npz each")
     add("--timeout", type=float, metavar="S", help="seconds that a backend's process may take")
 
     add = command("verify", _verify, "compare engines, spike for spike, with the reference; exit 1 if any differs").add_argument
@@ -177,8 +179,8 @@ def _parser() -> _Parser:
     add("--bisect", action="store_true", help="instead, score the labelled data (key y) after every pass: where did it fall?")
     add("--timeout", type=float, metavar="S", help="seconds that a backend's process may take")
 
-    add = command("show", _show, "print the IR of a build or of a .sir, .nir, .net or .onnx file").add_argument
-    add("build", metavar="BUILD|FILE", help="a build folder or a file that holds a graph")
+    add = command("show", _show, "print the IR of a build or of a .sir, .nir, .net or .onnx file; what a spike trace holds").add_argument
+    add("build", metavar="BUILD|FILE", help="a build folder, a file that holds a graph, or a spike trace (.npz)")
     add("--after", metavar="PASS", help="the graph after this pass; default: the last")
     add("--level", help="the last graph of this level: float, fixed, placed")
     add("--full", action="store_true", help="write every array out")
@@ -386,6 +388,9 @@ def _run(options: argparse.Namespace) -> int:
     output = Path(options.output) if options.output else None
     if output is not None and not _may_be_written(output):
         raise CompileError("SPK008", f"{output}: cannot be written: not a file in an existing folder")
+    traces = Path(options.traces) if options.traces else None
+    if traces is not None and not (traces.is_dir() or (not traces.exists() and traces.parent.is_dir())):
+        raise CompileError("SPK008", f"{traces}: cannot be written: not a folder, nor a new one in an existing folder")
     record: str | list[str] | None = options.record if options.record in (None, "all") else _names(options.record)
     # Lava steps one large network; the others finish some samples after the others.
     with Bar("running", unit="steps" if options.backend == "lava" else "samples") as bar:
@@ -401,8 +406,9 @@ def _run(options: argparse.Namespace) -> int:
         )
     if output is not None:
         _save_arrays(output, _result_arrays(result))
+    stored = _save_traces(traces, result) if traces is not None else {}
     if options.json:
-        _print_json(_result_json(result))
+        _print_json(_result_json(result) | ({"traces": stored} if stored else {}))
         return 0
     batch = next(iter(result.outputs.values())).shape[0]
     print(f"{result.backend}: {batch} samples of {result.steps} steps in {result.seconds:.3g} s")
@@ -425,6 +431,11 @@ def _run(options: argparse.Namespace) -> int:
             + [[n, f"{rate:.4g}", len(result.dormant[n]) if n in result.dormant else ""] for n, rate in result.spike_rate.items()]
         )
         print(f"\n{result.estimate.text()}")
+    if traces is not None:
+        print()
+        rows = [[name, each["events"], each["bytes"], f"{each['ratio']:.3g}"] for name, each in stored.items()]
+        _table([["trace", "events", "bytes", "times smaller"], *rows])
+        print(f"traces written to {traces}")
     if output is not None:
         print(f"written to {output}")
     return 0
@@ -504,6 +515,10 @@ def _show(options: argparse.Namespace) -> int:
         else:
             print(memory.text(), end="")
         return 0
+    if path.suffix == ".npz" and not folder:
+        if options.after or options.level or options.full:
+            raise CompileError("SPK001", f"{path} is a spike trace: --after, --level and --full are for graphs")
+        return _show_trace(path, options.json)
     if folder:
         from spikec.build import load
 
@@ -523,6 +538,59 @@ def _show(options: argparse.Namespace) -> int:
     else:
         print(text, end="")
     return 0
+
+
+def _show_trace(path: Path, as_json: bool) -> int:
+    """What a file of spikes holds, and how much smaller it is than the spikes themselves; the events are not read."""
+    from spikec.runtime.trace import SpikeTrace, TraceError
+
+    check_file(path)
+    try:
+        trace = SpikeTrace.load(path)
+    except TraceError as error:
+        raise CompileError("SPK007", str(error)) from None
+    found = _trace_json(trace)
+    if as_json:
+        _print_json(found)
+        return 0
+    unit = "steps" if trace.tick is None else f"times of {trace.tick} µs"
+    print(f"{path}: {trace.batch} samples of {trace.duration} {unit}, shape {'x'.join(map(str, trace.shape))}, {trace.count} events")
+    print(f"stored in {found['bytes']} bytes, {found['ratio']:.3g} times smaller than the smaller of the array and the list of events")
+    return 0
+
+
+def _trace_json(trace: SpikeTrace) -> dict[str, Any]:
+    return {
+        "samples": trace.batch,
+        "duration": trace.duration,
+        "tick": trace.tick,
+        "shape": list(trace.shape),
+        "events": trace.count,
+        "bytes": trace.coded_bytes,
+        "ratio": trace.ratio,
+    }
+
+
+def _save_traces(folder: Path, result: Result) -> dict[str, dict[str, Any]]:
+    """A trace for every output and recorded layer that holds spikes; what each holds and takes, by name."""
+    from spikec.ir.ops import Ref
+    from spikec.runtime.trace import SpikeTrace
+
+    graph = result.graph
+    wires = {name: (graph.output(name), array) for name, array in result.outputs.items()}
+    wires |= {name: (Ref(*name.split(".")), array) for name, array in result.records.items() if name not in wires}
+    found: dict[str, dict[str, Any]] = {}
+    for name, (ref, array) in wires.items():
+        if graph.type_of(ref).kind != "spike":
+            continue
+        trace = SpikeTrace.from_dense(array if array.ndim > 2 else array[..., None])
+        try:
+            folder.mkdir(exist_ok=True)
+            trace.save(folder / f"{name}.npz")
+        except OSError as error:
+            raise CompileError("SPK008", f"{folder}: cannot be written ({error.strerror})") from None
+        found[name] = _trace_json(trace)
+    return found
 
 
 def _page(options: argparse.Namespace) -> int:

@@ -460,6 +460,9 @@ def _plain_graph(graph: Graph, name: str | None, asked: list[str], what: str) ->
 
 
 def _plain(value: Any) -> bool:
+    """Whether an option says something, and can be kept with the build."""
+    if isinstance(value, tuple):
+        return bool(value) and all(isinstance(each, (bool, int, float, str)) for each in value)
     return value is not None and value is not False and isinstance(value, (bool, int, float, str))
 
 

@@ -258,7 +258,7 @@ class _Search:
             )
         digest.update(np.ascontiguousarray(self.labels).tobytes())
         ir = hashlib.sha256(self.start.ir(after="input").encode()).hexdigest()
-        told = {key: value for key, value in self.start.options.items() if isinstance(value, (bool, int, float, str))}
+        told = {key: list(value) if isinstance(value, tuple) else value for key, value in self.start.options.items()}
         return {
             "model": ir,
             "data": digest.hexdigest(),

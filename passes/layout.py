@@ -7,6 +7,7 @@ core, and hops (S, S) between spots, and give or take order (K,), the spot of ev
 from __future__ import annotations
 
 import math
+from itertools import permutations
 from typing import Final
 
 import numpy as np
@@ -15,6 +16,8 @@ from spikec.ir.types import Array
 
 #: Swaps of the annealing, at most and for every core.
 SWAPS, SWAPS_A_CORE = 60_000, 400
+#: Up to this many orders all of them are tried: swaps that each shorten or cool may miss the best of a few.
+ORDERS: Final = 5_040
 #: How often few cores are annealed.
 TURNS: Final = 3
 #: Multiplications that a descent may take; spots beyond which cores stay in order.
@@ -89,12 +92,22 @@ def _swap_change(both: Array, hops: Array, order: Array, a: int, b: int) -> floa
     return float((both[a] - both[b]) @ (there - here)) + 2 * float(both[a, b] * hops[order[a], order[b]])
 
 
+def _best_of_all(traffic: Array, hops: Array, start: Array) -> Array:
+    """The cheapest of all orders, `start` where none is cheaper."""
+    orders = np.array(list(permutations(range(len(hops)), len(traffic))))
+    costs = np.einsum("ab,oab->o", traffic, hops[orders[:, :, None], orders[:, None, :]], optimize=True)
+    least = int(np.argmin(costs))
+    return orders[least] if costs[least] < cost(traffic, hops, start) * (1 - 1e-9) else start
+
+
 def anneal(traffic: Array, hops: Array, seed: int, start: Array | None = None) -> Array:
-    """Swaps of two, or with an empty spot, accepted by Metropolis' rule while the temperature falls."""
+    """Swaps of two, or with an empty spot, accepted by Metropolis' rule while the temperature falls; of few orders the best."""
     count, spots = len(traffic), len(hops)
     order = np.arange(count) if start is None else start
     if count < 2 or spots < 3 or not traffic.any():
         return order
+    if math.perm(spots, count) <= ORDERS:
+        return _best_of_all(traffic, hops, order)
     both = np.zeros((spots, spots))
     both[:count, :count] = traffic + traffic.T
     order = np.concatenate([order, np.setdiff1d(np.arange(spots), order)])

@@ -239,3 +239,16 @@ def test_a_build_for_c_holds_its_sources_and_is_run_from_them(tmp_path: Path, bi
     assert loaded.graph().level == ("fixed" if bits else "float")
     assert loaded.verify(x, ["numpy", "c"]).ok
     assert not list(made[0].glob("c/*.o"))  # nothing is built inside the artefact
+
+
+def test_options_that_are_lists_are_kept(tmp_path: Path) -> None:
+    """Layers that stay whole also do when a build is compiled again, from memory and from its folder."""
+    x = spikes(8, 10)
+    made = spikec.compile(tiny(), target="host", bits=8, calibrate=x, prune=0.5, prune_scope="layer", keep_layers=("fc1",))
+    whole = np.count_nonzero(spikec.compile(tiny(), target="host", bits=8, calibrate=x).graph()["fc1"].weight)
+    assert np.count_nonzero(made.graph()["fc1"].weight) == whole
+    loaded = spikec.load(made.save(tmp_path / "build"))
+    for build in (made, loaded):
+        assert build.options["keep_layers"] == ("fc1",)
+        assert spikec.compile(build, calibrate=x).ir() == made.ir()
+    assert contents(loaded.save(tmp_path / "again")) == contents(tmp_path / "build")

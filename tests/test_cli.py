@@ -65,6 +65,37 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"spikec {spikec.__version__}\n"
 
 
+def test_traces_and_how_much_smaller_they_are(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One file for each layer of spikes (fc1 holds sums): what it holds is what ran, and the ratio is that of the bytes in it."""
+    from spikec.runtime.trace import SpikeTrace
+
+    np.savez("long.npz", x=spikes(40, 50, seed=3))
+    words = ("run", "build", "--input", "long.npz", "--record", "fc1,lif1,lif2", "--traces", "logs")
+    told = ran(capsys, *words)
+    told_json = json.loads(ran(capsys, *words, "--json"))["traces"]
+    result = spikec.load("build").run(spikes(40, 50, seed=3), record=["fc1", "lif1", "lif2"])
+    assert sorted(path.name for path in Path("logs").iterdir()) == ["lif1.npz", "lif2.npz", "out.npz"] and "traces written to logs" in told
+    for name, array in (("out", result.outputs["out"]), ("lif1", result.records["lif1"])):
+        trace = SpikeTrace.load(f"logs/{name}.npz")
+        assert np.array_equal(trace.to_dense(), array)
+        with np.load(f"logs/{name}.npz") as file:
+            coded = sum(file[key].nbytes for key in file.files if key != "header")
+        events = int(np.count_nonzero(array))
+        ratio = min(array.size, 12 * events) / coded
+        assert ratio > 1 and events > 0
+        found = json.loads(ran(capsys, "show", f"logs/{name}.npz", "--json"))
+        assert found == told_json[name] == {
+            "samples": 40, "duration": array.shape[1], "tick": None, "shape": [2], "events": events, "bytes": coded, "ratio": ratio,
+        }  # fmt: skip
+        assert any(line.split() == [name, str(events), str(coded), f"{ratio:.3g}"] for line in told.splitlines())
+        text = ran(capsys, "show", f"logs/{name}.npz")
+        assert f"40 samples of {array.shape[1]} steps, shape 2, {events} events\n" in text
+        assert f"stored in {coded} bytes, {ratio:.3g} times smaller" in text
+    assert "SPK007" in ran(capsys, "show", "x.npz", status=1)
+    assert "SPK001" in ran(capsys, "show", "logs/out.npz", "--full", status=1)
+    assert "SPK008" in ran(capsys, "run", "build", "--input", "x.npz", "--traces", "x.npz", status=1)
+
+
 def test_compile_run_verify_show(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = fixed_target(work)
     out = ran(capsys, "compile", "tiny.sir", "-o", "new", "--target", target, "--calibrate", "x.npz", "--bits", "8", "--strict")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from mapped import conv_net, layers, lif, local
 from nets import graph, random_spikes, spikes
@@ -232,6 +232,7 @@ def test_fewer_hops_than_at_random() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 9999), st.integers(3, 6))
+@example(7587, 5)  # swaps alone stay at 6.73 hops a step where 5.18 are enough
 def test_annealing_finds_the_optimum_of_small_layouts(seed: int, count: int) -> None:
     rng = np.random.default_rng(seed)
     traffic = rng.random((count, count)) * (rng.random((count, count)) < 0.5)
