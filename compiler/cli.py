@@ -179,7 +179,7 @@ def _parser() -> _Parser:
     add("--bisect", action="store_true", help="instead, score the labelled data (key y) after every pass: where did it fall?")
     add("--timeout", type=float, metavar="S", help="seconds that a backend's process may take")
 
-    add = command("show", _show, "print the IR of a build or of a .sir, .nir, .net or .onnx file; what a spike trace holds").add_argument
+    add = command("show", _show, "print the IR of a build or a .sir, .nir, .net or .onnx file; what a spike trace holds").add_argument
     add("build", metavar="BUILD|FILE", help="a build folder, a file that holds a graph, or a spike trace (.npz)")
     add("--after", metavar="PASS", help="the graph after this pass; default: the last")
     add("--level", help="the last graph of this level: float, fixed, placed")
@@ -554,8 +554,9 @@ def _show_trace(path: Path, as_json: bool) -> int:
         _print_json(found)
         return 0
     unit = "steps" if trace.tick is None else f"times of {trace.tick} µs"
-    print(f"{path}: {trace.batch} samples of {trace.duration} {unit}, shape {'x'.join(map(str, trace.shape))}, {trace.count} events")
-    print(f"stored in {found['bytes']} bytes, {found['ratio']:.3g} times smaller than the smaller of the array and the list of events")
+    shape = "x".join(map(str, trace.shape))
+    print(f"{path}: {trace.batch} samples of {trace.duration} {unit}, shape {shape}, {trace.count} events")
+    print(f"stored in {found['bytes']} bytes, {found['ratio']:.3g} times smaller than the array or the list of events")
     return 0
 
 

@@ -74,7 +74,8 @@ def test_traces_and_how_much_smaller_they_are(work: Path, capsys: pytest.Capture
     told = ran(capsys, *words)
     told_json = json.loads(ran(capsys, *words, "--json"))["traces"]
     result = spikec.load("build").run(spikes(40, 50, seed=3), record=["fc1", "lif1", "lif2"])
-    assert sorted(path.name for path in Path("logs").iterdir()) == ["lif1.npz", "lif2.npz", "out.npz"] and "traces written to logs" in told
+    assert sorted(path.name for path in Path("logs").iterdir()) == ["lif1.npz", "lif2.npz", "out.npz"]
+    assert "traces written to logs" in told
     for name, array in (("out", result.outputs["out"]), ("lif1", result.records["lif1"])):
         trace = SpikeTrace.load(f"logs/{name}.npz")
         assert np.array_equal(trace.to_dense(), array)
