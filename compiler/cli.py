@@ -179,7 +179,7 @@ def _parser() -> _Parser:
     add("--bisect", action="store_true", help="instead, score the labelled data (key y) after every pass: where did it fall?")
     add("--timeout", type=float, metavar="S", help="seconds that a backend's process may take")
 
-    add = command("show", _show, "print the IR of a build or a .sir, .nir, .net or .onnx file; what a spike trace holds").add_argument
+    add = command("show", _show, "print the IR of a build or a graph's file; say what a spike trace holds").add_argument
     add("build", metavar="BUILD|FILE", help="a build folder, a file that holds a graph, or a spike trace (.npz)")
     add("--after", metavar="PASS", help="the graph after this pass; default: the last")
     add("--level", help="the last graph of this level: float, fixed, placed")
