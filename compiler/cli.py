@@ -579,7 +579,9 @@ def _save_traces(folder: Path, result: Result) -> dict[str, dict[str, Any]]:
 
     graph = result.graph
     wires = {name: (graph.output(name), array) for name, array in result.outputs.items()}
-    wires |= {name: (Ref(*name.split(".")), array) for name, array in result.records.items() if name not in wires}
+    for name, array in result.records.items():
+        node, _, port = name.partition(".")
+        wires.setdefault(name, (Ref(node, port), array))
     found: dict[str, dict[str, Any]] = {}
     for name, (ref, array) in wires.items():
         if graph.type_of(ref).kind != "spike":
