@@ -105,11 +105,7 @@ def test_what_stays_computes_what_the_masked_network_does(g: Graph, share: float
     x = random_inputs(g, 3, 9, seed)
     pass_ = Prune(prune=share, calibrate=x if with_data else None)
     after = verify(pass_.run(g, Ledger()))
-    from spikec.passes.groups import WEIGHTED
-    from spikec.passes.prune import _activity
-
-    layers = [node for node in g.nodes if isinstance(node, WEIGHTED) and pass_._takes(node, g)]
-    masks = pass_._masks(g, layers, _activity(g, pass_.calibrate))
+    masks = pass_.masks(g, pass_.activity(g))
     cut = g.with_nodes(
         replace(n, weight=np.where(masks[n.name], n.weight, n.weight.dtype.type(0))) if n.name in masks else n for n in g.nodes
     )
