@@ -213,13 +213,15 @@ def trained(**leaky: Any) -> Net:
 
 
 @pytest.mark.usefixtures("lava_env")
-def test_snntorchs_default_leaky_runs_on_every_engine(tmp_path: Path) -> None:
+@pytest.mark.parametrize("reset", ["subtract", "zero"])
+def test_snntorchs_leaky_with_its_late_reset_runs_on_every_engine(tmp_path: Path, reset: str) -> None:
+    """By subtraction, which is the default, as Lava's own neurons and synapses; to zero as programs of their own."""
     x = torch.from_numpy(random_spikes((25, 8, 20), 3, 0.3))
     data = x.permute(1, 0, 2).numpy()
-    build = spikec.compile(trained(), x, target="loihi2", time_axis=0, batch_axis=1, calibrate=data, bits=8)
+    options: dict[str, Any] = {"target": "loihi2", "time_axis": 0, "batch_axis": 1, "calibrate": data}
+    build = spikec.compile(trained(reset_mechanism=reset), x, bits=8, **options)
     told = {e.node: e.what for e in build.ledger if "microcode" in e.what}
-    assert set(told) == {"l1", "l2"}
-    assert told["l1"].startswith("@leaky_subtract_delayed_biased_l1 runs as a program of its own, exact in simulation;")
+    assert set(told) == (set() if reset == "subtract" else {"l1", "l2"})
     reference = build.run(data, backend="reference", record="all")
     assert reference.outputs["l2"].sum() > 100
     for backend in ("numpy", "c", "lava"):
@@ -230,9 +232,13 @@ def test_snntorchs_default_leaky_runs_on_every_engine(tmp_path: Path) -> None:
         for layer in ("l1", "l2"):
             np.testing.assert_array_equal(found.state(layer, "v"), reference.state(layer, "v"), f"{backend} {layer}")
     build.save(tmp_path / "net")
-    assert list((tmp_path / "net").rglob("neurons/programs.py"))
+    assert bool(list((tmp_path / "net").rglob("neurons/programs.py"))) == (reset == "zero")
+    if reset == "subtract":
+        spikec.compile(trained(), x, custom_neurons="refuse", **options)
+        return
+    assert told["l1"].startswith("@leaky_zero_delayed_biased_l1 runs as a program of its own, exact in simulation;")
     with pytest.raises(CompileError) as caught:
-        spikec.compile(trained(), x, target="loihi2", time_axis=0, batch_axis=1, calibrate=data, custom_neurons="refuse")
+        spikec.compile(trained(reset_mechanism=reset), x, custom_neurons="refuse", **options)
     (first, second) = caught.value.diagnostics
     assert (first.code, second.code) == ("SPK201", "SPK201")
     assert "spikes on the calibration data" in first.notes[-1]
