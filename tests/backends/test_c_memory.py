@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,32 @@ def deep(layers: int) -> Graph:
         nodes.append(Dense(name=f"fc{n}", inputs=(Ref(nodes[-1].name),), weight=weight))
         nodes.append(Neuron(name=f"l{n}", inputs=(Ref(f"fc{n}"),), program=program))
     return verify(Graph("deep", "fixed", tuple(nodes), (("out", Ref(nodes[-1].name)),)))
+
+
+def test_equal_weights_and_parameters_are_stored_once() -> None:
+    require_compiler()
+    different = deep(3)
+    weight = different["fc0"].weight
+    program = parse_program(
+        "neuron @q(a) params(theta) state(v: i16 = 0) {\nv = clip(rtz(v, 1) + a, 12)\ns = v > theta\nv = select(s, 0, v)\nemit s\n}"
+    )
+
+    def shared(theta: list[int]) -> Graph:
+        nodes = [replace(node, weight=weight.copy()) if isinstance(node, Dense) else node for node in different.nodes]
+        params = {"theta": np.array(theta, np.int32)}
+        nodes = [replace(node, program=program, params=params) if isinstance(node, Neuron) else node for node in nodes]
+        return verify(different.with_nodes(nodes))
+
+    equal, uneven = shared([90] * 64), shared([*range(60, 124)])
+    assert generate(different).constants == 3 * weight.size
+    assert generate(equal).constants == weight.size
+    assert generate(uneven).constants == weight.size + 64  # thresholds of all three layers, a byte each
+    graphs = [equal, uneven]
+    for graph, compiled in zip(graphs, compile_many(graphs, [("l0", "l1")] * 2), strict=True):
+        inputs = random_inputs(graph, 2, 9, 1)
+        wanted = interpret(graph, inputs, record=["l0", "l1"])
+        assert wanted.records["l1"].any()
+        assert differences(wanted, collect(graph, compiled, inputs, ("l0", "l1"))) == []
 
 
 def test_a_deep_network_needs_the_accumulators_of_one_layer() -> None:

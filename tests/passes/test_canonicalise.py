@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from nets import LEAKY, F, dense, graph, leaky, sir, spikes
 from strategies import graphs, random_inputs
 
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import interpret
-from spikec.ir.ops import Add, Concat, Conv, Gather, Ref, Reshape, Scale
+from spikec.ir.ops import Add, Concat, Conv, Gather, Neuron, Ref, Reshape, Scale
 from spikec.ir.rules import verify
 from spikec.ledger import Ledger
 from spikec.passes.canonicalise import Canonicalise
@@ -116,6 +119,54 @@ LEFT = {
     "wider type": ["in", "a"],
     "initial values before a delayed identity": ["in", "d", "l"],
 }
+
+
+def test_equal_parameters_become_one_number() -> None:
+    """Of a population, a population of channels and one in a loop; what differs in one bit stays, and the loop runs as before."""
+    beta = np.full(3, 0.75, F)
+    nearly = np.array([0.75, 0.75, np.nextafter(F(0.75), F(1))], F)
+    zeros = np.array([0.0, -0.0, 0.0], F)
+    before = graph(
+        spikes((3,)),
+        dense("d", "in", W),
+        dense("r", Ref("l", delay=1), W),
+        Add(name="s", inputs=(Ref("d"), Ref("r"))),
+        leaky("l", "s", beta, nearly, init={"v": np.full(3, 0.5, F)}),
+        leaky("m", Ref("l", delay=2, init=INIT), nearly, np.full(3, 0.5, F), init={"v": zeros}),
+        Reshape(name="x", inputs=(Ref("m"),), shape=(3, 1)),
+        leaky("n", "x", beta, beta.reshape(3, 1)),
+        leaky("n2", "x", np.asarray(F(0.75)), np.asarray(F(0.75))),
+        Add(name="both", inputs=(Ref("n"), Ref("n2"))),
+        out=["l", "m", "both"],
+    )
+    after = check(before)
+    shapes = {name: {key: array.shape for key, array in {**after[name].params, **after[name].init}.items()} for name in "lmn"}
+    assert shapes == {
+        "l": {"beta": (), "theta": (3,), "v": ()},
+        "m": {"beta": (3,), "theta": (), "v": (3,)},
+        "n": {"beta": (), "theta": ()},
+    }
+    assert after["l"].params["beta"].dtype == F and after["l"].params["beta"] == F(0.75)
+    told = {e.node: e.what for e in canonical(before)[1]}
+    assert told == {"l": "one number for all neurons: beta, v", "m": "one number for all neurons: theta", "n": "one number for all neurons: beta, theta"}  # fmt: skip
+
+
+@given(graphs("fixed") | graphs("float"), st.data())
+@settings(max_examples=40, deadline=None)
+def test_random_graphs_whose_parameters_are_said_for_every_neuron(g: Graph, data: st.DataObject) -> None:
+    """A number for all neurons, written out for some parameters, becomes a number again."""
+    nodes = []
+    for node in g.nodes:
+        if isinstance(node, Neuron) and node.inputs:
+            shape = g.shape_of(node.name)
+            wide = {
+                k: np.broadcast_to(a, shape).copy() if a.ndim == 0 and data.draw(st.booleans()) else a
+                for k, a in node.params.items()
+            }
+            node = replace(node, params=wide)
+        nodes.append(node)
+    after = check(verify(g.with_nodes(nodes)))
+    assert after == canonical(g)[0]
 
 
 @pytest.mark.parametrize("case", TOPOLOGIES)

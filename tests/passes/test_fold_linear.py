@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nets import graph, leaky, sir, spikes
+from nets import dense, graph, leaky, sir, spikes
 
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import interpret
@@ -43,6 +43,9 @@ def same(before: Graph, after: Graph, seed: int = 0) -> None:
 
 def dyadic(*shape: int, seed: int = 0) -> Array:
     return (np.random.default_rng(seed).integers(-8, 9, shape) / 8).astype(F)
+
+
+SHARED = dyadic(3, 3, seed=3)
 
 
 def test_text() -> None:
@@ -206,6 +209,71 @@ def test_weights_over_constants_and_over_sums_of_sums() -> None:
     assert {after.type_of(node.inputs[0]).kind for node in linear} == {"spike"}
     assert [node.start for node in after.nodes if isinstance(node, Constant)] == [2]
     same(before, after)
+
+
+#: Where rewrites go wrong: (graph, layers of weights left).
+TOPOLOGIES: dict[str, tuple[Graph, int]] = {
+    "recurrent": (
+        graph(
+            spikes((4,)), dense("a", "in", dyadic(4, 4)), dense("r1", Ref("l", delay=1), dyadic(3, 4, seed=1), dyadic(3, seed=7)),
+            dense("r2", "r1", dyadic(4, 3, seed=2)), Add(name="s", inputs=(Ref("a"), Ref("r2"))), leaky("l", "s", 0.5, 0.25), out=["l", "s"],
+        ),
+        2,
+    ),
+    "a loop with the delay inside": (
+        graph(
+            spikes((4,)), dense("a", "in", dyadic(4, 4)), dense("r1", "l", dyadic(3, 4, seed=1), dyadic(3, seed=7)),
+            dense("r2", Ref("r1", delay=2), dyadic(4, 3, seed=2)), Add(name="s", inputs=(Ref("a"), Ref("r2"))), leaky("l", "s", 0.5, 0.25), out=["l", "s"],
+        ),
+        2,
+    ),
+    "fork before": (
+        graph(
+            spikes((4,)), dense("a", "in", dyadic(3, 4)), dense("b", "a", dyadic(2, 3, seed=1)), dense("c", Ref("in", delay=1), dyadic(2, 4, seed=2)),
+            Add(name="s", inputs=(Ref("b"), Ref("c"))), leaky("l", "s", 0.5, 0.25), out=["l"],
+        ),
+        2,
+    ),
+    "fork after": (
+        graph(
+            spikes((4,)), dense("a", "in", dyadic(3, 4)), dense("b", "a", dyadic(2, 3, seed=1)), leaky("l", "b", 0.5, 0.25), leaky("m", Ref("b", delay=1), 0.75, 0.25),
+            out=["l", "m", "b"],
+        ),
+        1,
+    ),
+    "first is an output": (graph(spikes((4,)), dense("a", "in", dyadic(3, 4)), dense("b", "a", dyadic(2, 3, seed=1)), out=["a", "b"]), 2),
+    "shared weights": (
+        graph(
+            spikes((3,)), dense("a", "in", SHARED), dense("b", "a", SHARED), dense("c", Ref("b", delay=1), SHARED), leaky("l", "c", 0.5, 0.25), out=["l"]
+        ),
+        1,
+    ),
+    "before step 0 a wire carries numbers": (
+        graph(spikes((4,)), dense("a", "in", dyadic(3, 4)), dense("b", Ref("a", delay=1, init=dyadic(1, 3, seed=5)), dyadic(2, 3, seed=1)), leaky("l", "b", 0.5, 0.25), out=["l", "b"]),
+        2,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TOPOLOGIES)
+def test_topologies(case: str) -> None:
+    before, left = TOPOLOGIES[case]
+    ledger = Ledger()
+    after = verify(FoldLinear(LOIHI).run(verify(before), ledger))
+    assert sum(isinstance(node, (Conv, Dense, Sparse)) for node in after.nodes) == left
+    same(before, after)
+    again = Ledger()
+    assert FoldLinear(LOIHI).run(after, again).nodes == after.nodes and not len(again), "already folded"
+
+
+def test_nothing_to_add_up() -> None:
+    """Layers over no channels of input, and over none of the layer between."""
+    for middle, width in ((0, 4), (3, 0)):
+        before = graph(
+            spikes((width,)), dense("a", "in", dyadic(middle, width)), dense("b", "a", dyadic(2, middle), dyadic(2)), leaky("l", "b", 0.5, -0.25), out=["l", "b"]
+        )  # fmt: skip
+        after = verify(FoldLinear(LOIHI).run(verify(before), Ledger()))
+        same(before, after)
 
 
 def test_a_layer_that_others_read_stays_for_them() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from nets import sir
+from nets import LEAKY, dense, sir, values
+from nets import graph as graph_
 
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import interpret
+from spikec.ir.ops import Ref, Scale
 from spikec.ir.rules import verify
 from spikec.ir.text import print_graph
 from spikec.ledger import Ledger
@@ -62,6 +64,53 @@ CASES = {
 }  # fmt: skip
 
 
+LOOPS = {
+    "in a loop": (
+        "%d = dense(%l[t-1]) weight=[[0.5, 1.0, -1.0], [0.0, 1.0, 0.5], [1.0, 0.5, 0.25]] bias=[0.5, 0.25, 0.0] : value<3>\n"
+        "%s = scale(%d) factor=[0.5, 2.0, -1.0] offset=[0.25, 0.5, 0.0] : value<3>\n%t = add(%x, %s) : value<3>\n"
+        "%l = neuron @leaky(%t) beta=0.5 theta=1.0 : spike<3>, v: value<3>\noutput %l\noutput v = %l.v",
+        0,
+    ),
+    "in a loop, the delay before it": (
+        "%d = dense(%l) weight=[[0.5, 1.0, -1.0], [0.0, 1.0, 0.5], [1.0, 0.5, 0.25]] : value<3>\n"
+        "%s = scale(%d[t-1]) factor=[0.5, 2.0, -1.0] offset=[0.25, 0.5, 0.0] : value<3>\n%t = add(%x, %s) : value<3>\n"
+        "%l = neuron @leaky(%t) beta=0.5 theta=1.0 : spike<3>, v: value<3>\noutput %l\noutput v = %l.v",
+        1,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_loops(name: str) -> None:
+    body, stay = LOOPS[name]
+    graph = sir(f"%x = input : value<3>\n{body}", LEAKY.text())
+    after, _ = folded(graph)
+    assert sum(node.op == "scale" for node in after.nodes) == stay
+    x = np.random.default_rng(0).integers(-2, 5, (4, 9, 3)).astype(np.float32)
+    wanted, found = interpret(graph, {"x": x}).outputs, interpret(after, {"x": x}).outputs
+    assert 0 < wanted["l"].mean() < 1
+    for output, array in wanted.items():
+        assert np.array_equal(found[output], array)
+    assert folded(after) == (after, []), "already folded"
+
+
+def test_a_layer_of_nothing() -> None:
+    """A scale over no neurons, and one over a layer that reads nothing."""
+    for rows, columns in ((0, 3), (2, 0)):
+        before = graph_(
+            values((columns,), "x"),
+            dense("d", "x", np.zeros((rows, columns), np.float32)),
+            Scale(name="s", inputs=(Ref("d"),), factor=np.full(rows, 2, np.float32), offset=np.ones(rows, np.float32)),
+            out=["s"],
+        )
+        after, told = folded(before)
+        assert len(told) == 1 and "s" not in after
+        x = np.zeros((2, 4, columns), np.float32)
+        wanted = interpret(before, {"x": x}).outputs["s"]
+        assert wanted.shape == (2, 4, rows) and np.all(wanted == 1)
+        assert np.array_equal(interpret(after, {"x": x}).outputs["s"], wanted)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_the_same_numbers_come_out(name: str) -> None:
     body, stay = CASES[name]
@@ -73,6 +122,7 @@ def test_the_same_numbers_come_out(name: str) -> None:
     wanted, found = interpret(graph, {"x": x}).outputs, interpret(after, {"x": x}).outputs
     for output, array in wanted.items():
         assert np.array_equal(found[output], array)
+    assert folded(after) == (after, []), "already folded"
 
 
 @pytest.mark.parametrize(
