@@ -16,7 +16,7 @@ import numpy as np
 from spikec.build import Build
 from spikec.ir.graph import Graph
 from spikec.ir.neuron import Call, Expr, Num
-from spikec.ir.ops import Conv, Dense, Neuron, Sparse
+from spikec.ir.ops import Concat, Conv, Dense, Gather, Input, Neuron, Reshape, Sparse
 from spikec.ir.types import Array
 from spikec.ledger import Entry
 from spikec.passes.groups import silent_value
@@ -37,7 +37,7 @@ def unaccounted(build: Build) -> list[str]:
         if not own and _differs(before, after):
             found.append(f"{after.name}: changed the graph and recorded nothing")
         if after.name in QUANTIZERS:
-            found += _numbers(before.graph, after.graph, own, build.target)
+            found += _numbers(before.graph, after.graph, own, build.target, after.name == "quantize")
     return found
 
 
@@ -49,8 +49,8 @@ def _differs(before: Stage, after: Stage) -> bool:
     return before.graph is not after.graph and before.graph != after.graph
 
 
-def _numbers(before: Graph, after: Graph, entries: Sequence[Entry], target: Target) -> Iterator[str]:
-    """Differences across the quantizer."""
+def _numbers(before: Graph, after: Graph, entries: Sequence[Entry], target: Target, messages: bool) -> Iterator[str]:
+    """Differences across the quantizer. messages: weights have taken in the unit of the messages that they read."""
     by_node: dict[str, list[Entry]] = {}
     for entry in entries:
         by_node.setdefault(entry.node, []).append(entry)
@@ -78,7 +78,8 @@ def _numbers(before: Graph, after: Graph, entries: Sequence[Entry], target: Targ
         if layers[name].weight.shape != weight.shape:
             yield f"%{name}: its weights have another shape"
             continue
-        error = np.abs(layers[name].weight / scale - weight)
+        carried = _message_unit(after, layers[name]) if messages and name in scales else 1.0
+        error = np.abs(layers[name].weight / scale / carried - weight)
         yield from _compared(
             name, "weights", error, by_node.get(name, []), (1e-9 if name in scales else 1e-5) * float(np.abs(weight).max(initial=0))
         )
@@ -98,6 +99,14 @@ def _numbers(before: Graph, after: Graph, entries: Sequence[Entry], target: Targ
         offset = silent_value(before, population.inputs[0]) if entered else np.zeros(1)
         scale = next((scales[name] for name in _behind(population.name, after) if name in scales), 0.0)
         yield from _native(population, fixed, native, own, scale, target, offset)
+
+
+def _message_unit(graph: Graph, node: Dense | Sparse | Conv) -> float:
+    """What a 1 that a layer reads stands for."""
+    source = graph[node.inputs[0].node]
+    while isinstance(source, (Reshape, Gather, Concat)):
+        source = graph[source.inputs[0].node]
+    return source.unit if isinstance(source, Input) and source.unit is not None else 1.0
 
 
 def _leaks(node: Neuron) -> bool:

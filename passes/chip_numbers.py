@@ -31,15 +31,16 @@ def convert(
     records: Mapping[str, Array] | None,
     ledger: Ledger,
     units: dict[tuple[str, str], float],
+    carried: Mapping[str, float] | None = None,
 ) -> list[Node]:
     """The nodes of a group in the target's integers at a scale; the ledger is told every rounding, and `units`, by node and port,
-    what 1 is in the model."""
+    what 1 is in the model. carried: by layer, the unit of the messages that it reads, which its weights here are multiplied by."""
     return [
         _custom(grid, node, graph, scale, records, ledger, units)
         if isinstance(node, Neuron) and grid.native(node) is None
         else _neuron(grid, node, scale, ledger, units)
         if isinstance(node, Neuron)
-        else _weights(grid, node, scale, ledger)
+        else _weights(grid, node, scale, ledger, (carried or {}).get(node.name, 1.0))
         if isinstance(node, WEIGHTED)
         else replace(node, dtype="")  # type: ignore[call-arg]  # only some operations have a dtype
         if hasattr(node, "dtype")
@@ -48,7 +49,7 @@ def convert(
     ]
 
 
-def _weights(grid: ChipGrid, node: Dense | Sparse | Conv, scale: float, ledger: Ledger) -> Node:
+def _weights(grid: ChipGrid, node: Dense | Sparse | Conv, scale: float, ledger: Ledger, carried: float) -> Node:
     if one_each(node):
         return _one_each(grid, node, scale, ledger)
     wanted = node.weight.astype(np.float64) * scale
@@ -56,12 +57,13 @@ def _weights(grid: ChipGrid, node: Dense | Sparse | Conv, scale: float, ledger: 
     rounded = step * np.rint(wanted / step)
     weight = np.clip(rounded, bottom, top)
     clipped = int(np.count_nonzero(weight != rounded))
-    error = np.abs(weight - wanted) / scale
+    own = scale * carried  # of the model's weights
+    error = np.abs(weight - wanted) / own
     if np.any(error):
-        what = f"weights to multiples of {step / scale:.6g}" + (f", {clipped} of them clipped" if clipped else "")
+        what = f"weights to multiples of {step / own:.6g}" + (f", {clipped} of them clipped" if clipped else "")
         _approximate(grid, ledger, node, what, error, measured={"scale": scale})
     else:
-        ledger.record(node, "exact", f"weights are multiples of {step / scale:.6g}", measured={"scale": scale})
+        ledger.record(node, "exact", f"weights are multiples of {step / own:.6g}", measured={"scale": scale})
     return replace(node, weight=weight.astype(np.int16), dtype="")
 
 

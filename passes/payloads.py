@@ -130,7 +130,7 @@ def carrying(graph: Graph, payloads: Mapping[str, Payload]) -> Graph:
     for node in graph.nodes:
         if isinstance(node, Input) and node.name in payloads:
             nodes.append(replace(node, type=TensorType("graded", node.type.shape, node.type.dtype)))
-        elif isinstance(node, WEIGHTED) and (factor := _unit(graph, node, payloads)) != 1.0:
+        elif isinstance(node, WEIGHTED) and (factor := message_unit(graph, node, payloads)) != 1.0:
             nodes.append(replace(node, weight=node.weight.astype(np.float64) * factor))
         else:
             nodes.append(node)
@@ -187,7 +187,7 @@ def _sources(graph: Graph, ref: Ref) -> Iterator[str]:
         yield node.name
 
 
-def _unit(graph: Graph, node: Node, payloads: Mapping[str, Payload]) -> float:
+def message_unit(graph: Graph, node: Node, payloads: Mapping[str, Payload]) -> float:
     """What 1 stands for at a layer's operand."""
     units = {payloads[name].unit if name in payloads else 1.0 for name in _sources(graph, node.inputs[0])}
     if len(units) > 1:

@@ -26,9 +26,19 @@ from spikec.passes.chip_grid import ChipGrid, one_each
 from spikec.passes.chip_headroom import check_head_room
 from spikec.passes.chip_numbers import convert
 from spikec.passes.chip_scale import changed_spikes, float_run, group_scale
-from spikec.passes.groups import groups_of, measure
+from spikec.passes.groups import WEIGHTED, groups_of, measure
 from spikec.passes.mixed import Quantise, choose_widths
-from spikec.passes.payloads import Payload, as_integers, by_range, carrying, check_options, choose, real_inputs, tell
+from spikec.passes.payloads import (
+    Payload,
+    as_integers,
+    by_range,
+    carrying,
+    check_options,
+    choose,
+    message_unit,
+    real_inputs,
+    tell,
+)
 from spikec.passes.readouts import tell_units
 from spikec.target import Target
 
@@ -63,6 +73,7 @@ class Quantize:
         grid = self._grid(graph, ledger)
         given, calibrate = graph, self.calibrate
         payloads = self._payloads(grid, graph, ledger)
+        carried = {node.name: message_unit(graph, node, payloads) for node in graph.nodes if isinstance(node, WEIGHTED)}
         if payloads:
             graph = carrying(graph, payloads)
             calibrate = self._carried(payloads)
@@ -75,7 +86,7 @@ class Quantize:
         units: dict[tuple[str, str], float] = {}
         for group in groups_of(graph):
             scale = group_scale(grid, group, graph, records, payloads, self.scales)
-            for node in convert(grid, group.nodes, graph, scale, records, ledger, units):
+            for node in convert(grid, group.nodes, graph, scale, records, ledger, units, carried):
                 converted[node.name] = node
                 if not isinstance(node, Neuron):
                     units[node.name, ""] = 1 / scale

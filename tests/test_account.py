@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nets import F, dense, graph, leaky, random_spikes, spikes
+from nets import F, dense, graph, leaky, random_spikes, spikes, values
 from strategies import graphs, random_inputs
 
 import spikec
@@ -177,3 +177,16 @@ def test_an_approximation_that_nobody_asked_for(made: Any) -> None:
     ledger.record("l1", "approximation", "the threshold is left out")
     told = unaccounted(Build(build.stages, ledger, build.target, build.target_text, {}, build.options))
     assert told == ["legalise: an approximation that nobody asked for: the threshold is left out"]
+
+
+def test_weights_that_read_messages_are_told_in_the_models_numbers() -> None:
+    weight = np.random.default_rng(0).normal(0.2, 2, (6, 4)).astype(np.float32)
+    net = graph(values((4,)), dense("fc", "in", weight), leaky("l", "fc", beta=0.875, theta=2.0))
+    x = np.random.default_rng(1).integers(-1, 2, (4, 30, 4)).astype(np.float32) / 3
+    build = spikec.compile(net, target="loihi2", calibrate=x)
+    assert unaccounted(build) == []
+    (entry,) = [e for e in build.ledger if e.node == "fc" and e.kind == "approximation"]
+    source, layer = build.graph(after="quantize")["in"], build.graph(after="quantize")["fc"]
+    assert source.unit not in (None, 1.0)
+    error = np.abs(layer.weight / (entry.measured["scale"] * source.unit) - weight)
+    assert entry.largest == pytest.approx(error.max(), rel=1e-4)

@@ -83,7 +83,8 @@ spk_status spk_read_events(const spk_net *net, uint32_t port, uint32_t *index, u
 /* Copy a state as it is after the last step. */
 spk_status spk_read_state(const spk_net *net, uint32_t state, void *values);
 
-/* A counter since the last reset. */
+/* A counter since the last reset. A layer of values multiplies them in groups of four: its events are what is in groups that are
+ * not all zero. */
 spk_status spk_read_counter(const spk_net *net, uint32_t counter, uint64_t *value);
 
 /* Offline mode, in offline.c: whole samples in one call, for those who have all steps of a sample before they need its answer. A
