@@ -100,7 +100,7 @@ def network(sizes: tuple[int, ...], options: dict[str, object], x: np.ndarray) -
     graph = verify(Graph("net", "float", tuple(nodes), ((last, Ref(last)),)))
     if options:
         keep = (f"fc{len(sizes) - 2}",)
-        graph = spikec.compile(graph, target="host", prune_scope="layer", keep_layers=keep, **options).graph(after="prune")  # type: ignore[arg-type]  # options of several types
+        graph = spikec.compile(graph, target="host", prune_scope="layer", keep_layers=keep, **options).graph(after="prune")
     (source,) = graph.inputs
     for node in graph.neurons:
         current = node.inputs[0].node

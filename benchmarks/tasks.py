@@ -83,7 +83,7 @@ def _digits() -> tuple[Split, Split]:
     import data as digits
 
     train, held_out = digits.split()
-    return tuple(Split(digits.spikes(part.images, 12), part.labels) for part in (train, held_out))  # type: ignore[return-value]  # two
+    return tuple(Split(digits.spikes(part.images, 12), part.labels) for part in (train, held_out))
 
 
 def _accumulated(level: Array, steps: int, full: float) -> Array:

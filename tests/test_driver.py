@@ -227,7 +227,7 @@ def test_a_network_without_inputs_runs_for_so_many_steps(target: str, monkeypatc
     fails("SPK006", lambda: build.run(), "needs the number of steps", "--steps 100")
     fails("SPK006", lambda: build.run(spikes(), steps=4), "has no inputs, and one is given")
     for wrong in (0, -1, 2.0, True):
-        fails("SPK001", lambda wrong=wrong: build.run(steps=wrong), "a whole number of at least 1")  # type: ignore[misc]  # bound default
+        fails("SPK001", lambda wrong=wrong: build.run(steps=wrong), "a whole number of at least 1")
     other = spikec.compile(
         spikec.parse_graph(FREE.replace("-0.5", "0.5")), target=target, **({"bits": 8} if target == "host" else {})
     )

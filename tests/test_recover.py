@@ -121,7 +121,7 @@ def test_blocks_stay_blocks_and_removed_neurons_removed(net: Graph) -> None:
     x, y = task(300, 2)
     build = spikec.compile(net, target="host", bits=8, calibrate=x[:64], prune=0.7, prune_pattern="block4", prune_structured=0.2)
     found = spikec.recover(build, x, y, epochs=4)
-    weight = found.graph(after="prune")["fc1"].weight  # type: ignore[attr-defined]  # a layer
+    weight = found.graph(after="prune")["fc1"].weight
     assert weight.shape == (16, 16)
     first = found.graph(level="fixed")["fc1"]
     assert isinstance(first, (Dense, Sparse))

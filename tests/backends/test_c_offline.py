@@ -468,7 +468,7 @@ def test_from_python(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def counted(self: Compiled, *arguments: object) -> object:
         calls.append(1)
-        return real(self, *arguments)  # type: ignore[arg-type]  # handed on as they came
+        return real(self, *arguments)
 
     monkeypatch.setattr(Compiled, "run_whole", counted)
     meant = interpret(graph, inputs, record=["l1", "fc1"])

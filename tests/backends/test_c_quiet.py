@@ -73,11 +73,11 @@ def rests(graph: Graph) -> bool:
 def equal(graph: Graph, x: Array) -> None:
     require_compiler()
     record = default_record(graph)
-    assert differences(interpret(graph, {"x": x}, record=record), CBackend(None).run(graph, {"x": x}, record=record)) == []  # type: ignore[arg-type]  # no target
+    assert differences(interpret(graph, {"x": x}, record=record), CBackend(None).run(graph, {"x": x}, record=record)) == []
 
 
 NETS: dict[str, Callable[[], Graph]] = {
-    **{name: lambda text=text: net(text) for name, text in PROGRAMS.items()},  # type: ignore[misc]  # the default binds the text
+    **{name: lambda text=text: net(text) for name, text in PROGRAMS.items()},
     "a convolution": lambda: net(PROGRAMS["leaky"], conv=True),
     "recurrent": lambda: net(PROGRAMS["leaky"], recurrent=True),
     "a bias that rtz swallows": lambda: net(PROGRAMS["leaky"].replace("a << 3", "a >> 4"), bias=3),

@@ -142,5 +142,5 @@ def test_sharing_from_the_command_line(tmp_path: Path) -> None:
     for share, most in (("axonal", 2), ("1", 1)):
         command = ["compile", str(tmp_path / "n.sir"), "-o", str(tmp_path / "b"), "--target", "host", "--share-delays", share]
         assert main(command) == 0
-        delay = spikec.load(tmp_path / "b").graph()["a"].delay  # type: ignore[attr-defined]
+        delay = spikec.load(tmp_path / "b").graph()["a"].delay
         assert len(np.unique(delay)) <= most if delay is not None else most == 1

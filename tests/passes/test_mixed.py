@@ -147,7 +147,7 @@ def test_layers_of_one_population_share_a_scale() -> None:
     assert not np.any(r % 16) and np.abs(r).max() <= 7 * 16 and np.any(f % 16)
     scale = {e.node: e.measured["scale"] for e in build.ledger if "scale" in e.measured}
     assert scale["f"] == scale["r"]
-    assert np.abs(r - g["r"].weight * scale["r"]).max() <= 8 + 1e-3  # type: ignore[attr-defined]
+    assert np.abs(r - g["r"].weight * scale["r"]).max() <= 8 + 1e-3
 
 
 def test_fewer_bits_are_smaller_files(tmp_path: Path) -> None:

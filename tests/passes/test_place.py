@@ -63,7 +63,7 @@ def check_limits(g: Graph, limits: Limits = LIMITS) -> None:
     out: dict[int, int] = {}
     for node in g.neurons:
         for core in np.unique(node.core).tolist():
-            out[core] = out.get(core, 0) + int(readers[node.name][(node.core == core).ravel()].sum())  # type: ignore[union-attr]
+            out[core] = out.get(core, 0) + int(readers[node.name][(node.core == core).ravel()].sum())
     assert max(neurons.values()) <= limits.neurons
     assert max(words.values()) <= limits.words
     assert max(sum(int(m.sum()) for m in table.values()) for table in sources.values()) <= limits.axons_in
@@ -89,7 +89,7 @@ def traffic(g: Graph, x: dict[str, Any]) -> tuple[float, float, float]:
                 if isinstance(g[name], Input):
                     outside += spikes[name][k]
                     continue
-                home = int(np.ravel(g[name].core)[k])  # type: ignore[attr-defined]
+                home = int(np.ravel(g[name].core)[k])
                 if home == node:
                     continue
                 (chip, a), (other, b) = divmod(home, 128), divmod(node, 128)
@@ -144,7 +144,7 @@ def test_every_method_keeps_small_limits_and_counts_what_is_sent(name: str, meth
     again = Place(target, calibrate=x, place=method).run(g, Ledger())
     assert print_graph(again)[0] == print_graph(after)[0]
     for one, two in zip(again.neurons, after.neurons, strict=True):
-        np.testing.assert_array_equal(one.core, two.core)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(one.core, two.core)
 
 
 def test_what_is_near_shares_a_core_however_it_is_numbered() -> None:
@@ -175,14 +175,14 @@ def test_the_use_of_every_core_is_told() -> None:
         heard = dict.fromkeys(("in", "l0", "l1"), 0)
         for name in use.populations:
             own = after[name]
-            own_rows = np.ravel(own.core) == use.core  # type: ignore[attr-defined]
-            w = after[f"fc{name[1]}"].weight[own_rows]  # type: ignore[attr-defined]
+            own_rows = np.ravel(own.core) == use.core
+            w = after[f"fc{name[1]}"].weight[own_rows]
             heard[after[f"fc{name[1]}"].inputs[0].node] += int(np.count_nonzero((w != 0).any(axis=0)))
         assert use.axons_in == sum(heard.values())
     # What all cores hear from neurons is what all cores send.
     from_inputs = sum(
         int(np.count_nonzero(np.any(after["fc0"].weight[np.ravel(after["l0"].core) == use.core] != 0, axis=0))) for use in uses
-    )  # type: ignore[attr-defined]
+    )
     assert sum(use.axons_out for use in uses) == sum(use.axons_in for use in uses) - from_inputs
 
 
@@ -200,7 +200,7 @@ def test_delays_of_synapses_take_memory() -> None:
     words = []
     for node in (plain, late):
         g = verify(graph(spikes((100,), dtype="i8"), node, lif("l", "fc"), out=["l"], level="fixed"))
-        words.append(Cutter(g, LIMITS).shard(g["l"], np.arange(64)).words)  # type: ignore[arg-type]
+        words.append(Cutter(g, LIMITS).shard(g["l"], np.arange(64)).words)
     assert words == [100 * 15, 100 * 21]
 
 
@@ -211,7 +211,7 @@ def test_many_channels_are_cut_by_channel() -> None:
     conv = Conv(name="c", inputs=(Ref("in"),), weight=w, padding=(1, 1))
     g = verify(graph(Input(name="in", type=spikes((128, 4, 4), dtype="i8").type), conv, lif("l", "c"), out=["l"], level="fixed"))
     kernel = 128 * 9 * 15 / 64
-    shards = Cutter(g, LIMITS).cut(g["l"], LIMITS.neurons)  # type: ignore[arg-type]
+    shards = Cutter(g, LIMITS).cut(g["l"], LIMITS.neurons)
     most = int((LIMITS.words - 128 * 16) // kernel)
     assert len(shards) == -(-256 // most)
 
