@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,13 +10,29 @@ import numpy as np
 from spikec.backends.c.exprs import C_TYPES, Operand, fits32, literal
 from spikec.backends.c.plan import arranged, place_of
 from spikec.backends.c.writer import Writer
-from spikec.ir.ops import Add, Concat, Constant, Gather, Input, Node, Pool, Scale, spread
+from spikec.ir.ops import Add, Concat, Constant, Gather, Input, Node, Pool, Reshape, Scale, spread
 from spikec.ir.ranges import Interval, hull, input_range, of_array
 from spikec.ir.types import Array, int_range, narrowest
 
 
 class Elements(Writer):
     """Inputs, constants, elementwise operations, copies and pools."""
+
+    def element(self, node: Node, inputs: Mapping[str, int]) -> None:
+        """One of them. inputs: the number of every input, by name."""
+        if isinstance(node, Input):
+            self.input(node, inputs[node.name])
+        elif isinstance(node, Constant):
+            self.constant_node(node)
+        elif isinstance(node, Add):
+            self.add(node)
+        elif isinstance(node, Scale):
+            self.scale(node)
+        elif isinstance(node, Pool):
+            self.pool(node)
+        else:
+            assert isinstance(node, (Concat, Gather, Reshape))
+            self.copy(node)
 
     def input(self, node: Input, number: int) -> None:
         """Check what arrives, and take it over."""

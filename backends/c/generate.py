@@ -17,7 +17,7 @@ from spikec.backends.c.parts import Network, Port, width_of
 from spikec.diagnostics import Diagnostic
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import Wire, record_name
-from spikec.ir.ops import Add, Concat, Constant, Gather, Input, Neuron, Node, Pool, Ref, Reshape, Scale
+from spikec.ir.ops import Neuron, Node, Ref
 from spikec.ir.types import is_float
 
 
@@ -78,21 +78,10 @@ class _Generator(Elements, Assembly):
                 continue
             if node.name in self.plan.sums:
                 self.sum(self.plan.sums[node.name])
-            elif isinstance(node, Input):
-                self.input(node, inputs[node.name])
-            elif isinstance(node, Constant):
-                self.constant_node(node)
             elif isinstance(node, Neuron):
                 self.neuron(node)
-            elif isinstance(node, Add):
-                self.add(node)
-            elif isinstance(node, Scale):
-                self.scale(node)
-            elif isinstance(node, Pool):
-                self.pool(node)
             else:
-                assert isinstance(node, (Concat, Gather, Reshape))
-                self.copy(node)
+                self.element(node, inputs)
         self.share()
         ports = [self.port(name, (ref.node, ref.port)) for name, ref in graph.outputs]
         ports += [self.port(name, wire) for name, wire in probes.items()]

@@ -27,7 +27,7 @@ from spikec.backends.c.tiles import GROUP, PAIR, RUN, Tiles, tiles_of
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import Wire, record_name
 from spikec.ir.neuron import STEP, Call, Expr, Var
-from spikec.ir.ops import Add, Constant, Conv, Dense, Input, Neuron, Node, Pool, Ref, Scale, spread
+from spikec.ir.ops import Conv, Dense, Input, Neuron, Node, Pool, Ref, spread
 from spikec.ir.ranges import of_array
 from spikec.ir.types import Array, narrowest
 
@@ -296,18 +296,8 @@ class _Blocks(Elements, Assembly):
             begin = len(self.steps)
             if node.name in self.plan.sums:
                 self.sum(self.plan.sums[node.name])
-            elif isinstance(node, Input):
-                self.input(node, numbers[node.name])
-            elif isinstance(node, Constant):
-                self.constant_node(node)
-            elif isinstance(node, Add):
-                self.add(node)
-            elif isinstance(node, Scale):
-                self.scale(node)
-            elif isinstance(node, Pool):
-                self.pool(node)
             else:
-                self.copy(node)
+                self.element(node, numbers)
             self.unit(node, begin)
         for index, size in sorted(self.scratch.items()):
             bits = 16 if index == "uint16_t" else 32
