@@ -19,19 +19,28 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from spikec.arguments import axis, byte_count, calibration, data_for, duration, example, names_of, option, scalar
 from spikec.diagnostics import CompileError
 from spikec.files import check_file, reading
+from spikec.printing import (
+    may_be_written,
+    print_json,
+    print_table,
+    print_target,
+    result_arrays,
+    result_json,
+    save_arrays,
+    target_json,
+)
 from spikec.spelling import did_you_mean
 from spikec.version import __version__
 
 if TYPE_CHECKING:
     from spikec.build import Build
     from spikec.ir.graph import Graph
-    from spikec.ir.types import Array
     from spikec.pipeline import Stage
     from spikec.result import Result
     from spikec.runtime.trace import SpikeTrace
-    from spikec.target import Target
 
 #: Where our own bugs are reported from: what was being compiled when it happened.
 _last_stage: list[Stage] = []
@@ -254,18 +263,18 @@ def _compile(options: argparse.Namespace) -> int:
             raise CompileError("SPK005", f"the target '{target.name}' does not run the pass '{name}'")
     place = Path(options.output)
     check_place(place)
-    calibrate, labels = _calibration(options.calibrate) if options.calibrate else (None, None)
+    calibrate, labels = calibration(options.calibrate) if options.calibrate else (None, None)
     more: dict[str, Any] = {}
     for key in ("time_axis", "batch_axis"):
         if getattr(options, key) is not None:
-            more[key] = _axis(key, getattr(options, key))
+            more[key] = axis(key, getattr(options, key))
     for key in _FLAGS:
         if getattr(options, key) is not None:
             more[key] = getattr(options, key)
     if "share_delays" in more:
-        more["share_delays"] = _scalar(more["share_delays"])
+        more["share_delays"] = scalar(more["share_delays"])
     for pair in options.option or ():
-        key, value = _option(pair)
+        key, value = option(pair)
         if key in inspect.signature(driver.compile).parameters or key in _FLAGS:
             flag = f"write --{key.replace('_', '-')} {pair.partition('=')[2]}" if key in vars(options) and key != "model" else None
             raise CompileError("SPK001", f"--option {pair}: {key} is no option of a pass or a reader", fix=flag)
@@ -289,7 +298,7 @@ def _compile(options: argparse.Namespace) -> int:
     with Bar("compiling") as bar:
         build = driver.compile(
             options.model,
-            _example(options),
+            example(options),
             target=options.target,
             calibrate=calibrate,
             labels=labels,
@@ -297,13 +306,13 @@ def _compile(options: argparse.Namespace) -> int:
             strict=options.strict,
             prove_ranges=options.prove_ranges,
             cutoff=options.cutoff,
-            max_ram=_bytes("--max-ram", options.max_ram),
-            max_flash=_bytes("--max-flash", options.max_flash),
+            max_ram=byte_count("--max-ram", options.max_ram),
+            max_flash=byte_count("--max-flash", options.max_flash),
             small=options.small,
             fit=options.fit,
             name=options.name,
             steps=options.steps,
-            dt=_duration(options.dt),
+            dt=duration(options.dt),
             input_kind=options.input_kind,
             weights=options.weights,
             spiking=options.spiking,
@@ -314,10 +323,10 @@ def _compile(options: argparse.Namespace) -> int:
         build.save(place)
     summary = build.summary()
     if options.json:
-        _print_json({**summary, "output": str(place), **({"printed": printed} if printed else {})})
+        print_json({**summary, "output": str(place), **({"printed": printed} if printed else {})})
         return 0
     print(f"{summary['name']} for {summary['target']} ({summary['level']}): {' -> '.join(['input', *summary['passes']])}")
-    _table(
+    print_table(
         [["layer", "neurons", "neuron"]] + [[row["name"], row["neurons"], f"@{row['program']}"] for row in summary["populations"]]
     )
     print(f"{summary['neurons']} neurons, {summary['synapses']} synapses, lag {summary['lag']} steps")
@@ -338,14 +347,14 @@ def _compile(options: argparse.Namespace) -> int:
 def _tune(options: argparse.Namespace) -> int:
     from spikec.tuning import tune
 
-    data, labels = _calibration(options.calibrate)
+    data, labels = calibration(options.calibrate)
     budget: dict[str, float] = {}
     for pair in options.budget or ():
         key, equals, value = pair.partition("=")
         if not equals:
             raise CompileError("SPK001", f"--budget {pair}: write KEY=N, such as bytes=64K")
-        number = _scalar(value)
-        budget[key] = number if isinstance(number, (int, float)) else float(_bytes(f"--budget {key}", value) or 0)
+        number = scalar(value)
+        budget[key] = number if isinstance(number, (int, float)) else float(byte_count(f"--budget {key}", value) or 0)
     bits = None
     if options.bits is not None:
         try:
@@ -354,7 +363,7 @@ def _tune(options: argparse.Namespace) -> int:
             raise CompileError("SPK001", f"--bits is a list such as 8,4, not '{options.bits}'") from None
     found = tune(
         options.model,
-        _example(options),
+        example(options),
         data=data,
         labels=labels,
         output=options.output,
@@ -368,10 +377,10 @@ def _tune(options: argparse.Namespace) -> int:
         bits=bits,
         epochs=(0, options.recover) if options.recover else (0,),
         weights=options.weights,
-        **dict(_option(pair) for pair in options.option or ()),
+        **dict(option(pair) for pair in options.option or ()),
     )
     if options.json:
-        _print_json(found.as_json())
+        print_json(found.as_json())
     else:
         print(found.text())
         print(f"written to {options.output}: front.txt, front.json, front.png, front.svg and builds/")
@@ -384,14 +393,14 @@ def _run(options: argparse.Namespace) -> int:
 
     build = load(options.build)
     graph = build.graph(level=options.level)
-    x = _data(options.input, graph) if options.input else None
+    x = data_for(options.input, graph) if options.input else None
     output = Path(options.output) if options.output else None
-    if output is not None and not _may_be_written(output):
+    if output is not None and not may_be_written(output):
         raise CompileError("SPK008", f"{output}: cannot be written: not a file in an existing folder")
     traces = Path(options.traces) if options.traces else None
     if traces is not None and not (traces.is_dir() or (not traces.exists() and traces.parent.is_dir())):
         raise CompileError("SPK008", f"{traces}: cannot be written: not a folder, nor a new one in an existing folder")
-    record: str | list[str] | None = options.record if options.record in (None, "all") else _names(options.record)
+    record: str | list[str] | None = options.record if options.record in (None, "all") else names_of(options.record)
     # Lava steps one large network; the others finish some samples after the others.
     with Bar("running", unit="steps" if options.backend == "lava" else "samples") as bar:
         result = build.run(
@@ -405,10 +414,10 @@ def _run(options: argparse.Namespace) -> int:
             steps=options.steps,
         )
     if output is not None:
-        _save_arrays(output, _result_arrays(result))
+        save_arrays(output, result_arrays(result))
     stored = _save_traces(traces, result) if traces is not None else {}
     if options.json:
-        _print_json(_result_json(result) | ({"traces": stored} if stored else {}))
+        print_json(result_json(result) | ({"traces": stored} if stored else {}))
         return 0
     batch = next(iter(result.outputs.values())).shape[0]
     print(f"{result.backend}: {batch} samples of {result.steps} steps in {result.seconds:.3g} s")
@@ -418,15 +427,15 @@ def _run(options: argparse.Namespace) -> int:
         shape = "x".join(map(str, array.shape[2:])) or "1"
         count = int((array != 0).sum())
         rows.append([name, shape, count, f"{count / batch:.4g}", f"{array.sum():.6g}"])
-    _table(rows)
+    print_table(rows)
     if record == "all":
         print()
-        _table(
+        print_table(
             [["layer", "spikes", "synaptic operations", "updates", "messages"]]
             + [[n, c.spikes, c.synaptic_operations, c.updates, c.messages] for n, c in result.counts.items()]
         )
         print()
-        _table(
+        print_table(
             [["layer", "spikes a neuron and step", "dormant neurons"]]
             + [[n, f"{rate:.4g}", len(result.dormant[n]) if n in result.dormant else ""] for n, rate in result.spike_rate.items()]
         )
@@ -434,7 +443,7 @@ def _run(options: argparse.Namespace) -> int:
     if traces is not None:
         print()
         rows = [[name, each["events"], each["bytes"], f"{each['ratio']:.3g}"] for name, each in stored.items()]
-        _table([["trace", "events", "bytes", "times smaller"], *rows])
+        print_table([["trace", "events", "bytes", "times smaller"], *rows])
         print(f"traces written to {traces}")
     if output is not None:
         print(f"written to {output}")
@@ -450,7 +459,7 @@ def _verify(options: argparse.Namespace) -> int:
         raise CompileError("SPK001", "--bisect and --impulse are two different questions", fix="leave one of them out")
     if options.bisect:
         return _bisect(build, options)
-    backends = None if options.backends is None else _names(options.backends)
+    backends = None if options.backends is None else names_of(options.backends)
     if backends == []:
         raise CompileError("SPK001", "--backends names none", fix="--backends reference,numpy,c")
     if options.impulse:
@@ -458,15 +467,15 @@ def _verify(options: argparse.Namespace) -> int:
             raise CompileError("SPK001", "--impulse sends impulses of its own: leave out --input")
         latencies = build.impulses(backends, timeout=options.timeout)
         if options.json:
-            _print_json(latencies.as_json())
+            print_json(latencies.as_json())
         else:
             print(latencies.text())
         return 0 if latencies.ok else 1
-    x = _data(options.input, build.graph()) if options.input else None
+    x = data_for(options.input, build.graph()) if options.input else None
     with Bar("verifying") as bar:
         found = build.verify(x, backends, timeout=options.timeout, progress=bar, steps=options.steps)
     if options.json:
-        _print_json(found.as_json())
+        print_json(found.as_json())
     else:
         print(found.text())
     return 0 if found.ok else 1
@@ -477,12 +486,12 @@ def _bisect(build: Build, options: argparse.Namespace) -> int:
 
     if not options.input:
         raise CompileError("SPK001", "--bisect needs labelled data: --input x.npz with the labels in the key y")
-    data, labels = _calibration(options.input)
+    data, labels = calibration(options.input)
     if labels is None:
         raise CompileError("SPK001", f"{options.input} has no labels", fix="put them into the file under the key y")
     found = bisect(build, data, labels)
     if options.json:
-        _print_json(found.as_json())
+        print_json(found.as_json())
     else:
         print(found.text())
     return 0
@@ -498,9 +507,9 @@ def _show(options: argparse.Namespace) -> int:
         from spikec.build import load
 
         build = load(path)
-        reach = build.ranges(_data(options.input, build.graph()) if options.input else None)
+        reach = build.ranges(data_for(options.input, build.graph()) if options.input else None)
         if options.json:
-            _print_json(reach.as_json())
+            print_json(reach.as_json())
         else:
             print(reach.text(), end="")
         return 0
@@ -511,7 +520,7 @@ def _show(options: argparse.Namespace) -> int:
 
         memory = load(path).memory()
         if options.json:
-            _print_json(asdict(memory))
+            print_json(asdict(memory))
         else:
             print(memory.text(), end="")
         return 0
@@ -534,7 +543,7 @@ def _show(options: argparse.Namespace) -> int:
             raise CompileError("SPK001", f"{path} is one graph: --after and --level need a build folder")
         text = print_graph(read_model(path), full=options.full)[0]
     if options.json:
-        _print_json({"ir": text})
+        print_json({"ir": text})
     else:
         print(text, end="")
     return 0
@@ -551,7 +560,7 @@ def _show_trace(path: Path, as_json: bool) -> int:
         raise CompileError("SPK007", str(error)) from None
     found = _trace_json(trace)
     if as_json:
-        _print_json(found)
+        print_json(found)
         return 0
     unit = "steps" if trace.tick is None else f"times of {trace.tick} µs"
     shape = "x".join(map(str, trace.shape))
@@ -600,14 +609,14 @@ def _page(options: argparse.Namespace) -> int:
     from spikec.build import load
 
     build = load(options.build)
-    x = _data(options.input, build.graph()) if options.input else None
+    x = data_for(options.input, build.graph()) if options.input else None
     if options.input and not options.output:
         raise CompileError("SPK001", "a report on other data needs a place", fix="-o FILE")
-    if options.output and not _may_be_written(Path(options.output)):
+    if options.output and not may_be_written(Path(options.output)):
         raise CompileError("SPK008", f"{options.output}: cannot be written: not a file in an existing folder")
     place = build.report(options.output, x)
     if options.json:
-        _print_json({"report": str(place)})
+        print_json({"report": str(place)})
     else:
         print(place)
     return 0
@@ -636,7 +645,7 @@ def _diff(options: argparse.Namespace) -> int:
     else:
         found = diff(graph(options.a), graph(options.b), (options.a, options.b))
     if options.json:
-        _print_json(found.as_json())
+        print_json(found.as_json())
     else:
         print(found.text(), end="")
     return 0 if found.equal else 1
@@ -647,21 +656,21 @@ def _convert(options: argparse.Namespace) -> int:
     from spikec.ledger import Ledger
 
     ledger = Ledger()
-    more = dict(_option(pair) for pair in options.option or ())
+    more = dict(option(pair) for pair in options.option or ())
     if wrong := [key for key in more if key in ("name", "dt", "after", "level", "ledger")]:
         raise CompileError("SPK001", f"--option {wrong[0]}: write --{wrong[0]}")
     graph = driver.convert(
         options.source,
         options.place,
         name=options.name,
-        dt=_duration(options.dt),
+        dt=duration(options.dt),
         after=options.after,
         level=options.level,
         ledger=ledger,
         **more,
     )
     if options.json:
-        _print_json({"output": options.place, "name": graph.name, "level": graph.level, "ledger": ledger.as_json()})
+        print_json({"output": options.place, "name": graph.name, "level": graph.level, "ledger": ledger.as_json()})
         return 0
     for entry in ledger:
         print(entry.text())
@@ -675,15 +684,15 @@ def _targets(options: argparse.Namespace) -> int:
     if options.name:
         target = load_target(options.name)
         if options.json:
-            _print_json(_target_json(target))
+            print_json(target_json(target))
         else:
-            _print_target(target)
+            print_target(target)
         return 0
     found = [load_target(name) for name in target_names()]
     if options.json:
-        _print_json([{"name": t.name, "backend": t.backend, "description": t.description} for t in found])
+        print_json([{"name": t.name, "backend": t.backend, "description": t.description} for t in found])
         return 0
-    _table([["target", "backend", "numbers", "description"]] + [[t.name, t.backend, t.level, t.description] for t in found])
+    print_table([["target", "backend", "numbers", "description"]] + [[t.name, t.backend, t.level, t.description] for t in found])
     return 0
 
 
@@ -695,7 +704,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
     found = checks(environment.check())
     if options.json:
-        _print_json([asdict(check) for check in found])
+        print_json([asdict(check) for check in found])
     else:
         print(render(found))
     return exit_status(found)
@@ -712,246 +721,8 @@ def _setup(options: argparse.Namespace) -> int:
         return 0
     made = environment.setup(report=lambda line: print(line, file=sys.stderr, flush=True), force=options.force)
     if options.json:
-        _print_json({"lava": str(made)})
+        print_json({"lava": str(made)})
     return 0
-
-
-# ------------------------------------------------------------------------------------------------------- reading options
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _axis(key: str, text: str) -> int | None:
-    if text == "none":
-        return None
-    try:
-        return int(text)
-    except ValueError:
-        option = "--" + key.replace("_", "-")
-        raise CompileError("SPK001", f"{option} is a number or none, not '{text}'") from None
-
-
-def _scalar(text: str) -> bool | int | float | str | tuple[Any, ...]:
-    if text in ("true", "false"):
-        return text == "true"
-    if "," in text:
-        return tuple(_scalar(part.strip()) for part in text.split(","))
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
-
-
-def _bytes(option: str, text: str | None) -> int | None:
-    if text is None:
-        return None
-    digits, unit = (text[:-1], text[-1].upper()) if text[-1:].upper() in ("K", "M", "G") else (text, "")
-    if not digits.isascii() or not digits.isdigit():
-        raise CompileError("SPK001", f"{option} is a number of bytes such as 65536, 64K or 2M, not '{text}'")
-    return int(digits) << {"": 0, "K": 10, "M": 20, "G": 30}[unit]
-
-
-def _option(pair: str) -> tuple[str, Any]:
-    key, equals, value = pair.partition("=")
-    if not equals:
-        raise CompileError("SPK001", f"--option {pair}: write KEY=VALUE")
-    return key.replace("-", "_"), _scalar(value)
-
-
-def _duration(text: str | None) -> float | None:
-    if text is None:
-        return None
-    from spikec.ir.text import parse_duration
-
-    return parse_duration(text)
-
-
-def _arrays(text: str) -> tuple[Path, dict[str, Array]]:
-    """The arrays of a DATA argument; with :key only that one, and a .npy is an array called x."""
-    import numpy as np
-
-    path, key = Path(text), ""
-    with reading(path):
-        if not path.exists() and ":" in text:
-            head, _, key = text.rpartition(":")
-            path = Path(head)
-    check_file(path)
-    with reading(path):
-        path.open("rb").close()
-    if path.suffix == ".npy":
-        try:
-            found = {"x": np.load(path, allow_pickle=False)}
-        except (OSError, ValueError, EOFError):
-            raise CompileError("SPK007", f"{path}: not a readable .npy file of numbers") from None
-    else:
-        from spikec.ir.text import read_npz
-
-        try:
-            found = read_npz(path)
-        except CompileError:
-            raise CompileError("SPK007", f"{path}: not a readable .npz file of numbers") from None
-    if key:
-        if key not in found:
-            raise CompileError("SPK007", f"{path}: there is no array '{key}' in it", fix=did_you_mean(key, found))
-        return path, {key: found[key]}
-    return path, found
-
-
-def _choose(path: Path, found: dict[str, Array], names: Sequence[str]) -> Any:
-    """What a DATA argument gives to a graph with inputs of these names."""
-    arrays = {key: array for key, array in found.items() if key != "y" or "y" in names} or found
-    if names and all(name in arrays for name in names):
-        return {name: arrays[name] for name in names}
-    if len(names) == 1:
-        if "x" in arrays:
-            return arrays["x"]
-        if len(arrays) == 1:
-            return next(iter(arrays.values()))
-    held = ", ".join(arrays) or "nothing"
-    wanted = " and ".join(f"'{name}'" for name in names)
-    raise CompileError("SPK007", f"{path} holds {held}; the graph takes {wanted}", fix=f"write {path}:KEY or rename the array")
-
-
-def _data(text: str, graph: Graph) -> Any:
-    path, found = _arrays(text)
-    return _choose(path, found, [node.name for node in graph.inputs])
-
-
-def _calibration(text: str) -> tuple[Any, Any]:
-    """Calibration data and, under y, labels. The graph is not there yet: several inputs go by name."""
-    _, found = _arrays(text)
-    labels = found.pop("y", None) if len(found) > 1 else None
-    if "x" in found:
-        return found["x"], labels
-    return (next(iter(found.values())) if len(found) == 1 else found), labels
-
-
-def _example(options: argparse.Namespace) -> Any:
-    import numpy as np
-
-    if options.example and options.input_shape:
-        raise CompileError("SPK001", "--example and --input-shape exclude each other")
-    if options.example:
-        path, found = _arrays(options.example)
-        return _choose(path, found, ["x"])
-    if options.input_shape:
-        try:
-            shape = tuple(int(part) for part in options.input_shape.replace("x", ",").split(","))
-        except ValueError:
-            shape = ()
-        if not shape or min(shape) < 1:
-            raise CompileError("SPK001", f"--input-shape is a list such as 1,20,64, not '{options.input_shape}'")
-        return np.random.Generator(np.random.PCG64(0)).integers(0, 2, shape).astype(np.float32)
-    return None
-
-
-# ------------------------------------------------------------------------------------------------------------- printing
-
-
-def _print_json(data: Any) -> None:
-    print(json.dumps(data, indent=2, ensure_ascii=False))
-
-
-def _table(rows: Sequence[Sequence[Any]]) -> None:
-    """Columns aligned; numbers to the right."""
-    text = [[str(cell) for cell in row] for row in rows]
-    widths = [max(len(row[i]) for row in text) for i in range(len(text[0]))]
-    right = [all(isinstance(row[i], (int, float)) or _number(str(row[i])) for row in rows[1:]) for i in range(len(widths))]
-    for row in text:
-        cells = [cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(row, widths, right, strict=True)]
-        print("  ".join(cells).rstrip())
-
-
-def _number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _target_json(target: Target) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    data = asdict(target)
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in data.items()}
-
-
-def _print_target(target: Target) -> None:
-    print(f"{target.name}: {target.description}")
-    print(f"backend {target.backend}, level {target.level}, passes {' -> '.join(target.passes)}")
-    if target.operations:
-        print(f"operations: {', '.join(target.operations)}")
-    if target.compiler.prefix:
-        tools = target.compiler
-        print(f"built with {tools.prefix}gcc {tools.flags}; {'no operating system' if tools.system == 'none' else tools.system}")
-    if target.numbers:
-        print()
-        _table(
-            [["number", "value", "unit", "status", "source"]]
-            + [[key, item.value, item.unit, item.status, item.source] for key, item in target.numbers.items()]
-        )
-    for model in (*target.costs, *([target.baseline] if target.baseline else [])):
-        print(f"\ncosts, {model.label} ({model.status}): {model.source}")
-        found = [("pJ", model.energy), ("ns", model.time)]
-        rows = [[name, *map("{:g}".format, cost), unit] for unit, costs in found for name, cost in costs.items()]
-        _table([["operation", "low", "likely", "high", "unit"], *rows])
-    for neuron in target.neurons:
-        print(f"\nneuron {neuron.name}, in integers as the target computes it:\n{neuron.fixed.strip()}")
-
-
-def _result_arrays(result: Result) -> dict[str, Array]:
-    """Outputs under their names, recorded layers as spikes.LAYER, final states as state.LAYER.NAME."""
-    arrays = dict(result.outputs)
-    arrays |= {f"spikes.{name}": array for name, array in result.records.items()}
-    arrays |= {f"state.{node}.{name}": a for node, states in result.states.items() for name, a in states.items()}
-    return arrays
-
-
-def _result_json(result: Result) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    from spikec.ir.interpret import default_record
-
-    data: dict[str, Any] = {
-        "backend": result.backend,
-        "seconds": result.seconds,
-        "outputs": {
-            name: {"shape": list(array.shape), "nonzero": int((array != 0).sum()), "sum": float(array.sum())}
-            for name, array in (*result.outputs.items(), *result.records.items())
-        },
-    }
-    if all(name in result.records for name in default_record(result.graph)):
-        data["counts"] = {name: asdict(item) for name, item in result.counts.items()}
-        data["spike_rate"] = result.spike_rate
-        data["dormant"] = {name: found.tolist() for name, found in result.dormant.items()}
-        data["estimate"] = result.estimate.as_json()
-    return data
-
-
-def _may_be_written(path: Path) -> bool:
-    """Whether a path is a file, or nothing yet, in a folder. A device is neither: the new file would take its place."""
-    try:
-        return path.absolute().parent.is_dir() and (path.is_file() or not path.exists())
-    except OSError:
-        return False
-
-
-def _save_arrays(path: Path, arrays: dict[str, Array]) -> None:
-    """A .npz that is there wholly or not at all."""
-    from spikec.ir.text import npz_bytes
-
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_bytes(npz_bytes(arrays))
-        beside.replace(path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise CompileError("SPK008", f"{path}: cannot be written ({error.strerror})") from None
 
 
 # ------------------------------------------------------------------------------------------------------------------ main
@@ -979,7 +750,7 @@ def _drop_output() -> None:
 def _report(error: CompileError, as_json: bool) -> None:
     print(error, file=sys.stderr)
     if as_json:
-        _print_json({"errors": [item.as_json() for item in error.diagnostics]})
+        print_json({"errors": [item.as_json() for item in error.diagnostics]})
 
 
 def _dispatch(arguments: Sequence[str]) -> int:
