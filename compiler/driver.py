@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import inspect
 import os
 import re
-import sys
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, get_type_hints
 
 import numpy as np
@@ -24,8 +18,8 @@ from spikec.build import Build, golden_inputs, load
 from spikec.counts import SYNAPTIC, synapses
 from spikec.cutoff import Cutoff
 from spikec.cutoff import calibrate as calibrate_cutoff
-from spikec.diagnostics import CompileError, Loc
-from spikec.files import check_file, check_path, reading
+from spikec.diagnostics import CompileError
+from spikec.files import check_path
 from spikec.folder import is_build
 from spikec.headroom import head_room
 from spikec.inputs import check_inputs, frames
@@ -34,6 +28,7 @@ from spikec.ir.rules import verify
 from spikec.ir.text import read_graph, write_graph
 from spikec.ir.types import KINDS, Array, Kind
 from spikec.ledger import Ledger
+from spikec.models import torch_module, traced
 from spikec.options import fits, typed
 from spikec.pipeline import OPTIONAL, Stage, load_pass, run_passes, with_optional
 from spikec.score import answers, check_labels, classes, scored_output
@@ -41,7 +36,7 @@ from spikec.spelling import did_you_mean
 from spikec.target import FOLDER, Target, load_target, parse_target
 
 if TYPE_CHECKING:
-    from torch import nn
+    pass
 
 #: Told about every stage as soon as it is there.
 OnStage = Callable[[Stage], None]
@@ -70,15 +65,6 @@ DEFAULT_TARGET: Final = "loihi2"
 #: Options whose default is "auto"; None means something else there.
 _AUTO: Final = ("time_axis", "batch_axis")
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]*")
-
-
-@dataclass(frozen=True)
-class UserModel:
-    """A torch module out of the user's file, and the example input that the file gives, if it does."""
-
-    model: nn.Module
-    example_input: Any
-    file: str
 
 
 @typed(
@@ -151,53 +137,151 @@ def compile(
         from spikec.fit import fitted
 
         return fitted(compile, target_of(model, target), fit, arguments)
-    build, again = _build_of(model), None
-    bits = read_bits(bits)
+    build = _build_of(model)
     chosen, text = (build.target, build.target_text) if build and target is None else find_target(target or DEFAULT_TARGET)
-    if build is not None and target is None:
-        kept = dict(build.options)
-        bits = kept.pop("bits", None) if bits is None else bits
-        strict = kept.pop("strict", False) or strict
-        prove_ranges = kept.pop("prove_ranges", False) or prove_ranges
-        max_ram = kept.pop("max_ram", None) if max_ram is None else max_ram
-        max_flash = kept.pop("max_flash", None) if max_flash is None else max_flash
-        small = kept.pop("small", False) or small
-        again = kept.pop("cutoff", None)
-        if cutoff is not None or calibrate is not None:
-            cutoff, again = again if cutoff is None else cutoff, None
-        spiking = "ann-to-snn" in build.stage_names if spiking is None else spiking
-        options = {**kept, **options}
-    elif build is not None and spiking is None and "ann-to-snn" in build.stage_names:
-        spiking = True  # for another target it still has to spike
-    chosen = _limited(chosen, max_ram, max_flash, small, options)
-    asked_spiking = spiking or (spiking is None and bool(options.keys() & _SPIKING_OPTIONS - _reader_options(model)))
-    spiking = asked_spiking or (spiking is None and isinstance(model, (str, os.PathLike)) and os.fspath(model).endswith(_ANNS))
-    passes = [*(_TO_SPIKING if spiking else ()), *chosen.passes]
-    if bits is not None and chosen.level == "float" and "to-fixed" not in passes:
-        passes += ["fold-scale", "to-fixed"]
-    known = {item.name for each in (*passes, *OPTIONAL) for item in fields(load_pass(each))}  # type: ignore[arg-type]  # dataclasses
+    asked = _Asked(read_bits(bits), strict, prove_ranges, max_ram, max_flash, small, cutoff, spiking, options)
+    ledger = Ledger()
+    if build is not None:
+        asked = asked.after(build, target is None, calibrate is not None, ledger)
+    chosen = _limited(chosen, asked)
     module, read = _reader(model)
-    reading = {key: options.pop(key) for key in module.OPTIONS if key in options} if module else {}
-    if module and "input_kind" in module.OPTIONS and input_kind is not None:
+    readers = frozenset(module.OPTIONS if module else ())
+    asked_spiking = asked.spiking or (asked.spiking is None and bool(asked.options.keys() & _SPIKING_OPTIONS - readers))
+    is_ann_file = isinstance(model, (str, os.PathLike)) and os.fspath(model).endswith(_ANNS)
+    spiking = asked_spiking or (asked.spiking is None and is_ann_file)
+    passes = [*(_TO_SPIKING if spiking else ()), *chosen.passes]
+    if asked.bits is not None and chosen.level == "float" and "to-fixed" not in passes:
+        passes += ["fold-scale", "to-fixed"]
+    given: dict[str, Any] = {"target": chosen, "calibrate": None, "labels": None, "scales": None}
+    given |= {"bits": asked.bits, "strict": asked.strict}
+    reading = {key: value for key, value in asked.options.items() if key in readers}
+    asked = replace(asked, options={key: value for key, value in asked.options.items() if key not in readers})
+    if "input_kind" in readers and input_kind is not None:
         reading["input_kind"] = input_kind
-    if spiking and time_axis == "auto":
-        time_axis = None  # a network of activations takes frames
+    _check_names(model, module, passes, asked.options, given, chosen)
+    passes = with_optional(passes, {**asked.options, "bits": asked.bits})
+    if "prune" in passes and "choose-formats" not in passes and chosen.has("sparse_synapse_bits"):
+        passes.append("choose-formats")
+    _check_kinds(passes, asked.options, input_kind, dt, name)
     frame_steps = steps if steps is not None else FRAME_STEPS
     if isinstance(frame_steps, bool) or not isinstance(frame_steps, int) or frame_steps < 1:
         raise CompileError("SPK001", f"steps is a whole number of at least 1, not {steps!r}")
-    given: dict[str, Any] = {"target": chosen, "calibrate": None, "labels": None, "scales": None, "bits": bits, "strict": strict}
+    check_path("weights", weights)
+    check_path("dump_ir", dump_ir)
+    if spiking and time_axis == "auto":
+        time_axis = None  # a network of activations takes frames
+    axes = {"time_axis": time_axis, "batch_axis": batch_axis, "steps": steps, "dt": dt, "input_kind": input_kind}
+    plain = {"example_input": example_input, "weights": weights, **axes}
+    if spiking:
+        plain |= {"time_axis": "auto", "steps": None}
+    of_torch = [key for key, value in plain.items() if (value != "auto" if key in _AUTO else value is not None)]
+    if calibrate is not None and "steps" in of_torch:
+        of_torch.remove("steps")  # frames to calibrate on are fed for so many steps
+    origins = build.origins if build and weights is None else None
+    if build is not None:
+        graph = _graph_of(build, name, [key for key in of_torch if key != "weights"], weights)
+    elif isinstance(model, Graph):
+        graph = _plain_graph(model, name, of_torch, "a graph")
+    elif read is not None:
+        if wrong := [key for key in of_torch if key != "dt" and key not in reading]:
+            raise CompileError("SPK001", f"{wrong[0]} belongs to a torch model; {os.fspath(model)} is a graph already")
+        graph = read(Path(model), name=name, dt=dt, ledger=ledger, **reading)
+    elif isinstance(model, (str, os.PathLike)) and Path(os.fspath(model)).suffix == ".sir":
+        graph = _plain_graph(read_graph(Path(model)), name, of_torch, os.fspath(model))
+    else:
+        graph, origins = traced(model, example_input, weights, name, axes)
+
+    watch = _Dump(Path(dump_ir)) if dump_ir is not None else None
+
+    def seen(stage: Stage) -> None:
+        if watch:
+            watch(stage)
+        if on_stage:
+            on_stage(stage)
+
+    if asked.bits is not None and graph.level != "float":
+        raise CompileError("SPK001", f"bits={asked.bits}: the graph holds integers already")
+    if spiking and not asked_spiking and not _is_ann(graph):
+        passes = [each for each in passes if each not in _TO_SPIKING]
+        spiking = False
+    if calibrate is not None:
+        framed = spiking or steps is not None
+        calibrate = frames(graph, calibrate, frame_steps, own=steps is None) if framed else check_inputs(graph, calibrate)
+        given["calibrate"] = calibrate
+    if labels is not None:
+        given["labels"] = _labels(labels, calibrate, graph)
+    stages = run_passes(graph, passes, {**given, **asked.options}, ledger, seen)
+    if asked.strict:
+        ledger.strict()
+    last = stages[-1].graph
+    if asked.prove_ranges:
+        _prove(last, chosen, calibrate)
+    if found := list(load_backend(chosen.backend, chosen).check(last)):
+        raise CompileError.many(found)
+    early = _cutoff(last, given, asked.cutoff, ledger, chosen) if asked.cutoff is not None else None
+    made = Build(stages, ledger, chosen, text, golden_inputs(last, calibrate), asked.told(), origins=origins)
+    made.cutoff = early
+    return made
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a compilation is asked for beside the model and its data; the names are those of `compile`."""
+
+    bits: Any
+    strict: bool
+    prove_ranges: bool
+    max_ram: int | None
+    max_flash: int | None
+    small: bool
+    cutoff: float | None
+    spiking: bool | None
+    options: dict[str, Any]
+
+    def after(self, build: Build, same_target: bool, calibrated: bool, ledger: Ledger) -> _Asked:
+        """The same for a build that is compiled again: what it was asked for holds where nothing else is said, for its own target.
+
+        Its cutoff was chosen on calibration data, and is chosen anew or left out.
+        """
+        was_spiking = "ann-to-snn" in build.stage_names
+        if not same_target:
+            return replace(self, spiking=True) if self.spiking is None and was_spiking else self  # it still has to spike
+        kept = dict(build.options)
+        flags = {key: kept.pop(key, False) or getattr(self, key) for key in ("strict", "prove_ranges", "small")}
+        values = {key: kept.pop(key, None) for key in ("bits", "max_ram", "max_flash", "cutoff")}
+        values |= {key: own for key in values if (own := getattr(self, key)) is not None}
+        if self.cutoff is None and values["cutoff"] is not None and not calibrated:
+            what = f"the build's cutoff={values['cutoff']} is left out: its margin is chosen anew on calibration data only"
+            ledger.record("", "convention", what)
+            values["cutoff"] = None
+        spiking = was_spiking if self.spiking is None else self.spiking
+        return replace(self, **flags, **values, spiking=spiking, options={**kept, **self.options})
+
+    def told(self) -> dict[str, Any]:
+        """What a build keeps of it."""
+        found = {"bits": self.bits, "strict": self.strict}
+        found |= {"prove_ranges": True} if self.prove_ranges else {}
+        found |= {"cutoff": self.cutoff} if self.cutoff is not None else {}
+        found |= {"max_ram": self.max_ram, "max_flash": self.max_flash}
+        found |= {"small": True} if self.small else {}
+        return {key: value for key, value in {**found, **self.options}.items() if _plain(value)}
+
+
+def _check_names(
+    model: Any, module: Any, passes: Sequence[str], options: Mapping[str, Any], given: Mapping[str, Any], target: Target
+) -> None:
+    """SPK001 for an option that neither a pass nor the file's reader takes."""
+    known = {item.name for each in (*passes, *OPTIONAL) for item in fields(load_pass(each))}  # type: ignore[arg-type]  # dataclasses
     free = sorted((known - set(given)) | set(module.OPTIONS if module else ()))
     for key in options:
         if key not in free:
             what = f"'{Path(os.fspath(model)).suffix}' and the target" if module else "the target"
-            raise CompileError(
-                "SPK001",
-                f"unknown option '{key}' for {what} '{chosen.name}'",
-                fix=did_you_mean(key, free) if free else None,
-            )
-    passes = with_optional(passes, {**options, "bits": bits})
-    if "prune" in passes and "choose-formats" not in passes and chosen.has("sparse_synapse_bits"):
-        passes.append("choose-formats")
+            fix = did_you_mean(key, free) if free else None
+            raise CompileError("SPK001", f"unknown option '{key}' for {what} '{target.name}'", fix=fix)
+
+
+def _check_kinds(passes: Sequence[str], options: Mapping[str, Any], input_kind: Any, dt: Any, name: Any) -> None:
+    """SPK001 for a value that is of another type than its option."""
     for each in passes:
         hints = get_type_hints(load_pass(each))
         for key in options.keys() & hints.keys():
@@ -210,81 +294,6 @@ def compile(
         raise CompileError("SPK001", f"dt is a number of seconds, not {dt!r}")
     if name is not None and not (isinstance(name, str) and _NAME.fullmatch(name)):
         raise CompileError("SPK001", f"a graph's name consists of letters, digits, _ and ., not '{name}'")
-    axes = {"time_axis": time_axis, "batch_axis": batch_axis, "steps": steps, "dt": dt, "input_kind": input_kind}
-    check_path("weights", weights)
-    check_path("dump_ir", dump_ir)
-    plain = {"example_input": example_input, "weights": weights, **axes}
-    if spiking:
-        plain |= {"time_axis": "auto", "steps": None}
-    asked = [key for key, value in plain.items() if value is not None and not (key in _AUTO and value == "auto")]
-    asked += [key for key in _AUTO if plain[key] is None]
-    given_graph = [key for key in asked if key != "steps" or calibrate is None]  # frames to calibrate on are fed for so many steps
-    ledger = Ledger()
-    if again is not None:
-        ledger.record(
-            "", "convention", f"the build's cutoff={again} is left out: its margin is chosen anew on calibration data only"
-        )
-    origins = build.origins if build else None
-    if build is not None:
-        graph = _graph_of(build, name, [key for key in given_graph if key != "weights"], weights)
-        origins = None if weights is not None else origins
-    elif isinstance(model, Graph):
-        graph = _plain_graph(model, name, given_graph, "a graph")
-    elif read is not None:
-        if wrong := [key for key in given_graph if key != "dt" and key not in reading]:
-            raise CompileError("SPK001", f"{wrong[0]} belongs to a torch model; {os.fspath(model)} is a graph already")
-        graph = read(Path(model), name=name, dt=dt, ledger=ledger, **reading)
-    elif isinstance(model, (str, os.PathLike)) and Path(os.fspath(model)).suffix == ".sir":
-        graph = _plain_graph(read_graph(Path(model)), name, given_graph, os.fspath(model))
-    else:
-        graph, origins = _traced(model, example_input, weights, name, axes)
-
-    watch = _Dump(Path(dump_ir)) if dump_ir is not None else None
-
-    def seen(stage: Stage) -> None:
-        if watch:
-            watch(stage)
-        if on_stage:
-            on_stage(stage)
-
-    if bits is not None and graph.level != "float":
-        raise CompileError("SPK001", f"bits={bits}: the graph holds integers already")
-    if spiking and not asked_spiking and not _is_ann(graph):
-        passes = [each for each in passes if each not in _TO_SPIKING]
-        spiking = False
-    if calibrate is not None:
-        framed = spiking or steps is not None
-        calibrate = frames(graph, calibrate, frame_steps, own=steps is None) if framed else check_inputs(graph, calibrate)
-        given["calibrate"] = calibrate
-    if labels is not None:
-        given["labels"] = _labels(labels, calibrate, graph)
-    stages = run_passes(graph, passes, {**given, **options}, ledger, seen)
-    if strict:
-        ledger.strict()
-    last = stages[-1].graph
-    if prove_ranges:
-        _prove(last, chosen, calibrate)
-    if found := list(load_backend(chosen.backend, chosen).check(last)):
-        raise CompileError.many(found)
-    if cutoff is not None:
-        early = _cutoff(last, given, cutoff, ledger, chosen)
-    told = {
-        key: value
-        for key, value in {
-            "bits": bits,
-            "strict": strict,
-            **({"prove_ranges": True} if prove_ranges else {}),
-            **({"cutoff": cutoff} if cutoff is not None else {}),
-            "max_ram": max_ram,
-            "max_flash": max_flash,
-            **({"small": True} if small else {}),
-            **options,
-        }.items()
-        if _plain(value)
-    }
-    made = Build(stages, ledger, chosen, text, golden_inputs(last, calibrate), told, origins=origins)
-    made.cutoff = early if cutoff is not None else None
-    return made
 
 
 def _prove(graph: Graph, target: Target, calibrate: Mapping[str, Array] | None) -> None:
@@ -297,18 +306,16 @@ def _prove(graph: Graph, target: Target, calibrate: Mapping[str, Array] | None) 
         raise CompileError.many(found)
 
 
-def _limited(target: Target, max_ram: int | None, max_flash: int | None, small: bool, options: Mapping[str, Any]) -> Target:
+def _limited(target: Target, asked: _Asked) -> Target:
     """The target with the limits that the user set."""
-    limits = {key: value for key, value in (("ram", max_ram), ("flash", max_flash)) if value is not None}
+    limits = {"max_ram": asked.max_ram, "max_flash": asked.max_flash}
     for key, value in limits.items():
-        if not fits(value, int) or value < 1:
-            raise CompileError("SPK001", f"max_{key} is a whole number of bytes above 0, not {value!r}")
-        if target.backend != "c":
-            raise CompileError("SPK001", f"max_{key} is for targets that C is emitted for; '{target.name}' is not one of them")
-    if small and target.backend != "c":
-        raise CompileError("SPK001", f"small is for targets that C is emitted for; '{target.name}' is not one of them")
-    given = {"max_ram": max_ram, "max_flash": max_flash, "small": small, "max_bytes": options.get("max_bytes")}
-    return target.as_asked(given)
+        if value is not None and (not fits(value, int) or value < 1):
+            raise CompileError("SPK001", f"{key} is a whole number of bytes above 0, not {value!r}")
+    said = [key for key, value in limits.items() if value is not None] + (["small"] if asked.small else [])
+    if said and target.backend != "c":
+        raise CompileError("SPK001", f"{said[0]} is for targets that C is emitted for; '{target.name}' is not one of them")
+    return target.as_asked({**limits, "small": asked.small, "max_bytes": asked.options.get("max_bytes")})
 
 
 @typed(
@@ -338,7 +345,7 @@ def trace(
     with steps=T is a constant frame fed at every step. dt: seconds per step, if the model means any. input_kind: "spike", "graded"
     or "value"; by default spike where the example holds only 0 and 1. See `spikec.compile`.
     """
-    return _traced(
+    return traced(
         model,
         example_input,
         weights,
@@ -442,11 +449,6 @@ def _either(words: Iterable[str]) -> str:
     return f"{', '.join(most)} or {last}"
 
 
-def _reader_options(model: Any) -> frozenset[str]:
-    module, _ = _reader(model)
-    return frozenset(module.OPTIONS if module else ())
-
-
 def _is_ann(graph: Graph) -> bool:
     from spikec.passes.ann_to_snn import is_ann
 
@@ -501,17 +503,6 @@ def _labels(labels: Any, calibrate: Mapping[str, Any] | None, graph: Graph) -> A
     return check_labels(labels, samples, steps, classes(graph))
 
 
-def _torch() -> ModuleType:
-    try:
-        return import_module("torch")
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        raise CompileError(
-            "SPK009", "a torch model needs PyTorch, which is not installed", fix="pip install 'spikec[torch]'"
-        ) from None
-
-
 def _build_of(model: Any) -> Build | None:
     """A build, or the one in a build folder; None for any other model."""
     if isinstance(model, Build):
@@ -524,185 +515,10 @@ def _graph_of(build: Build, name: str | None, asked: list[str], weights: str | P
     graph = _plain_graph(build.graph("input"), name, asked, "a build")
     if weights is None:
         return graph
-    _torch()
+    torch_module()
     from spikec.frontend.weights import with_weights
 
     return with_weights(graph, build.origins, weights)
-
-
-def _traced(
-    model: Any, example_input: Any, weights: str | Path | None, name: str | None, axes: Mapping[str, Any]
-) -> tuple[Graph, dict[str, Any] | None]:
-    if isinstance(model, (str, os.PathLike)):
-        with user_code(os.fspath(model)) as found:
-            example = example_input if example_input is not None else found.example_input
-            return _trace_module(found.model, example, weights, name, axes, found.file)
-    torch = _torch()
-    if not isinstance(model, torch.nn.Module):
-        raise CompileError(
-            "SPK003",
-            f"a model is a torch module, a Graph, 'file.py:name', or a .nir, .net, .onnx or .sir file, not {type(model).__name__}",
-            fix="instantiate it: Net()" if inspect.isclass(model) else None,
-        )
-    return _trace_module(model, example_input, weights, name, axes, None)
-
-
-def _trace_module(
-    model: Any,
-    example_input: Any,
-    weights: str | Path | None,
-    name: str | None,
-    axes: Mapping[str, Any],
-    file: str | None,
-) -> tuple[Graph, dict[str, Any] | None]:
-    torch = _torch()
-    from spikec.frontend import torch_trace
-
-    if example_input is None:
-        where = ", or define example_input in the model's file" if file else ""
-        raise CompileError(
-            "SPK001",
-            "an example input is needed to trace the model",
-            fix=f"give example_input, as the model takes it{where} (command line: --example or --input-shape)",
-        )
-    if weights is not None:
-        model = torch_trace.copy_model(model)  # the user's own stays as it is
-        torch_trace.load_weights(model, weights)
-    real = [parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()]
-    example = _tensors(example_input, torch, real[0] if real else torch.get_default_dtype())
-    return torch_trace.trace_model(model, example, name=name, source_file=file, **axes)
-
-
-def _tensors(example: Any, torch: ModuleType, dtype: Any) -> Any:
-    """NumPy arrays as tensors in the model's own floats; tensors as they are; within tuples, lists and mappings as well."""
-    if isinstance(example, Mapping):
-        return {key: _tensors(item, torch, dtype) for key, item in example.items()}
-    if isinstance(example, (tuple, list)):
-        return tuple(_tensors(item, torch, dtype) for item in example)
-    if isinstance(example, np.ndarray) and example.dtype.kind in "biuf":
-        return torch.as_tensor(example.copy()).to(dtype)
-    return example
-
-
-@contextmanager
-def user_code(spec: str) -> Iterator[UserModel]:
-    """Run the user's file and find the model in it; while this is open, the file's own imports work.
-
-    Afterwards sys.path and sys.modules are as before: neither the file nor what it imported from its own folder stays. Raises
-    CompileError SPK002 or SPK003, at the line of the user's file that failed.
-    """
-    text, colon, wanted = spec.rpartition(":")
-    if not colon or "/" in wanted or wanted.endswith(".py"):
-        text, wanted = spec, ""
-    path = Path(text)
-    if path.suffix != ".py":
-        raise CompileError("SPK003", f"'{spec}' is not a model", fix="give file.py:name, or a .nir, .net, .onnx or .sir file")
-    check_file(path)
-    with reading(path):
-        path.open("rb").close()
-    torch = _torch()
-    before, search = dict(sys.modules), list(sys.path)
-    folder = path.resolve().parent
-    sys.path.insert(0, str(folder))
-    try:
-        module = _execute(path)
-        model = _find(module, path, wanted, torch)
-        example = getattr(module, "example_input", None)
-        if callable(example) and not isinstance(example, torch.Tensor):
-            example = _call(example, path, "example_input()")
-        yield UserModel(model, example, path.name)
-    finally:
-        sys.path[:] = search
-        for key, loaded in list(sys.modules.items()):
-            if before.get(key) is not loaded and _inside(loaded, folder):
-                if key in before:
-                    sys.modules[key] = before[key]
-                else:
-                    del sys.modules[key]
-
-
-def _inside(module: ModuleType, folder: Path) -> bool:
-    """Whether a module came out of the user's folder, and not out of an environment that lies in it."""
-    file = getattr(module, "__file__", None)
-    if not file:
-        return False
-    path = Path(file).resolve()
-    return path.is_relative_to(folder) and "site-packages" not in path.parts
-
-
-def _execute(path: Path) -> ModuleType:
-    key = path.stem
-    if key in sys.modules or key in sys.stdlib_module_names or not key.isidentifier():
-        key = f"spikec_model_{key}"
-    spec = importlib.util.spec_from_file_location(key, path.resolve())
-    if spec is None or spec.loader is None:
-        raise CompileError("SPK003", f"{path}: cannot be imported")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[key] = module  # dataclasses and pickles look their module up there
-    loader = spec.loader
-    _guard(lambda: loader.exec_module(module), path, "importing the file")
-    return module
-
-
-def _guard(action: Callable[[], Any], path: Path, what: str) -> Any:
-    """Run the user's code; whatever it raises is told at the last line of the user's file that led there."""
-    try:
-        return action()
-    except CompileError:
-        raise
-    except SyntaxError as error:
-        loc = Loc(path.name, (error.lineno or 0) if error.filename == str(path.resolve()) else 0)
-        raise CompileError("SPK003", f"{what} failed: {error.msg}", loc=loc) from None
-    except (Exception, SystemExit) as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if frame.filename == str(path.resolve())]
-        first = (str(error).splitlines() or [""])[0]
-        loc = Loc(path.name, (lines[-1] or 0) if lines else 0)
-        raise CompileError("SPK003", f"{what} failed: {type(error).__name__}: {first}", loc=loc) from error
-
-
-def _call(function: Callable[[], Any], path: Path, what: str) -> Any:
-    try:
-        inspect.signature(function).bind()
-    except TypeError as error:
-        line = getattr(getattr(function, "__code__", None), "co_firstlineno", 0)
-        raise CompileError(
-            "SPK003",
-            f"{what} needs arguments: {error}",
-            loc=Loc(path.name, line),
-            fix="write a function without arguments that returns the model, and name that",
-        ) from None
-    except ValueError:
-        pass  # no signature to look at
-    return _guard(function, path, what)
-
-
-def _find(module: ModuleType, path: Path, wanted: str, torch: ModuleType) -> nn.Module:
-    models = [
-        name
-        for name, value in vars(module).items()
-        if isinstance(value, torch.nn.Module)
-        or (inspect.isclass(value) and issubclass(value, torch.nn.Module) and value.__module__ == module.__name__)
-    ]
-    functions = [
-        name
-        for name, value in vars(module).items()
-        if inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")
-    ]
-    if not wanted:
-        raise CompileError(
-            "SPK003",
-            f"{path}: which model? A file is given with a name in it",
-            fix=f"give {path}:name, with one of {', '.join(models or functions) or 'its own names'}",
-        )
-    if not hasattr(module, wanted):
-        raise CompileError("SPK003", f"{path}: there is no '{wanted}' in it", fix=did_you_mean(wanted, [*models, *functions]))
-    value = getattr(module, wanted)
-    if not isinstance(value, torch.nn.Module) and callable(value):
-        value = _call(value, path, f"{wanted}()")
-    if not isinstance(value, torch.nn.Module):
-        raise CompileError("SPK003", f"{path}: '{wanted}' gives {type(value).__name__}, not a torch module")
-    return value
 
 
 # -------------------------------------------------------------------------------------------------------------- dumps

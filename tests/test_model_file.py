@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import spikec
-from spikec import driver
+from spikec import models
 from spikec.diagnostics import CompileError
-from spikec.driver import user_code
+from spikec.models import user_code
 
 NET = """
 import dataclasses
@@ -127,7 +127,7 @@ def test_without_torch_the_remedy_is_told(folder: Path, monkeypatch: pytest.Monk
             raise ModuleNotFoundError("No module named 'torch'", name="torch")
         return importlib.import_module(name)
 
-    monkeypatch.setattr(driver, "import_module", absent)
+    monkeypatch.setattr(models, "import_module", absent)
     with pytest.raises(CompileError) as caught:
         spikec.compile(f"{folder}/a/net.py:Net", target="reference")
     assert str(caught.value) == (

@@ -27,6 +27,7 @@ DRIVER_MODULES = {
     "spikec.cli",
     "spikec.driver",
     "spikec.fit",
+    "spikec.models",
     "spikec.nn",
     "spikec.recovery",
     "spikec.tuning",
