@@ -31,6 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .trace import SpikeTrace, TraceError
+from .trial import hdf5_trial
 
 Array = npt.NDArray[Any]
 Ints = npt.NDArray[np.int64]
@@ -242,6 +243,8 @@ class _Hdf5:
 
     def __enter__(self) -> Any:
         h5py = _optional("h5py", self.path)
+        if broken := hdf5_trial(h5py, self.path, 1 << 16):
+            raise TraceError(f"{self.path}: not a readable HDF5 file ({broken})")
         try:
             self.file = h5py.File(self.path, "r")
         except Exception as error:

@@ -16,6 +16,7 @@ import numpy as np
 
 from spikec.diagnostics import CompileError, Loc
 from spikec.files import check_file, reading
+from spikec.runtime.trial import trial
 
 Tree = dict[str, Any]
 
@@ -43,6 +44,12 @@ def read_tree(path: Path) -> Tree:
     check_file(path)
     with reading(path):
         path.open("rb").close()
+    if broken := trial(lambda: _read(h5py, path)):
+        raise CompileError("SPK003", f"{path}: not a readable HDF5 file ({broken})")
+    return _read(h5py, path)
+
+
+def _read(h5py: ModuleType, path: Path) -> Tree:
     try:
         file = h5py.File(path, "r")
     except OSError as error:

@@ -18,6 +18,7 @@ import numpy as np
 from spikec.diagnostics import CompileError, Loc
 from spikec.files import check_file, reading
 from spikec.ir.types import Array
+from spikec.runtime.trial import hdf5_trial
 
 #: More elements than this in one array, or neurons or connections in one layer, are a damaged or hostile file.
 MAX_ELEMENTS: Final = 1 << 26
@@ -169,15 +170,14 @@ def open_file(path: Path) -> Iterator[Group]:
     check_file(path)
     with reading(path):
         path.open("rb").close()
+    fix = "export the network again; a file that was cut off in a download or a copy cannot be repaired"
+    if broken := hdf5_trial(h5py, path):
+        raise CompileError("SPK003", f"{path}: not a readable HDF5 file ({broken})", fix=fix)
     try:
         file = h5py.File(path, "r")
     except (OSError, RuntimeError, ValueError) as error:
         detail = str(error)
         inside = detail[detail.find("(") + 1 : detail.rfind(")")] if "(" in detail else detail
-        raise CompileError(
-            "SPK003",
-            f"{path}: not a readable HDF5 file ({inside})",
-            fix="export the network again; a file that was cut off in a download or a copy cannot be repaired",
-        ) from None
+        raise CompileError("SPK003", f"{path}: not a readable HDF5 file ({inside})", fix=fix) from None
     with file:
         yield Group(h5py, file, path.name)
