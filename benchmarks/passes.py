@@ -159,11 +159,11 @@ def time_ratio(build: Any, other: Any, x: Array) -> float:
         given = checked_inputs(graph, compiled.network, {graph.inputs[0].name: x[:TIMED]})
         name = scored_output(graph)
         port = next(k for k, item in enumerate(compiled.network.ports[: compiled.network.outputs]) if item.name == name)
-        margin = cutoff.margin if cutoff else math.inf
+        margins = cutoff.margins(x.shape[1]) if cutoff else np.array([math.inf])
 
         def run() -> float:
             begin = time.thread_time()
-            compiled.decide(given, graph.max_lag, port, margin)
+            compiled.decide(given, graph.max_lag, port, margins)
             return time.thread_time() - begin
 
         return run
@@ -226,6 +226,7 @@ class Bench:
             batch_size=task.batch_size,
             learning_rate=task.rate,
             drop=task.drop,
+            early=task.early,
             seed=self.seed,
         )
 
@@ -236,9 +237,8 @@ class Bench:
     def early(self, build: Any) -> tuple[Array, float]:
         """Which answers are right when they come early, and the share of the steps that they take; the build has its cutoff now."""
         name = scored_output(build.graph())
-        some = slice(0, 4 * CALIBRATION)
-        output = build.run(self.task.train.x[some], "c").outputs[name]
-        build.cutoff = calibrate(output, self.task.train.y[some], name, BUDGET)
+        output = build.run(self.task.train.x, "c").outputs[name]
+        build.cutoff = calibrate(output, self.task.train.y, name, BUDGET)
         decision = build.decide(self.task.test.x, "c")
         return decision.answers == self.task.test.y, decision.mean_steps / self.task.test.x.shape[1]
 
@@ -362,7 +362,9 @@ def row_path(bench: Bench, key: str) -> Path:
     """Where a finished row lies: named by what decides it."""
     task, (_, _, _, measure) = bench.task, ROWS[key]
     data = [np.ascontiguousarray(part).tobytes() for part in (task.train.x, task.train.y, task.test.x, task.test.y)]
-    settings = f"{key} {bench.seed} {task.epochs} {task.batch_size} {task.drop} {task.rate}"
+    settings = f"{key} {bench.seed} {task.epochs} {task.batch_size} {task.drop} {task.rate}" + (
+        f" {task.early}" if task.early else ""
+    )
     told = (*data, bench.graph.fingerprint.encode(), settings.encode(), inspect.getsource(measure).encode())
     return tasks.KEPT / "rows" / f"{task.name}-{bench.seed}-{key}-{_digest(*told)}.npz"
 

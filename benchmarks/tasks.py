@@ -53,7 +53,8 @@ class Task:
     """A task: its data, the float network of a seed, and how a recovery is asked for.
 
     tuning: what a recovery learns from, where not all of `train`. steps: from which step on answers count, where every step has a
-    label (samples, T). options: of every compilation. given: whether others trained the network.
+    label (samples, T). options: of every compilation. given: whether others trained the network. early: the share of the loss, of
+    the float network as of a recovery, that asks for the answer at every step past a fifth of the run.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Task:
     steps: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
     given: bool = False
+    early: float = 0.0
 
     @property
     def per_step(self) -> bool:
@@ -200,11 +202,11 @@ def with_weights(graph: Graph, weights: dict[str, Array]) -> Graph:
     return verify(graph.with_nodes(replace(n, weight=weights[n.name]) if isinstance(n, Dense) else n for n in graph.nodes))
 
 
-def trained(name: str, start: Graph, train: Split, seed: int, epochs: int, rate: float) -> Graph:
-    """The network after training, from the cache where it is there."""
+def trained(name: str, start: Graph, train: Split, seed: int, epochs: int, rate: float, early: float = 0.0) -> Graph:
+    """The network after training, from the cache where it is there; early as in Task."""
     names = [node.name for node in start.nodes if isinstance(node, Dense)]
     sizes = "-".join(str(node.weight.shape[0]) for node in start.nodes if isinstance(node, Dense))
-    recipe = f"{sizes} {epochs} {rate} {seed} {start.fingerprint}"
+    recipe = f"{sizes} {epochs} {rate} {seed} {start.fingerprint}" + (f" early {early}" if early else "")
     digest = hashlib.sha256(recipe.encode() + train.x.tobytes() + train.y.tobytes()).hexdigest()[:12]
     path = KEPT / f"{name}-{sizes}-{seed}-{digest}.npz"
     if path.exists():
@@ -224,7 +226,12 @@ def trained(name: str, start: Graph, train: Split, seed: int, epochs: int, rate:
                 chosen = order[64 * k : 64 * (k + 1)]
                 spikes = x[chosen].float()
                 spikes = spikes * (torch.rand_like(spikes) > 0.1)  # dropped input spikes: few samples are learned by heart
-                loss = torch.nn.functional.cross_entropy(module(spikes)[output].sum(1), y[chosen])
+                counts = module(spikes)[output].cumsum(1)
+                loss = torch.nn.functional.cross_entropy(counts[:, -1], y[chosen])
+                if early:
+                    each = counts[:, counts.shape[1] // 5 :]
+                    wanted = y[chosen, None].expand(each.shape[:2])
+                    loss = (1 - early) * loss + early * torch.nn.functional.cross_entropy(each.flatten(0, 1), wanted.flatten())
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -324,14 +331,15 @@ def _trained_here(
     epochs: int,
     rate: float,
     recovery: tuple[int, int],
+    early: float = 0.0,
 ) -> Task:
     train, test = data()
     length, size = recovery
 
     def network(seed: int) -> Graph:
-        return trained(name, feedforward(sizes, seed, beta), train, seed, epochs, rate)
+        return trained(name, feedforward(sizes, seed, beta), train, seed, epochs, rate, early)
 
-    return Task(name, train, test, network, length, size)
+    return Task(name, train, test, network, length, size, early=early)
 
 
 def _given_cuba() -> Task:

@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -192,7 +192,7 @@ class Build:
                     "options": self.options,
                     "dt": graph.dt,
                     "lag": graph.max_lag,
-                    "cutoff": None if self.cutoff is None else _cutoff_json(self.cutoff),
+                    "cutoff": None if self.cutoff is None else self.cutoff.as_json(),
                     "inputs": {
                         node.name: {
                             "kind": node.type.kind,
@@ -523,12 +523,8 @@ def load(folder: str | Path) -> Build:
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in manifest["options"].items()}
     build = Build(stages, ledger, target.as_asked(options), text, golden, options, folder, origins)
     if found := manifest.get("cutoff"):
-        build.cutoff = Cutoff(found["output"], math.inf if found["margin"] is None else found["margin"], found["budget"])
+        build.cutoff = Cutoff.of_json(found)
     return build
-
-
-def _cutoff_json(cutoff: Cutoff) -> dict[str, Any]:
-    return {**asdict(cutoff), "margin": None if math.isinf(cutoff.margin) else cutoff.margin}
 
 
 def golden_inputs(graph: Graph, calibrate: Mapping[str, Array] | None) -> dict[str, Array]:

@@ -483,7 +483,7 @@ def _cutoff(graph: Graph, given: Mapping[str, Any], budget: float, ledger: Ledge
     ledger.record(
         graph.output(name).node,
         "approximation",
-        f"answers are given as soon as one class leads by {found.margin:.6g}",
+        f"answers are given as soon as one class leads by {found.text()}",
         asked=f"--cutoff {budget}",
         measured={"mean steps": decided.mean_steps, "of steps": float(output.shape[1]), "answers changed": float(lost)},
     )

@@ -61,6 +61,7 @@ class _Settings:
     temperature: float
     soft: float
     drop: float
+    early: float
 
 
 def recover(
@@ -77,6 +78,7 @@ def recover(
     soft: float = 0.7,
     held_out: float = 0.1,
     drop: float = 0.1,
+    early: float = 0.0,
     seed: int = 0,
 ) -> Build:
     """Fine-tune a build's weights with its quantizer, its pruning and its integer dynamics in the loop; a new build.
@@ -86,15 +88,17 @@ def recover(
     layer's mean absolute weight, falling to zero as a cosine. distill: learn from the float network too, with `soft` of the loss
     at `temperature`, the rest from the labels. held_out: the share of the samples on which the epochs are compared; the best is
     kept, the state before training included. drop: the share of the input's spikes left out at random while training, against
-    learning few samples by heart. gradual: of a build with pruned synapses, prune again while training, to a growing share (Zhu
-    and Gupta 2017: 1 - (1 - p)^3 of it) of the weights as they are by then, so that a synapse may come back (Lin et al. 2020);
-    the number that stays is the build's. Needs PyTorch. Raises CompileError SPK404 where the build has no quantizer.
+    learning few samples by heart. early: the share of the loss that looks at every step past a fifth of the run, at what the sums
+    say by then, and not at the end alone (Deng et al. 2022); for answers that come early, `decide`. gradual: of a build with pruned
+    synapses, prune again while training, to a growing share (Zhu and Gupta 2017: 1 - (1 - p)^3 of it) of the weights as they are
+    by then, so that a synapse may come back (Lin et al. 2020); the number that stays is the build's. Needs PyTorch. Raises
+    CompileError SPK404 where the build has no quantizer.
     """
     try:
         import torch
     except ModuleNotFoundError as error:
         raise CompileError("SPK009", "recovery needs PyTorch, which is not installed", fix="pip install 'spikec[torch]'") from error
-    _check_options(epochs, batch_size, learning_rate, held_out, drop, soft, temperature)
+    _check_options(epochs, batch_size, learning_rate, held_out, drop, soft, temperature, early)
     names = build.stage_names
     quantizer = next((name for name in names if name in QUANTIZERS), None)
     if quantizer is None or names.index(quantizer) == 0:
@@ -105,6 +109,8 @@ def recover(
     inputs = check_inputs(stages[0].graph, data)
     samples, steps = next(iter(inputs.values())).shape[:2]
     labels = check_labels(labels, samples, steps, classes(build.stages[0].graph))
+    if early and labels.ndim == 2:
+        raise CompileError("SPK001", "early asks for one answer a sample, and these labels have one a step", fix="early=0")
     options = {**build.options, "target": build.target, "calibrate": {k: v[:256] for k, v in inputs.items()}}
     if (widths := _widths(build.ledger, quantizer)) is not None:  # those that were found are kept
         options = {key: value for key, value in options.items() if key != "max_bytes"} | {"bits": widths}
@@ -114,7 +120,7 @@ def recover(
     train, check = order[kept:], order[:kept] if kept else order
     floats = {name: torch.from_numpy(value) for name, value in inputs.items()}
     teacher = _answers_of(torch, stages[0].graph, floats, batch_size) if distill else None
-    settings = _Settings(epochs, batch_size, learning_rate, temperature, soft if distill else 0.0, drop)
+    settings = _Settings(epochs, batch_size, learning_rate, temperature, soft if distill else 0.0, drop, early)
 
     place = names.index(quantizer)
     ledger, now, pruner = build.ledger, stages, None
@@ -220,7 +226,7 @@ def _record(ledger: Ledger, source: Graph, trained: Graph, scales: Mapping[str, 
 
 
 def _check_options(
-    epochs: int, batch_size: int, learning_rate: float, held_out: float, drop: float, soft: float, temperature: float
+    epochs: int, batch_size: int, learning_rate: float, held_out: float, drop: float, soft: float, temperature: float, early: float
 ) -> None:
     wrong = [
         (epochs < 0, f"epochs must be 0 or more, not {epochs}"),
@@ -229,6 +235,7 @@ def _check_options(
         (not 0 <= held_out < 1, f"held_out is a share from 0 up to but without 1, not {held_out}"),
         (not 0 <= drop < 1, f"drop is a share from 0 up to but without 1, not {drop}"),
         (not 0 <= soft <= 1, f"soft is a share from 0 to 1, not {soft}"),
+        (not 0 <= early <= 1, f"early is a share from 0 to 1, not {early}"),
         (temperature <= 0, f"temperature must be above 0, not {temperature}"),
     ]
     for bad, message in wrong:
@@ -313,6 +320,16 @@ def _logits(graph: Graph, output: Any, per_step: bool) -> Any:
     return summed * (_SPREAD / summed.detach().std().clamp_min(1e-9))
 
 
+def _so_far(torch: Any, graph: Graph, output: Any) -> Any:
+    """What the loss of early answers sees: counts or means up to each step past a fifth of the run; (batch, steps, classes)."""
+    steps = output.shape[1]
+    sums = output.cumsum(dim=1)[:, steps // 5 :]
+    if graph.type_of(graph.outputs[0][1]).kind == "spike":
+        return sums
+    means = sums / torch.arange(steps // 5 + 1, steps + 1, dtype=sums.dtype)[:, None]
+    return means * (_SPREAD / means.detach().std().clamp_min(1e-9))
+
+
 def _answers_of(torch: Any, graph: Graph, tensors: Mapping[str, Any], batch: int) -> Any:
     """The float network's first output (samples, T, classes)."""
     from spikec.frontend.nn.graph_module import GraphModule
@@ -382,11 +399,12 @@ def _fit(
         if settings.drop:
             batch = {n: v * (torch.rand(v.shape, generator=generator) >= settings.drop).to(v.dtype) for n, v in batch.items()}
         index = torch.from_numpy(chosen)
-        logits = _logits(graph, _first_output(graph, now(batch)), per_step)
-        loss = _loss(torch, logits, task.labels[index], 1.0 - soft)
-        if soft:
-            taught = _logits(graph, task.teacher[index], per_step)
-            loss = loss + soft * _distance(torch, logits, taught, settings.temperature)
+        output, wanted = _first_output(graph, now(batch)), task.labels[index]
+        taught = task.teacher[index] if soft else None
+        loss = _cost(torch, settings, lambda given: _logits(graph, given, per_step), output, taught, wanted)
+        if settings.early:
+            each = _cost(torch, settings, lambda given: _so_far(torch, graph, given), output, taught, wanted[:, None])
+            loss = (1 - settings.early) * loss + settings.early * each
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -412,6 +430,16 @@ def _size(weight: Any) -> float:
 
 def _batch(task: _Task, chosen: Array) -> dict[str, Any]:
     return {name: value[chosen] for name, value in task.inputs.items()}
+
+
+def _cost(torch: Any, settings: _Settings, seen: Callable[[Any], Any], output: Any, taught: Any, labels: Any) -> Any:
+    """The loss of an output as `seen` shows it, by the labels and, where there is a teacher's output, by what that one shows."""
+    logits = seen(output)
+    labels = labels.expand(logits.shape[:-1])
+    if taught is None:
+        return _loss(torch, logits, labels, 1.0)
+    distance = _distance(torch, logits, seen(taught), settings.temperature)
+    return _loss(torch, logits, labels, 1.0 - settings.soft) + settings.soft * distance
 
 
 def _loss(torch: Any, logits: Any, labels: Any, share: float) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from spikec.score import answers
 OUTPUTS = arrays(np.int64, array_shapes(min_dims=3, max_dims=3, max_side=7), elements=st.integers(-3, 3))
 
 
-def by_hand(output: Any, margin: float) -> tuple[list[int], list[int]]:
+def by_hand(output: Any, margin: Any) -> tuple[list[int], list[int]]:
     """The rule, one step after the other."""
     found: tuple[list[int], list[int]] = ([], [])
     for sample in output.tolist():
@@ -29,7 +30,8 @@ def by_hand(output: Any, margin: float) -> tuple[list[int], list[int]]:
             sums = [a + b for a, b in zip(sums, row, strict=True)]
             first, second = (*sorted(sums, reverse=True), 0)[:2]
             ahead = first - second if len(sums) > 1 else abs(first)
-            if ahead >= margin or number == len(sample) - 1:
+            enough = margin if isinstance(margin, int) else margin[min(number, len(margin) - 1)]
+            if ahead >= enough or number == len(sample) - 1:
                 found[0].append(sums.index(max(sums)))
                 found[1].append(number + 1)
                 break
@@ -37,8 +39,8 @@ def by_hand(output: Any, margin: float) -> tuple[list[int], list[int]]:
 
 
 @settings(deadline=None)
-@given(OUTPUTS, st.integers(1, 6))
-def test_the_rule(output: Any, margin: int) -> None:
+@given(OUTPUTS, st.integers(1, 6) | st.lists(st.integers(0, 6), min_size=1, max_size=9).map(tuple))
+def test_the_rule(output: Any, margin: Any) -> None:
     decision = Cutoff("o", margin, 0.0).decide(output)
     assert (decision.answers.tolist(), decision.steps.tolist()) == by_hand(output, margin)
 
@@ -51,6 +53,39 @@ def test_the_budget_holds_on_the_calibration_data(output: Any, budget: float, wi
     found, final = cutoff.decide(output).answers, answers(output)
     lost = np.mean(found != final) if labels is None else np.mean(final == labels) - np.mean(found == labels)
     assert lost <= budget
+    margins = cutoff.margins(output.shape[1])
+    assert len(margins) == output.shape[1] and not np.any(np.diff(margins[np.isfinite(margins)]) > 0)
+    assert cutoff == Cutoff.of_json(json.loads(json.dumps(cutoff.as_json())))
+
+
+def test_late_steps_need_less_of_a_lead() -> None:
+    """Wrong classes lead by 3 early on, and no step is sure before the end; late leads of 1 are right."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 400)
+    output = np.zeros((400, 20, 2), np.int64)
+    early, rows = rng.random(400) < 0.5, np.arange(400)
+    output[rows[early, None], np.arange(3), 1 - labels[early, None]] = 1  # three for the wrong one, then five for the right one
+    output[rows[early, None], np.arange(8, 13), labels[early, None]] = 1
+    output[rows[~early], 12, labels[~early]] = 1
+    cutoff = calibrate(output, labels, "o", 0.0)
+    assert isinstance(cutoff.margin, tuple) and "at first and" in cutoff.text()
+    decision = cutoff.decide(output)
+    assert (decision.answers == labels).all()
+    one = min(
+        (Cutoff("o", m, 0.0).decide(output) for m in (1, 2, 3, 4, 5, 6)), key=lambda d: (np.mean(d.answers != labels), d.mean_steps)
+    )
+    assert decision.mean_steps < one.mean_steps
+
+
+def test_a_budget_leaves_room_for_the_error_of_the_estimate() -> None:
+    """One answer lost of 100 is an estimate of 1 point, give or take 1: too much for a budget of 1 point, not for one of 2."""
+    output = np.zeros((100, 10, 2), np.int64)
+    output[:, 0, 0] = 1
+    output[0, 5:, 1] = 1
+    labels = np.zeros(100, np.int64)
+    labels[0] = 1
+    assert calibrate(output, labels, "o", 0.01).decide(output).answers[0] == 1
+    assert calibrate(output, labels, "o", 0.02).decide(output).mean_steps == 1
 
 
 def net() -> Any:
@@ -79,6 +114,11 @@ def test_every_engine_gives_the_same_answer_after_the_same_steps(target: str, tm
     wanted = build.decide(x)
     for engine in ("numpy", "c"):
         found = build.decide(x, engine)
+        np.testing.assert_array_equal(found.answers, wanted.answers)
+        np.testing.assert_array_equal(found.steps, wanted.steps)
+    for margin in (2, (9, 4, 3, 2), tuple(range(12, -8, -1))):  # shorter than the run, and as long
+        build.cutoff = Cutoff("l2", margin, 0.0)
+        wanted, found = build.decide(x), build.decide(x, "c")
         np.testing.assert_array_equal(found.answers, wanted.answers)
         np.testing.assert_array_equal(found.steps, wanted.steps)
     assert wanted.mean_steps < 20

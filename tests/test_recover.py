@@ -11,7 +11,7 @@ from nets import dense, graph, leaky, spikes
 import spikec
 from spikec.diagnostics import CompileError
 from spikec.ir.graph import Graph
-from spikec.ir.ops import Dense, Sparse
+from spikec.ir.ops import Dense, Ref, Sparse
 
 CLASSES = 4
 
@@ -168,11 +168,44 @@ def test_labels_at_every_step_and_no_teacher(net: Graph) -> None:
     assert entry.measured["score after"] >= entry.measured["score before"]
 
 
+def test_a_loss_at_every_step_makes_early_sums_right(net: Graph) -> None:
+    """Of two fine-tunes of the same network, the one with `early` is right more often when half of the steps are done."""
+    x, y = task(300, 2)
+    other, labels = task(400, 5)
+    build = spikec.compile(net, target="host", bits=4, calibrate=x[:64])
+    scores = []
+    for early in (0.0, 0.8):
+        output = spikec.recover(build, x, y, epochs=6, early=early).run(other, "numpy").outputs["l2"]
+        scores.append(np.mean(output[:, :6].sum(axis=1).argmax(axis=1) == labels))
+    assert scores[1] > scores[0]
+
+
+@pytest.mark.parametrize("port", ["s", "v"])
+def test_what_a_loss_at_every_step_sees(port: str) -> None:
+    """Counts of spikes, or means of membranes up to each step in units of their spread; from the third of ten steps on."""
+    import torch
+
+    from spikec.recovery import _SPREAD, _so_far
+
+    w = np.ones((3, 2), np.float32)
+    g = graph(spikes((2,)), dense("a", "in", w), leaky("l", "a", 0.5), out=["l"] if port == "s" else [("v", Ref("l", "v"))])
+    output = np.random.default_rng(0).integers(-3, 4, (5, 10, 3)).astype(np.float32)
+    found = _so_far(torch, g, torch.from_numpy(output)).numpy()
+    wanted = np.stack([output[:, : t + 1].sum(axis=1) / (1 if port == "s" else t + 1) for t in range(2, 10)], axis=1)
+    np.testing.assert_allclose(found, wanted if port == "s" else wanted * (_SPREAD / wanted.std(ddof=1)), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("options", "code", "text"),
     [
         ({"epochs": -1}, "SPK001", "epochs must be 0 or more, not -1"),
         ({"learning_rate": 0.0}, "SPK001", "learning_rate must be above 0, not 0.0"),
+        ({"early": 1.5}, "SPK001", "early is a share from 0 to 1, not 1.5"),
+        (
+            {"labels": [[1] * 12] * 8, "early": 0.5},
+            "SPK001",
+            "early asks for one answer a sample, and these labels have one a step",
+        ),
         ({"held_out": 1.0}, "SPK001", "held_out is a share from 0 up to but without 1"),
         ({"labels": [1, 2]}, "SPK006", "the labels have shape (2,), not (8,), one a sample, or (8, 12), one a step"),
         ({"labels": [0.5] * 8}, "SPK007", "the labels are float64, not whole numbers"),

@@ -323,7 +323,8 @@ class CBackend:
         network = self._network(graph)
         given = checked_inputs(graph, network, inputs)
         port = next(k for k, item in enumerate(network.ports[: network.outputs]) if item.name == cutoff.output)
-        return _compiled(graph, (), self._choices(graph)).decide(given, graph.max_lag, port, cutoff.margin)
+        margins = cutoff.margins(next(iter(given.values())).shape[1])
+        return _compiled(graph, (), self._choices(graph)).decide(given, graph.max_lag, port, margins)
 
     def _network(self, graph: Graph) -> Network:
         return _generated(graph, (), self._choices(graph))

@@ -247,8 +247,8 @@ class Compiled:
         refused(status)
         return records, states, {name: int(counters[k]) for k, name in enumerate(network.counters)}
 
-    def decide(self, inputs: Mapping[str, Array], padding: int, port: int, margin: float) -> Decision:
-        """Answers (batch,) and the steps that they took, by the rule of `spikec.cutoff`."""
+    def decide(self, inputs: Mapping[str, Array], padding: int, port: int, margins: Array) -> Decision:
+        """Answers (batch,) and the steps that they took, by the rule of `spikec.cutoff`; margins (steps,)."""
         network = self.network
         given = [np.ascontiguousarray(inputs[p.name], DTYPES[p.api]) for p in network.inputs]
         batch, steps = given[0].shape[:2]
@@ -270,7 +270,8 @@ class Compiled:
             ctypes.c_uint32(port),
             ctypes.c_void_p(row.ctypes.data),
             ctypes.c_void_p(sums.ctypes.data),
-            ctypes.c_int64(_NEVER if margin > _NEVER else math.ceil(margin)),
+            (ctypes.c_int64 * len(margins))(*(_NEVER if margin > _NEVER else math.ceil(margin) for margin in margins)),
+            ctypes.c_uint32(len(margins)),
             ctypes.c_void_p(answers.ctypes.data),
             ctypes.c_void_p(used.ctypes.data),
         )

@@ -5,7 +5,7 @@
 
 spk_status spk_host_decide(const spk_model *model, void *memory, size_t bytes, spk_in *in, uint32_t batch, uint32_t steps,
                            uint32_t padding, const void *const *input, uint32_t port, void *row, int64_t *sum,
-                           int64_t margin, uint32_t *answer, uint32_t *used);
+                           const int64_t *margin, uint32_t margins, uint32_t *answer, uint32_t *used);
 
 static size_t width(unsigned type) {
   return type == SPK_I8 ? 1u : type == SPK_I16 ? 2u : type == SPK_I32 || type == SPK_F32 ? 4u : 8u;
@@ -21,16 +21,17 @@ static int64_t value(const void *row, unsigned type, uint32_t k) {
 }
 
 /* Run `batch` samples of at most `steps` steps. A sample ends as soon as the largest sum of the port's values leads the next by
- * `margin` (one class alone: is that far from 0), or with its last step.
+ * that step's margin (one class alone: is that far from 0), or with its last step.
  *
  * in      room for model->inputs entries
  * input   for each input (batch, steps, size) values of its type
  * port    the output that answers, of integers; row has room for its values, sum for as many sums
+ * margin  one for each step from the first on; the last of them for all that follow
  * answer  (batch) the class, the first of equals
  * used    (batch) steps that it took */
 spk_status spk_host_decide(const spk_model *model, void *memory, size_t bytes, spk_in *in, uint32_t batch, uint32_t steps,
                            uint32_t padding, const void *const *input, uint32_t port, void *row, int64_t *sum,
-                           int64_t margin, uint32_t *answer, uint32_t *used) {
+                           const int64_t *margin, uint32_t margins, uint32_t *answer, uint32_t *used) {
   const spk_port *p = &model->port[port];
   spk_net *net = NULL;
   spk_status status;
@@ -70,8 +71,9 @@ spk_status spk_host_decide(const spk_model *model, void *memory, size_t bytes, s
         second = 0;
         first = first < 0 ? -first : first;
       }
-      if (t - p->lag + 1 == steps || first - second >= margin) {
-        used[b] = t - p->lag + 1;
+      k = t - p->lag;
+      if (k + 1 == steps || first - second >= margin[k < margins ? k : margins - 1]) {
+        used[b] = k + 1;
         break;
       }
     }
