@@ -599,7 +599,8 @@ class _Engine:
         states = list(self._initial(node, batch).values())
         final = {name: value.copy() for name, value in zip(node.program.state_names, states, strict=True)}
         step, last, spread_out = source.step, length - 1 + node.lag, np.broadcast_to
-        for t in range(node.start, steps):
+        end = steps if node.stop is None else min(node.stop, steps)
+        for t in range(node.start, end):
             after, emitted = step(*[read[t] for read in reads], *states, t)
             for number, value in enumerate(after):
                 if type(value) is not np.ndarray or value.dtype != source.dtype or value.shape != shape:
@@ -607,7 +608,7 @@ class _Engine:
                 states[number] = value
             for data, value in zip(written, emitted, strict=True):
                 data[t] = value
-            if t == last:
+            if t == min(last, end - 1):
                 final = {name: value.copy() for name, value in zip(node.program.state_names, states, strict=True)}
         return final
 
@@ -653,7 +654,7 @@ class _Engine:
         self, node: Node, states: dict[str, dict[str, Array]], traces: dict[Wire, _Trace], batch: int, steps: int
     ) -> Callable[[int], None]:
         """A step of a node of a cycle, as a function of t."""
-        if isinstance(node, Neuron) and not node.start:
+        if isinstance(node, Neuron) and not node.start and node.stop is None:
             return self._population(node, states[node.name], traces, batch)
         if isinstance(node, (Dense, Add)) and (isinstance(node, Add) or len(self.graph.shape_of(node.name)) == 1):
             data = traces[node.name, ""].data
@@ -812,7 +813,7 @@ class _Engine:
         ports = self.graph.types[node.name]
         shape = (batch, *ports[0][1].shape)
         emitted: tuple[Any, ...]
-        if t < node.start:
+        if not node.runs(t):
             emitted = tuple(np.zeros(shape, DTYPES[type_.dtype]) for _, type_ in ports)
         elif self.integer:
             source = self.sources[node.name]

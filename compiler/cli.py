@@ -113,6 +113,7 @@ def _parser() -> _Parser:
     add("--cutoff", type=float, metavar="SHARE", help="answer early where at most this share of the answers is lost by it (0.002)")
     add("--steps-to", type=int, metavar="N", help="at most so many steps: several become one, decays adjusted (needs --calibrate)")
     add("--steps-loss", type=float, metavar="SHARE", help="the fewest steps that lose at most this share of the answers")
+    add("--windows-loss", type=float, metavar="SHARE", help="per layer the steps without which at most this share is lost (0.002)")
     add("--simplify", type=float, metavar="SHARE", help="cheaper neurons where at most this share of the answers is lost (0.005)")
     add("--max-delay", type=int, metavar="N", help="shorten synaptic delays to at most so many steps")
     add("--delay-step", type=int, metavar="N", help="round synaptic delays to multiples of so many steps")
@@ -242,6 +243,7 @@ _FLAGS = (
     "chips",
     "steps_to",
     "steps_loss",
+    "windows_loss",
     "simplify",
     "max_delay",
     "delay_step",

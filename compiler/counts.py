@@ -4,8 +4,9 @@ All are exact integers, and none depends on the backend:
 - *spikes*: values other than zero that an input or a population sends; a population's dense values (a membrane that is an
   output) are not spikes;
 - *synaptic operations*: every spike times the connections that it meets, those of weight zero and those that a convolution's
-  padding or stride cuts off left out, counted for the population that receives them;
-- *updates*: every neuron of a population once a step;
+  padding or stride cuts off left out, counted for the population that receives them; none in steps in which no population looks
+  at the sum (`spikec.ir.windows`);
+- *updates*: every neuron of a population once a step, from its `start` on and before its `stop`;
 - *messages*: every spike times the nodes (synaptic nodes and populations) that receive it.
 """
 
@@ -22,6 +23,7 @@ from spikec.ir.graph import Graph
 from spikec.ir.interpret import Wire, interpret, record_name
 from spikec.ir.ops import Constant, Conv, Dense, Input, Neuron, Node, Ref, Sparse
 from spikec.ir.types import Array
+from spikec.ir.windows import inside, needed
 
 SYNAPTIC: Final = (Dense, Sparse, Conv)
 
@@ -140,12 +142,16 @@ def count(graph: Graph, inputs: Mapping[str, Array], records: Mapping[str, Array
             number * len(_listeners(graph, (node.name, port)))
             for number, (port, _) in zip(events, graph.types[node.name], strict=True)
         )
-        updates = ports[0].size if isinstance(node, Neuron) else 0
+        updates = 0
+        if isinstance(node, Neuron):
+            ran = sum(node.runs(node.lag + skip + step) for step in range(ports[0].shape[1]))
+            updates = ran * ports[0][:, 0].size if ran else 0
         kinds = [type_.kind for _, type_ in graph.types[node.name]]
         spikes = sum(n for n, kind in zip(events, kinds, strict=True) if isinstance(node, Input) or kind != "value")
         table[node.name] = Counts(spikes=spikes, updates=updates, messages=messages)
     for node in synaptic:
         values = traces[_wire(graph, node.inputs[0])][:, skip:]
+        values = values[:, _heard(graph, node, values.shape[1], skip)]
         per_element = np.count_nonzero(values, axis=(0, 1))
         operations = int((per_element * fan_out(node, values.shape[2:])).sum())
         owner = _population(graph, node)
@@ -156,14 +162,30 @@ def count(graph: Graph, inputs: Mapping[str, Array], records: Mapping[str, Array
 
 def operations(graph: Graph, inputs: Mapping[str, Array], records: Mapping[str, Array]) -> Array:
     """Synaptic operations of every sample at every step, (batch, T); inputs and records as for `count`."""
+    none = np.zeros(next(iter(inputs.values())).shape[:2], np.int64)
+    return sum(operations_by_layer(graph, inputs, records).values(), none)
+
+
+def operations_by_layer(graph: Graph, inputs: Mapping[str, Array], records: Mapping[str, Array]) -> dict[str, Array]:
+    """The same by the population that receives them, (batch, T) each; those that receive through no synapse are left out."""
     synaptic = [node for node in graph.nodes if isinstance(node, SYNAPTIC)]
     traces = _traces(graph, inputs, records, [_wire(graph, node.inputs[0]) for node in synaptic])
-    total = np.zeros(next(iter(inputs.values())).shape[:2], np.int64)
+    found: dict[str, Array] = {}
     for node in synaptic:
         values = traces[_wire(graph, node.inputs[0])]
         present = (values != 0).reshape(*values.shape[:2], -1).astype(np.float64)
-        total += (present @ fan_out(node, values.shape[2:]).ravel()).astype(np.int64)
-    return total
+        present[:, ~_heard(graph, node, present.shape[1])] = 0
+        own = (present @ fan_out(node, values.shape[2:]).ravel()).astype(np.int64)
+        owner = _population(graph, node)
+        found[owner] = found[owner] + own if owner in found else own
+    return found
+
+
+def _heard(graph: Graph, node: Node, steps: int, skip: int = 0) -> Array:
+    """In which steps, those of its source from `skip` on, what a synaptic node reads is added up."""
+    (ref,) = node.inputs
+    window, first = needed(graph, node.name), skip + graph[ref.node].lag + ref.delay
+    return np.array([inside(window, first + step) for step in range(steps)], bool)
 
 
 def _follow(graph: Graph, readers: list[Node]) -> list[Node]:

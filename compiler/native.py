@@ -34,6 +34,8 @@ def native_process(target: Target, node: Neuron, shape: tuple[int, ...]) -> Nati
     for state, text in implementation.get("begins", {}).items():
         if np.any(_initial(node, state, shape) != _value(text, node, shape)):
             return f"{name} does not begin with this {state}"
+    if node.stop is not None:
+        return f"{name} cannot stop early"
     if node.start:
         if not native.bias_synapse:
             return f"{name} cannot start late with a bias or an initial state"

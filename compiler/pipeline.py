@@ -23,6 +23,7 @@ PASSES: Final[dict[str, str]] = {
     "shrink": "spikec.passes.shrink:Shrink",
     "prune": "spikec.passes.prune:Prune",
     "delays": "spikec.passes.delays:Delays",
+    "windows": "spikec.passes.windows:Windows",
     "shorten": "spikec.passes.shorten:Shorten",
     "simplify": "spikec.passes.simplify:Simplify",
     "encode-inputs": "spikec.passes.encode_inputs:EncodeInputs",
@@ -40,7 +41,7 @@ PASSES: Final[dict[str, str]] = {
 }
 
 #: Passes that no target lists: they run after `canonicalise`, in this order, when an option in their `asked_by` is given.
-OPTIONAL: Final = ("prune", "encode-inputs", "shorten", "simplify", "delays")
+OPTIONAL: Final = ("prune", "encode-inputs", "shorten", "simplify", "delays", "windows")
 
 
 class Pass(Protocol):
@@ -77,7 +78,7 @@ def with_optional(names: Iterable[str], options: Mapping[str, Any]) -> list[str]
     """A pipeline with the optional passes that the options ask for. SPK001 for an option that does nothing by itself."""
     chosen = [*names]
     place = chosen.index("canonicalise") + 1 if "canonicalise" in chosen else 0
-    given = {key for key, value in options.items() if value not in (None, False, "", ())}
+    given = {key for key, value in options.items() if value is not None and value is not False and value != "" and value != ()}
     used = {item.name for name in chosen for item in fields(load_pass(name))}  # type: ignore[arg-type]  # passes are dataclasses
     for name in OPTIONAL:
         cls = load_pass(name)

@@ -17,7 +17,7 @@ from spikec.ir.types import Array
 from spikec.passes.groups import WEIGHTED
 from spikec.score import answers, scored_output
 
-#: At most so many calibration samples are looked at.
+#: At most so many calibration samples are looked at, unless a pass says otherwise.
 SAMPLES: Final = 256
 
 
@@ -27,15 +27,17 @@ class Judge:
     The loss is the share of right answers that is lost, with labels (samples,), else the share of answers that differ.
     """
 
-    def __init__(self, graph: Graph, calibrate: Mapping[str, Array] | None, labels: Array | None, option: str) -> None:
+    def __init__(
+        self, graph: Graph, calibrate: Mapping[str, Array] | None, labels: Array | None, option: str, samples: int = SAMPLES
+    ) -> None:
         if calibrate is None:
             raise CompileError(
                 "SPK001", f"{option} needs calibration data to measure its cost on", fix="give calibrate (--calibrate)"
             )
         self.graph = graph
-        self.data = {name: array[:SAMPLES] for name, array in calibrate.items()}
+        self.data = {name: array[:samples] for name, array in calibrate.items()}
         self.name = scored_output(graph)
-        self.labels = labels[:SAMPLES] if labels is not None and labels.ndim == 1 else None
+        self.labels = labels[:samples] if labels is not None and labels.ndim == 1 else None
         self.output = interpret(graph, self.data).outputs[self.name]
         self.answers = answers(self.output)
 

@@ -70,6 +70,8 @@ class Retime:
         nodes: list[Node] = []
         for node in moved.nodes:
             own = lags[node.name]
+            if isinstance(node, Neuron) and node.stop is not None:
+                node = replace(node, stop=node.stop + own)
             if not isinstance(node, Neuron) or not own:
                 nodes.append(node)
             elif node.start:

@@ -196,7 +196,7 @@ def _gain(node: Neuron, source: str, factor: int) -> float:
 
 def _slower(node: Neuron, factor: int) -> Neuron:
     program = node.program
-    if any(STEP in variables(statement.expr) for statement in program.body) or node.start:
+    if any(STEP in variables(statement.expr) for statement in program.body) or node.start or node.stop is not None:
         node.fail("SPK220", "has no longer steps: its neurons count steps")
     decays = decays_of(program)
     states = set(program.state_names)

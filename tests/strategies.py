@@ -617,13 +617,16 @@ class _Builder:
                     if array.shape and array.shape != shape:
                         table[key] = np.broadcast_to(array.ravel()[:1], shape).copy()
         lag = _below(draw, 3) if self.lags else 0
+        start = draw(st.sampled_from([0, 0, 0, 1, 3]))
+        length = draw(st.sampled_from([None, None, None, 0, 2, 5]))
         node = Neuron(
             name=name or f"n{len(self.nodes)}",
             inputs=refs,
             program=program,
             params=params,
             init=init,
-            start=draw(st.sampled_from([0, 0, 0, 1, 3])),
+            start=start,
+            stop=None if length is None else start + length,
             lag=lag,
         )
         self.nodes.append(node)

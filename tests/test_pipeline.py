@@ -16,7 +16,7 @@ from spikec.ir.interpret import interpret
 from spikec.ir.ops import Node, Ref
 from spikec.ir.text import parse_graph, print_graph
 from spikec.ledger import Ledger
-from spikec.pipeline import PASSES, Stage, load_pass, make_pass, run_passes
+from spikec.pipeline import PASSES, Stage, load_pass, make_pass, run_passes, with_optional
 from spikec.target import load_target
 
 LOIHI = load_target("loihi2")
@@ -118,3 +118,9 @@ def test_a_pass_that_does_not_take_the_level_is_left_out() -> None:
     stages = run_passes(parse_graph(text), target.passes, {"target": target}, Ledger())
     wanted = [name for name in target.passes if "fixed" in load_pass(name).levels]
     assert [stage.name for stage in stages] == ["input", *wanted] and "quantize" not in wanted and "retime" in wanted
+
+
+def test_an_option_of_zero_asks_for_its_pass() -> None:
+    assert "windows" in with_optional(["canonicalise"], {"windows_loss": 0.0})
+    assert "delays" in with_optional(["canonicalise"], {"max_delay": 0})
+    assert with_optional(["canonicalise"], {"max_delay": None, "prune_pattern": "", "keep_layers": ()}) == ["canonicalise"]

@@ -135,8 +135,9 @@ class Neurons(Writer):
                 if stored.list_depth >= 0:
                     self.line(f"{self.events(stored)[1]} = 0;")
             self.line("} else {")
-        if node.start:
-            self.line(f"if (net->t >= {node.start}) {{")
+        window = self.within((node.start, node.stop))
+        if window:
+            self.line(f"if ({window}) {{")
         for *_, count in lists:
             self.line(f"{count} = 0;")
         last = [argument for *_, events, count in lists for argument in (events, f"&{count}")]
@@ -144,7 +145,7 @@ class Neurons(Writer):
             self.line(f"{function.call(last, ranged=lanes is not None)};")
         else:
             self.line(f"for (i = 0; i < {halo.rows}u; i++) {{ {function.call(last, halo)}; }}")
-        if node.start:
+        if window:
             self.line("} else {")
             for _, stored, _ in ports:
                 if stored.dense_depth >= 0:

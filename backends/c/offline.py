@@ -129,7 +129,7 @@ class _Blocks(Elements, Assembly):
         if not self.integer or len(total.parts) > 1 or total.rest or not isinstance(part, (Dense, Conv)) or len(node.inputs) > 1:
             return None
         read, pool = self.plan.weighted_read(part.inputs[0])
-        if read.delay or read.init is not None or not read.stored.binary or node.start:
+        if read.delay or read.init is not None or not read.stored.binary or node.start or node.stop is not None:
             return None
         if isinstance(part, Dense) and len(self.graph.shape_of(total.node.name)) > 1:
             return None

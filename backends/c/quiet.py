@@ -28,7 +28,7 @@ def resting(plan: Plan, node: Neuron, sources: Callable[[Read], str]) -> tuple[l
     has none that silence keeps, or where something other than events reaches it. `sources`: the number of events of an operand."""
     graph, program = plan.graph, node.program
     shape = graph.shape_of(node.name)
-    if not plan.integer or node.start or plan.stored[node.name, ""].size < LEAST:
+    if not plan.integer or plan.stored[node.name, ""].size < LEAST:
         return None
     if any(STEP in variables(statement.expr) for statement in program.body):
         return None
@@ -58,7 +58,7 @@ def resting(plan: Plan, node: Neuron, sources: Callable[[Read], str]) -> tuple[l
                 ).reshape(shape)
         silent.append(given)
     inputs = [Input(name=f"in{number}", type=TensorType("value", shape, "i32")) for number in range(len(silent))]
-    alone = replace(node, inputs=tuple(Ref(item.name) for item in inputs), lag=0)
+    alone = replace(node, inputs=tuple(Ref(item.name) for item in inputs), lag=0, start=0, stop=None)
     machine = Interpreter(Graph("rest", "fixed", (*inputs, alone), ((node.name, Ref(node.name)),)), 1)
     now = machine.step({item.name: value[None] for item, value in zip(inputs, silent, strict=True)})
     stays = all((machine.states[node.name][name][0] == value).all() for name, value in begin.items())

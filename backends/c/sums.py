@@ -16,6 +16,7 @@ from spikec.backends.c.writer import Writer
 from spikec.ir.ops import Conv, Dense, Neuron, Pool, Sparse
 from spikec.ir.ranges import Interval, hull, of_array
 from spikec.ir.types import Array, narrowest
+from spikec.ir.windows import needed
 
 #: Weights of a convolution of at most so many are kept in 16 bits, which saves widening them at every event.
 _WIDEN: Final = 1 << 14
@@ -135,7 +136,7 @@ class Sums(Writer):
         stored = self.plan.stored[total.node.name, ""]
         node = self.reader(total)
         plain = all(part.bias is None and part.delay is None for part in total.parts) and not total.rest
-        if self.plan.ranges is None or node is None or node.start or not plain:
+        if self.plan.ranges is None or node is None or not plain:
             return False
         name = next(n for n, ref in zip(node.program.inputs, node.inputs, strict=True) if self.plan.read(ref).stored is stored)
         found = added_to(node.program, name)
@@ -198,7 +199,8 @@ class Sums(Writer):
         state = self.sum_state[total.node.name]
         ring = state.delayed and state.depth > 1
         self.title(total.node)
-        self.line("{")
+        window = "" if state.delayed or stored.observed else self.within(needed(self.graph, total.node.name))
+        self.line(f"if ({window}) {{" if window else "{")
         here = (
             self.array(stored)
             if state.direct
@@ -223,7 +225,12 @@ class Sums(Writer):
             else:
                 self.line("slot[0] = 0;")
         for part in total.parts:
+            own = self.within(needed(self.graph, part.name)) if state.delayed else ""
+            if own:
+                self.line(f"if ({own}) {{")
             self.weighted(part, state, stored)
+            if own:
+                self.line("}")
         if not state.direct:
             self.finish(total, state, stored)
             if state.delayed:

@@ -15,6 +15,7 @@ from spikec.ir.interpret import Wire
 from spikec.ir.neuron import Expr
 from spikec.ir.ops import Neuron, Node
 from spikec.ir.types import Array
+from spikec.ir.windows import Window
 
 #: Types of arrays that no kind stands for.
 _UNSIGNED: Final = {"uint16_t": np.uint16, "uint32_t": np.uint32}
@@ -49,6 +50,13 @@ class Writer:
         self.owners: dict[str, str] = {}  # array -> layer
         self.blocks: list[int] = []  # where in `steps` each layer begins
         self.shared: dict[str, tuple[str, int]] = {}  # member of a step -> the shared area and the element where it begins
+
+    @staticmethod
+    def within(window: Window) -> str:
+        """The question whether a step lies in a window; nothing where every step does."""
+        first, last = window
+        parts = [f"net->t >= {first}"] if first else []
+        return " && ".join([*parts, *([] if last is None else [f"net->t < {last}"])])
 
     def name(self, wanted: str) -> str:
         """A name that nothing else has."""

@@ -353,6 +353,8 @@ class _Planner:
         late: dict[str, int | Array] = {}
         if node.start and process.program:
             arguments["start"] = node.start
+        if node.stop is not None:
+            arguments["stop"] = node.stop
         elif node.start and native is not None:
             if np.any(np.asarray(arguments.get("vth", 0)) < 0):
                 self.problem(node, "starts late, and its negative threshold would let it fire before")

@@ -18,7 +18,8 @@ MODULE: Final = "neurons.programs"
 #: Names that Lava's processes and models, or the generated text, use themselves.
 _TAKEN: Final = frozenset(
     (
-        *("name", "id", "shape", "start", "model", "runtime", "vars", "in_ports", "out_ports", "ref_ports", "var_ports", "procs"),
+        *("name", "id", "shape", "start", "stop", "model"),
+        *("runtime", "vars", "in_ports", "out_ports", "ref_ports", "var_ports", "procs"),
         *("proc_params", "run", "stop", "pause", "wait", "save", "load", "create_runtime", "compile", "is_compiled", "get", "set"),
         *("is_sub_proc_of", "register_sub_procs", "validate_var_aliases", "log", "log_config", "time_step", "self", "np", "join"),
         *("implements_process", "implements_protocol", "required_resources", "tags", "run_spk", "run_post_mgmt", "run_lrn"),
@@ -132,14 +133,17 @@ def _class_text(item: Custom) -> str:
     arguments += "".join(f", {name}=0" for name in item.states.values())
     lines = [
         f"class {item.name}(AbstractProcess):",
-        f'    """@{program.name}. Silent, its states as they are, in the first `start` steps."""',
+        f'    """@{program.name}. Silent, its states as they are, in the first `start` steps and after `stop` of them."""',
         "",
         *(f"    # {line}".rstrip() for line in program.text().splitlines()),
         "",
         *textwrap.wrap(
-            f"def __init__(self, shape{arguments}, start=0, name=None):", 116, initial_indent="    ", subsequent_indent=" " * 8
+            f"def __init__(self, shape{arguments}, start=0, stop=float('inf'), name=None):",
+            116,
+            initial_indent="    ",
+            subsequent_indent=" " * 8,
         ),
-        "        super().__init__(shape=shape, start=start, name=name)",
+        "        super().__init__(shape=shape, start=start, stop=stop, name=name)",
         *(f"        self.{port} = InPort(shape=shape)" for port in item.inputs.values()),
         *(f"        self.{port} = OutPort(shape=shape)" for port in item.outputs.values()),
         *(f"        self.{name} = Var(shape=np.shape({name}) or (1,), init={name})" for name in item.params.values()),
@@ -167,7 +171,8 @@ def _run_text(item: Custom) -> list[str]:
     program = item.program
     body = [f"{_local(name)} = self.{port}.recv().astype(np.int64)" for name, port in item.inputs.items()]
     zeros = [f"self.{port}.send(np.zeros(self.{port}.shape, np.int32))" for port in item.outputs.values()]
-    body += ['if self.time_step <= self.proc_params["start"]:', *(f"    {line}" for line in zeros), "    return"]
+    body.append('if not self.proc_params["start"] < self.time_step <= self.proc_params["stop"]:')
+    body += [*(f"    {line}" for line in zeros), "    return"]
     body += [f"{_local(name)} = self.{var}" for name, var in item.params.items()]
     body += [f"{_local(name)} = self.{var}.astype(np.int64)" for name, var in item.states.items()]
     if any(STEP in _reads(statement.expr) for statement in program.body):

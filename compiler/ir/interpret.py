@@ -336,7 +336,7 @@ class Interpreter:
         ports = self.graph.types[node.name]
         shape = (self.batch, *ports[0][1].shape)
         states = self.states[node.name]
-        if self.t < node.start:
+        if not node.runs(self.t):
             for port, type_ in ports:
                 self._now[node.name, port] = np.zeros(shape, np.int64 if self.integer else DTYPES[type_.dtype])
             return

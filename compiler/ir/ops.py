@@ -430,7 +430,8 @@ class Neuron(Node):
 
     params: one array per parameter of the program: a scalar, the population's shape, or one per channel (axis 0).
     init: initial states that differ from the program's, in the same shapes. start: before this step the population emits
-    zeros and its states keep their initial values. dtype: of numbers emitted (default: as the operands promote, i32 at
+    zeros and its states keep their initial values. stop: from this step on it emits zeros and its states stay as they are; None is
+    never. dtype: of numbers emitted (default: as the operands promote, i32 at
     integer levels). core: at the placed level, which core of the target each neuron lies on, integers of the population's shape.
     """
 
@@ -438,6 +439,7 @@ class Neuron(Node):
     params: Mapping[str, Array] = field(default_factory=dict)
     init: Mapping[str, Array] = field(default_factory=dict)
     start: int = 0
+    stop: int | None = None
     dtype: str = ""
     core: Array | None = None
     op: ClassVar[str] = "neuron"
@@ -458,6 +460,10 @@ class Neuron(Node):
         strange = sorted(set(self.init) - set(self.program.state_names))
         if strange:
             self.fail("SPK302", f"@{self.program.name} has no state {strange[0]}")
+
+    def runs(self, step: int) -> bool:
+        """Whether the program runs in this step: from `start` on and before `stop`."""
+        return step >= self.start and (self.stop is None or step < self.stop)
 
     def infer(self, operands: Sequence[TensorType | None], level: Level) -> Ports | None:
         """The operands' common shape, for every emission."""

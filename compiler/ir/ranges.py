@@ -434,7 +434,7 @@ def graph_ranges(graph: Graph) -> Ranges:
                 found = {}
                 for emit, (port, _) in zip(node.program.emits, graph.types[node.name], strict=True):
                     interval = _TRUTH if emit.kind == "spike" else result.final[emit.name]
-                    found[node.name, port] = hull(interval, (0, 0)) if node.start else interval
+                    found[node.name, port] = hull(interval, (0, 0)) if node.start or node.stop is not None else interval
             else:
                 found = {(node.name, ""): _node_range(node, operands, graph)}
             for wire, interval in found.items():

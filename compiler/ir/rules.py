@@ -67,6 +67,8 @@ def delays(graph: Graph) -> Iterator[Diagnostic]:
                 yield _at(node, "SPK302", f"the initial values of {ref} need one entry per step of delay")
         if node.lag < 0 or getattr(node, "start", 0) < 0:
             yield _at(node, "SPK306", "lag and start cannot be negative")
+        if isinstance(node, Neuron) and node.stop is not None and node.stop < node.start:
+            yield _at(node, "SPK306", f"stops at step {node.stop}, before it starts at step {node.start}")
 
 
 def cores(graph: Graph) -> Iterator[Diagnostic]:

@@ -507,7 +507,7 @@ class _Reader:
             return float(_plain_number(tree.children[0]))
         if annotation.startswith("Array"):
             return self.array(tree)
-        if annotation == "int" and tree.data == "scalar":
+        if annotation in ("int", "int | None") and tree.data == "scalar":
             return self.integer(tree.children[0], where)
         raise self.fail("SPK301", f"the value of '{where.children[0]}' has the wrong form", where)
 

@@ -209,6 +209,8 @@ class _Writer:
         """A node's dictionary and what it reads."""
         if node.lag or getattr(node, "start", 0):
             raise _Refused("SPK202", "starts late, which NIR cannot say", "write the graph before retiming")
+        if isinstance(node, Neuron) and node.stop is not None:
+            raise _Refused("SPK202", "stops early, which NIR cannot say", "compile without --windows-loss")
         declared = getattr(node, "dtype", "")
         if declared and declared != self._plain_dtype(node):
             raise _Refused("SPK202", f"computes in {declared}, which NIR cannot say")

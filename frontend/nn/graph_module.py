@@ -265,7 +265,7 @@ class _Run:
             states[state.name] = torch.from_numpy(np.array(start)).to(dtype).expand(self.batch, *shape)
 
         def step(inputs: list[torch.Tensor], t: int) -> dict[str, torch.Tensor]:
-            if t < node.start:
+            if not node.runs(t):
                 return {port: torch.zeros((self.batch, *shape), dtype=self.dtype(node, port)) for port in ports}
             values: dict[str, Any] = dict(zip(program.inputs, inputs, strict=True))
             values |= params | states | {STEP: t}

@@ -451,6 +451,9 @@ class _Writer:
             value = body.express(statement.expr, values)
             values[statement.name] = self._truth(value) if statement.name in states else value
         waiting = body.op("Less", [self.clock, body.constant(node.start, np.int64)]) if node.start else ""
+        if node.stop is not None:
+            over = body.op("GreaterOrEqual", [self.clock, body.constant(node.stop, np.int64)])
+            waiting = body.op("Or", [waiting, over]) if waiting else over
         for emit, (port, type_) in zip(program.emits, self.graph.types[node.name], strict=True):
             dtype = DTYPES[type_.dtype]
             sent = self._full(values[emit.name], shape, dtype)

@@ -217,8 +217,8 @@ class _Chain:
                 node, f"@{node.program.name} is none of SLAYER's neurons", "SLAYER has Loihi's LIF, as the target loihi2 makes it"
             )
             return {}
-        if node.init or node.start:
-            self._bad(node, "starts late, or from a state of its own")
+        if node.init or node.start or node.stop is not None:
+            self._bad(node, "starts late, stops early, or begins with a state of its own")
         given = {key: value.astype(np.int64) for key, value in node.params.items()}
         shift = given["bias_exp"] - _BIAS_SHIFT
         bias = np.where(shift >= 0, given["bias_mant"] << np.maximum(shift, 0), given["bias_mant"] >> np.maximum(-shift, 0))

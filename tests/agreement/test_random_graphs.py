@@ -80,6 +80,8 @@ def test_the_generator_reaches_every_operation() -> None:
                 marks.add(f"{node.op} delay")
             if getattr(node, "start", 0):
                 marks.add(f"{node.op} start")
+            if getattr(node, "stop", None) is not None:
+                marks.add(f"{node.op} stop")
             if node.lag:
                 marks.add("lag")
             if any(ref.init is not None for ref in node.inputs):
@@ -115,5 +117,5 @@ def test_the_generator_reaches_every_operation() -> None:
         "max",
     }
     assert seen >= operations | arithmetic | {"rem", "wrap", "clip", "rtz"}
-    wanted = {"dense delay", "sparse delay", "conv delay", "neuron start", "constant start", "lag", "init", "cycle"}
+    wanted = {"dense delay", "sparse delay", "conv delay", "neuron start", "neuron stop", "constant start", "lag", "init", "cycle"}
     assert marks >= wanted | {"1 emits", "2 emits", "0 inputs", "1 inputs", "2 inputs"}

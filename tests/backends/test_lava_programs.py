@@ -61,6 +61,7 @@ def populations(programs: list[MadeProgram], start: int) -> Graph:
                 params=params,
                 init=init,
                 start=late,
+                stop=late + 4 if index % 4 == 1 else None,
             )
         )
     return Graph("net", "fixed", tuple(nodes), tuple((n.name, Ref(n.name)) for n in nodes if isinstance(n, Neuron)))
@@ -120,7 +121,7 @@ def test_the_generated_text() -> None:
         """One step of the program."""
         a_ = self.a_in.recv().astype(np.int64)
         lambda__ = self.lambda__in.recv().astype(np.int64)
-        if self.time_step <= self.proc_params["start"]:
+        if not self.proc_params["start"] < self.time_step <= self.proc_params["stop"]:
             self.s_out.send(np.zeros(self.s_out.shape, np.int32))
             self.name_out.send(np.zeros(self.name_out.shape, np.int32))
             return
