@@ -102,7 +102,7 @@ def _parser() -> _Parser:
     )
     add("--max-ram", metavar="SIZE", help="refuse a network that needs more memory: bytes, or with K, M or G (of 1024)")
     add("--max-flash", metavar="SIZE", help="the same for constants and code; on boards without flash they count as memory")
-    add("--small", action="store_true", help="C: weights of pruned layers in the fewest bytes, not in the least time")
+    add("--small", action="store_true", help="C: pruned layers in the fewest bytes of program and memory, not in the least time")
     add("--encode", metavar="ENCODER", help="turn real-valued inputs into spikes: rate, latency, phase, delta:threshold=X, ...")
     add("--prune", type=float, metavar="SHARE", help="remove this share of the synapses, those of least effect (0.9)")
     add("--prune-structured", type=float, metavar="SHARE", help="remove this share of every hidden layer's neurons or channels")

@@ -120,7 +120,7 @@ def compile(
     calibrate: input data (batch, T, *shape), or a mapping by input name; labels: (batch,) integers. bits: bits of a weight; for a
     target that runs floats it asks for integers instead. A number, one a layer ([8, 4, 8], or by name {"fc2": 4}), or "mixed": what
     costs the least within max_bytes (`spikec.bits`).
-    small: weights of pruned layers in the fewest bytes, not those that take the least time; a budget of `max_bytes` does so too.
+    small: weights of pruned layers in the fewest bytes of program and memory, not in the least time; a budget of `max_bytes` too.
     max_ram, max_flash: bytes that the emitted C may take, in place of the target's own limits; without flash, constants count as
     RAM. fit: "one-core", or "4-cores": fewer bits, neurons and synapses until the network passes all design rules on so many
     cores, as little as the calibration data allow (`spikec.fit`). spiking: make a network of ReLUs spike (see

@@ -16,18 +16,18 @@ from spikec.ir.interpret import Wire
 from spikec.ir.ops import Dense, Gather, Node, Ref, Sparse
 
 
-def absorbed(graph: Graph, observed: Collection[Wire]) -> Graph:
-    """The same sums without gathers that only weights read. Graphs of integers; half of the elements at least must be chosen."""
+def absorbed(graph: Graph, observed: Collection[Wire], least: float = 0.5) -> Graph:
+    """The same sums without gathers that only weights read. Graphs of integers; this share of the elements must be chosen."""
     if graph.level == "float":
         return graph
-    nodes = {node.name: _widened(node, graph) for node in graph.nodes}
+    nodes = {node.name: _widened(node, graph, least) for node in graph.nodes}
     read = {ref.node for node in nodes.values() for ref in node.inputs} | {name for name, _ in observed}
     read |= {ref.node for _, ref in graph.outputs}
     left = [node for node in nodes.values() if node.name in read or not isinstance(graph[node.name], Gather)]
     return graph if left == list(graph.nodes) else graph.with_nodes(left)
 
 
-def _widened(node: Node, graph: Graph) -> Node:
+def _widened(node: Node, graph: Graph, least: float) -> Node:
     if not isinstance(node, (Dense, Sparse)) or node.delay is not None:
         return node
     (ref,) = node.inputs
@@ -36,7 +36,7 @@ def _widened(node: Node, graph: Graph) -> Node:
         return node
     source = gather.inputs[0]
     type_, chosen = graph.type_of(source), gather.indices
-    if type_.kind != "spike" or len(type_.shape) != 1 or chosen.ndim != 1 or 2 * chosen.size < type_.size:
+    if type_.kind != "spike" or len(type_.shape) != 1 or chosen.ndim != 1 or chosen.size < least * type_.size:
         return node
     if (np.diff(chosen) <= 0).any():
         return node

@@ -97,6 +97,7 @@ class Assembly(Storage):
     def source(self, network: Network, data: str) -> str:
         """network.c."""
         p = self.p
+        made = [member for member in self.ordered() if member.made]
         out = [
             f'#include "{header_name(p)}"',
             "",
@@ -145,7 +146,7 @@ class Assembly(Storage):
             f"  struct {p}state *net = (struct {p}state *)(void *)handle;",
             "  uint32_t i;",
             "  (void)i;",
-            "  memset(net, 0, sizeof *net);",
+            f"  memset(net, 0, {f'offsetof(struct {p}state, {made[0].name})' if made else 'sizeof *net'});",
             *(f"  net->pos_{ring} = {ring - 1}u;" for ring in sorted(self.rings)),
             *(f"  {line}" for line in self.initial),
             "}",
@@ -157,6 +158,9 @@ class Assembly(Storage):
             f"spk_status {p}init(void *memory, size_t bytes, spk_net **net) {{",
             "  if (memory == NULL || net == NULL || bytes < " + f"{network.bytes}u) {{ return SPK_E_MEMORY; }}",
             "  *net = (spk_net *)(void *)((unsigned char *)memory + (63u & (0u - (unsigned)((uintptr_t)memory & 63u))));",
+            *([f"  {{ struct {p}state *state = (struct {p}state *)(void *)*net;"] if made else []),
+            *(f"    {line}" for line in self.unpacks),
+            *(["  }"] if made else []),
             f"  {p}reset(*net);",
             "  return SPK_OK;",
             "}",

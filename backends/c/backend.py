@@ -331,12 +331,12 @@ class CBackend:
 
     def _choices(self, graph: Graph) -> Choices:
         """The quickest forms of weights, or the smallest where only these fit the target's memory."""
-        quick, small = Choices.of(self.target), Choices.of(self.target, small=True)
-        if self.target is None or not (self.target.has("ram") or self.target.has("flash")):
+        target, quick = self.target, Choices.of(self.target)
+        if target is None or not (target.has("ram") or target.has("flash")):
             return quick
-        if not any(over_limits(graph, _generated(graph, (), quick), self.target)):
-            return quick
-        return small if not any(over_limits(graph, _generated(graph, (), small), self.target)) else quick
+        others = (Choices.of(target, packed=False), Choices.of(target, small=True))
+        fits = (choices for choices in (quick, *others) if not any(over_limits(graph, _generated(graph, (), choices), target)))
+        return next(fits, quick)
 
     def _require(self, graph: Graph) -> None:
         found = unsupported(graph)

@@ -1,8 +1,9 @@
 """How the weights of a layer of spikes are stored: whole rows, blocks of neighbours, packed with a bit a place, or a list.
 
 A spike adds one row. On vectors a whole row is quick even where most of it is zero, so that a form has to leave out much, or in
-whole vectors, before it saves time; without vectors every zero that is left out does. The prices of `_PRICES` are times of one
-row, measured by `make bench-sparsity`.
+whole vectors, before it saves time; without vectors every zero that is left out does. Packed rows are whole rows that the program
+holds without the zeros, and that spk_init writes out into the network's memory. The prices of `_PRICES` are times of one row,
+measured by `make bench-sparsity`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 #: Widths of blocks that there is code for: neighbouring targets of a source.
 BLOCKS: Final = (8, 16, 32)
-FORMS: Final = ("rows", "block8", "block16", "block32", "steps", "list")
+FORMS: Final = ("rows", "packed", "block8", "block16", "block32", "steps", "list")
 #: Matrices of more places than that are kept as lists, whatever else would save.
 LARGE: Final = 1 << 24
 
@@ -28,20 +29,29 @@ LARGE: Final = 1 << 24
 @dataclass(frozen=True)
 class Choices:
     """What the backend chooses by. vector: bytes of a vector of the target. small: the fewest bytes, not the least time.
-    form: one of FORMS for every layer that can have it, instead of the best. products: layers of values are multiplied all at
-    once."""
+    packed: weights may be written out into the network's memory. form: one of FORMS for every layer that can have it, instead of
+    the best. products: layers of values are multiplied all at once."""
 
     vector: int = 32
     small: bool = False
+    packed: bool = True
     form: str = ""
     products: bool = True
 
+    @property
+    def absorbs(self) -> float:
+        """The share of a layer's sources that must have connections, so that the others have empty rows instead of a choice at
+        every step. Packed, an empty row is a bit."""
+        return 0.25 if self.packed and not self.small else 0.5
+
     @classmethod
-    def of(cls, target: Target | None, *, small: bool = False) -> Choices:
-        """Those for a target; `small` also where it was asked for."""
+    def of(cls, target: Target | None, *, small: bool = False, packed: bool = True) -> Choices:
+        """Those for a target; `small` also where it was asked for. Where constants lie in flash, RAM is too dear for a copy."""
         small = small or (target is not None and target.has("small"))
         known = target is not None and target.has("vector_bytes")
-        return cls(vector=target.integer("vector_bytes") if target is not None and known else cls.vector, small=small)
+        packed = packed and not (target is not None and target.has("flash"))
+        vector = target.integer("vector_bytes") if target is not None and known else cls.vector
+        return cls(vector=vector, small=small, packed=packed)
 
 
 class _Prices(NamedTuple):
@@ -68,11 +78,12 @@ _PRICES: Final = {
 
 @dataclass(frozen=True)
 class Form:
-    """A way to store a layer: its kind, the width of its blocks, bytes, and cycles an event."""
+    """A way to store a layer: its kind, bytes of constants, cycles an event, and bytes that it takes of the network's memory."""
 
     name: str
     bytes: int
     cycles: float
+    memory: int = 0
 
     @property
     def width(self) -> int:
@@ -114,6 +125,11 @@ def steps(matrix: Array) -> tuple[Array, Array]:
     return pairs.astype(np.int16), start
 
 
+def pays(packed: int, whole: int) -> bool:
+    """Whether so many packed bytes instead of whole rows are worth the network's memory: a quarter is saved."""
+    return 4 * packed <= 3 * whole
+
+
 def forms(present: Array, stride: int, vector: int, weight: int = 1) -> list[Form]:
     """Every form of (sources, targets) with its bytes and cycles; `stride`: places of a whole row, `weight`: bytes of one."""
     prices = _PRICES[max(size for size in _PRICES if size <= vector)]
@@ -123,6 +139,9 @@ def forms(present: Array, stride: int, vector: int, weight: int = 1) -> list[For
     index = 2 if targets <= 1 << 16 else 4
     event = prices.event + prices.step / max(_ACTIVE * sources, 1)
     found = [Form("rows", sources * stride * weight, prices.places * stride / 64)]
+    packed = -(-sources // 8) + int(present.any(axis=1).sum()) * -(-targets // 8) + count
+    if weight == 1 and pays(packed, sources * targets):
+        found.append(Form("packed", packed, found[0].cycles, sources * stride))
     for place, width in enumerate(BLOCKS):
         blocks = int(blocks_of(present, width).sum())
         size = 4 * (sources + 1) + blocks * (2 + width * weight)
@@ -136,10 +155,11 @@ def forms(present: Array, stride: int, vector: int, weight: int = 1) -> list[For
 
 
 def choose(found: Sequence[Form], *, small: bool) -> Form:
-    """The least time, or the fewest bytes; where two are within a tenth of each other, the better in the other respect."""
+    """The least time, or the fewest bytes, memory counted as well; where two are within a tenth of each other, the better in the
+    other respect."""
 
     def first(form: Form) -> float:
-        return form.bytes if small else form.cycles
+        return form.bytes + form.memory if small else form.cycles
 
     def second(form: Form) -> float:
         return form.cycles if small else form.bytes

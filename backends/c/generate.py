@@ -63,7 +63,7 @@ def generate(
         node_name, _, port = name.partition(".")
         wires[name] = (node_name, port)
     observed = {*wires.values(), *((ref.node, ref.port) for _, ref in graph.outputs)}
-    return _Generator(absorbed(graph, observed), prefix, observed, choices).network(wires, embed)
+    return _Generator(absorbed(graph, observed, (choices or Choices()).absorbs), prefix, observed, choices).network(wires, embed)
 
 
 class _Generator(Elements, Assembly):
@@ -100,6 +100,11 @@ class _Generator(Elements, Assembly):
         result.constants = sum(array.size * width_of(c_type) for _, c_type, array in self.arrays)
         result.shared = sum(member.length * member.width for member in self.members if not member.owner)
         result.memory = self.memory()
+        if unpacked := sum(row.unpacked for row in result.memory):
+            result.notes.append(
+                f"Pruned layers lie without their zeros among the constants. `spk_init` writes them out: {unpacked:,} of the "
+                f"{result.bytes:,} bytes\nof a network's memory are their whole rows, which `spk_reset` leaves as they are."
+            )
         data, result.binary, result.binary_source = self.data(embed)
         result.source = self.source(result, data)
         result.header = self.header(result)

@@ -78,7 +78,7 @@ def offline(graph: Graph, network: Network, choices: Choices | None = None, *, f
     if not by_blocks(graph):
         return _steps(network)
     observed = {port.wire for port in network.ports}
-    return _Blocks(absorbed(graph, observed), network, observed, choices, force).written(embed)
+    return _Blocks(absorbed(graph, observed, (choices or Choices()).absorbs), network, observed, choices, force).written(embed)
 
 
 def _named(text: str, network: Network) -> str:
@@ -242,6 +242,10 @@ class _Blocks(Elements, Assembly):
     def padded(self, array: Array) -> Array:
         flat = array.reshape(-1)
         return np.pad(flat, (0, _whole(array.shape[-1]) - array.shape[-1])) if self.integer else flat
+
+    def packed(self, name: str, rows: Array, width: int, even: int = 0, odd: int = 0) -> str:
+        """Whole rows: a block of steps reads them where they lie."""
+        return self.constant(name, "i8", rows)
 
     def array(self, stored: Stored, delay: int = 0) -> str:
         pitch = self.rowed.get(stored.member)

@@ -108,7 +108,8 @@ class StateRow:
 
 @dataclass
 class Member:
-    """A buffer in the network's memory; `width` is bytes an element. `step`: what is in it is of no use after the step."""
+    """A buffer in the network's memory; `width` is bytes an element. `step`: what is in it is of no use after the step. `made`:
+    weights that spk_init writes, and a reset leaves as they are."""
 
     name: str
     c_type: str
@@ -116,6 +117,7 @@ class Member:
     width: int
     owner: str = ""
     step: bool = False
+    made: bool = False
 
     @property
     def aligned(self) -> bool:

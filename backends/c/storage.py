@@ -136,8 +136,9 @@ class Storage(Sums, Neurons):
         return f"(net->{self.shared[found[1]][0]} + {self.p}at_{found[1]})"
 
     def ordered(self) -> list[Member]:
-        """The members as they lie in memory: a few numbers first, which need not begin a cache line."""
-        return sorted(self.members, key=lambda member: member.aligned)
+        """The members as they lie in memory: a few numbers first, which need not begin a cache line, and
+        last what a reset leaves."""
+        return sorted(self.members, key=lambda member: (member.made, member.aligned))
 
     def bytes(self) -> int:
         """What the caller provides, whatever the alignment."""
@@ -153,6 +154,7 @@ class Storage(Sums, Neurons):
         for member in self.members:
             if member.owner:
                 rows[member.owner].kept += member.length * member.width
+                rows[member.owner].unpacked += member.length * member.width if member.made else 0
         for item in self.layers:
             if item.layer:
                 rows[item.layer].shared += item.shared

@@ -300,6 +300,7 @@ class Sums(Writer):
         # The places of blocks are numbers of sixteen bits.
         widest = out if matrix.any() and stored.size <= 1 << 16 else 0
         found = [form for form in found if form.width <= widest]
+        found = [form for form in found if form.memory == 0 or self.choices.packed]
         named = [form for form in found if form.name == self.choices.form]
         chosen = named[0] if named else choose(found, small=self.choices.small)
         return _Formed(chosen, matrix, narrow)
@@ -320,7 +321,7 @@ class Sums(Writer):
             return first
         formed = self.form(part, state, stored)
         first = first and (not state.direct or stored.ring == 1 or rest(stored.size) == 0)
-        return first and formed is not None and formed.narrow and formed.form.name == "rows"
+        return first and formed is not None and formed.narrow and formed.form.name in ("rows", "packed")
 
     def weighted(self, part: Weighted, state: _SumState, stored: Stored) -> None:
         """One call of a kernel: the events of the operand add their rows."""
@@ -360,7 +361,7 @@ class Sums(Writer):
         order = order_of(x.layout, x.size)
         arguments: list[str] = []
         result = ""
-        if formed is not None and formed.form.name != "rows":
+        if formed is not None and formed.form.name not in ("rows", "packed"):
             more, arguments = self.shortened(part.name, formed, stored)
             macros |= more
             header = {"steps": "spk_steps.h", "list": "spk_sparse.h"}.get(formed.form.name, "spk_block.h")
@@ -377,7 +378,10 @@ class Sums(Writer):
                 rows = np.pad(rows, ((0, 0), (0, rest(out)))).astype(np.int8)
                 rows[:, ::2] ^= np.int8(-128)
                 macros |= {"SPK_STRIDE": f"{rows.shape[1]}u", "SPK_FRESH": int(self.starts(part, state, stored))}
-            arguments = [self.constant(f"{part.name}_weight", w_kind, rows)]
+            if formed is not None and formed.form.name == "packed":
+                arguments = [self.packed(f"{part.name}_weight", rows, out, -128 if fast else 0)]
+            else:
+                arguments = [self.constant(f"{part.name}_weight", w_kind, rows)]
             if delayed:
                 arguments.append(self.delays(part.name, delay.T[order] if one else delay.T, macros["SPK_DELAY"]))
             header, operations = "spk_dense.h", f"* {out}u"
@@ -449,7 +453,8 @@ class Sums(Writer):
         byte = 1 if low >= 0 and high <= 255 else 2 if low >= -128 and high <= 127 else 0
         raised = byte == 2 and self.choices.vector > 16
         rows = np.pad((part.weight >> state.shift).T[order_of(x.layout, x.size)], ((0, -fan_in % 4), (0, rest(out))))
-        fours = rows.reshape(-1, 4, rows.shape[1]).transpose(0, 2, 1).astype(np.int8) ^ np.int8(-128 if raised else 0)
+        zero = -128 if raised else 0
+        fours = rows.reshape(-1, 4, rows.shape[1]).transpose(0, 2, 1).astype(np.int8) ^ np.int8(zero)
         name = self.name(f"{self.p}{part.name}_add")
         self.kernel(
             "spk_product.h",
@@ -465,7 +470,7 @@ class Sums(Writer):
         own = self.member(f"v_{part.name}", "int16_t", 4 * len(fours), 2)
         self.members[-1].step = True
         self.scratch["uint16_t"] = max(self.scratch.get("uint16_t", 0), len(fours))
-        weight = self.constant(f"{part.name}_weight", "i8", fours)
+        weight = self.rows(f"{part.name}_weight", fours.reshape(len(fours), -1), zero)
         events, operations = self.count(f"{part.name} events"), self.count(f"{part.name} operations")
         self.line("{")
         self.line(self.pointer("x", read))

@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from spikec.backends.c.exprs import C_TYPES, Lanes, Operand, fits32, literal
-from spikec.backends.c.forms import Choices
+from spikec.backends.c.forms import Choices, pays
 from spikec.backends.c.parts import DTYPE, WIDTH, Member, StateRow, event_room, tail
 from spikec.backends.c.plan import Plan, Read, Stored, arranged
 from spikec.ir.graph import Graph
@@ -19,6 +19,14 @@ from spikec.ir.windows import Window
 
 #: Types of arrays that no kind stands for.
 _UNSIGNED: Final = {"uint16_t": np.uint16, "uint32_t": np.uint32}
+
+
+def packed_rows(rows: Array, width: int, even: int, odd: int) -> tuple[Array, Array]:
+    """(sources, stride) rows as spk_packed.h has them: bits for rows and for places that are no zeros, and what stands there."""
+    there = rows[:, :width] != np.resize(np.array([even, odd], np.int8), width)
+    used = there.any(axis=1)
+    places = np.packbits(there[used], axis=1, bitorder="little").ravel()
+    return np.concatenate([np.packbits(used, bitorder="little"), places]), rows[:, :width][there]
 
 
 class Writer:
@@ -49,6 +57,8 @@ class Writer:
         self.owner = ""  # the layer that is being written
         self.owners: dict[str, str] = {}  # array -> layer
         self.blocks: list[int] = []  # where in `steps` each layer begins
+        self.unpacked: dict[tuple[int, bytes], str] = {}  # whole rows -> the member that spk_init writes them to
+        self.unpacks: list[str] = []
         self.shared: dict[str, tuple[str, int]] = {}  # member of a step -> the shared area and the element where it begins
 
     @staticmethod
@@ -84,6 +94,30 @@ class Writer:
             self.owners[found] = self.owner
             self.arrays.append((found, c_type, data))
         return self.constants[key]
+
+    def packed(self, name: str, rows: Array, width: int, even: int = 0, odd: int = 0) -> str:
+        """Rows of bytes that lie packed among the constants (spk_packed.h), and are written out when a network is made: text of the
+        array. rows: (sources, stride) as the kernel reads them; behind `width` they are zeros, which are `even` and `odd` there."""
+        rows = np.ascontiguousarray(rows, np.int8)
+        key = (width, rows.tobytes())
+        if key not in self.unpacked:
+            bits, values = packed_rows(rows, width, even, odd)
+            if not self.unpacked:
+                self.functions.insert(0, '#include "spk_packed.h"')
+            member = self.member(f"w_{name}", "int8_t", rows.size, 1)
+            self.members[-1].made = True
+            where = [self.constant(f"{name}_places", "u8", bits), self.constant(name, "i8", values)]
+            sizes = ", ".join(f"{size}u" for size in (len(rows), width, rows.shape[1]))
+            self.unpacks.append(f"spk_unpack(state->{member}, {sizes}, {', '.join(where)}, {even}, {odd});")
+            self.unpacked[key] = f"net->{member}"
+        return self.unpacked[key]
+
+    def rows(self, name: str, rows: Array, zero: int) -> str:
+        """Rows of bytes among which `zero` stands for no weight, packed where that is allowed and pays: text of the array."""
+        bits, values = packed_rows(rows, rows.shape[1], zero, zero)
+        if self.choices.packed and not self.choices.small and pays(bits.size + values.size, rows.size):
+            return self.packed(name, rows, rows.shape[1], zero, zero)
+        return self.constant(name, "i8", rows)
 
     def padded(self, array: Array) -> Array:
         """An array with room behind that vectors may read, in a network of integers."""

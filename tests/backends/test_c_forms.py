@@ -14,15 +14,16 @@ from many import batch_program, require_compiler
 
 import spikec
 from spikec.backends.c.backend import CBackend
-from spikec.backends.c.forms import BLOCKS, FORMS, Choices, blocks_of, choose, forms, steps
+from spikec.backends.c.forms import BLOCKS, FORMS, Choices, Form, blocks_of, choose, forms, steps
 from spikec.backends.c.generate import generate
 from spikec.diagnostics import CompileError
 from spikec.ir.graph import Graph
+from spikec.ir.interpret import interpret
 from spikec.ir.ops import Add, Dense, Input, Neuron, Node, Ref, Sparse
 from spikec.ir.rules import verify
 from spikec.ir.text import parse_program
 from spikec.ir.types import Array, TensorType
-from spikec.target import load_target
+from spikec.target import Target, load_target
 
 STRICT = ["-std=c99", "-ffp-contract=off", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"]
 
@@ -136,7 +137,9 @@ def test_every_form_gives_the_same_bits(flags: str, tmp_path: Path) -> None:
 def test_the_form_asked_for_is_taken(form: str) -> None:
     rng = np.random.default_rng(4)
     text = generate(pruned_net(rng.integers(1, 9, (64, 30)) * (rng.random((64, 30)) < 0.2)), choices=Choices(form=form)).source
-    header = {"rows": "spk_dense.h", "steps": "spk_steps.h", "list": "spk_sparse.h"}.get(form, "spk_block.h")
+    header = {"rows": "spk_dense.h", "packed": "spk_packed.h", "steps": "spk_steps.h", "list": "spk_sparse.h"}.get(
+        form, "spk_block.h"
+    )
     assert f'#include "{header}"' in text
     if form.startswith("block"):
         assert re.search(rf"#define SPK_B {form[5:]}u", text)
@@ -152,7 +155,7 @@ def kept(pattern: str, share: float) -> Array:
     ("vector", "pattern", "share", "best"),
     [
         (32, "block16", 0.1, "block16"), (32, "block32", 0.1, "block32"), (16, "block32", 0.1, "block32"),
-        (32, "single", 0.1, "rows"), (16, "single", 0.1, "rows"), (64, "single", 0.1, "rows"), (32, "single", 0.02, "steps"),
+        (32, "single", 0.1, "packed"), (16, "single", 0.1, "packed"), (64, "single", 0.5, "packed"), (32, "single", 0.02, "steps"),
         (32, "single", 1.0, "rows"), (0, "single", 0.1, "steps"), (0, "single", 1.0, "rows"), (32, "block16", 0.9, "rows"),
     ],
 )  # fmt: skip
@@ -174,10 +177,14 @@ def test_what_is_chosen_for_bytes(pattern: str, share: float, best: str) -> None
 @settings(max_examples=40, deadline=None)
 def test_no_form_is_better_than_the_one_chosen(percent: int, vector: int, small: bool) -> None:
     found = forms(kept("single", percent / 100), 512, vector)
-    assert {form.name for form in found} == set(FORMS) and {form.width for form in found} == {0, *BLOCKS}
+    assert {form.name for form in found} | {"packed"} == set(FORMS) and {form.width for form in found} == {0, *BLOCKS}
     chosen = choose(found, small=small)
-    assert not any(form.cycles < chosen.cycles / 1.1 and form.bytes <= chosen.bytes for form in found)
-    assert not any(form.bytes < chosen.bytes / 1.1 and form.cycles <= chosen.cycles for form in found)
+
+    def taken(form: Form) -> int:
+        return form.bytes + form.memory if small else form.bytes
+
+    assert not any(form.cycles < chosen.cycles / 1.1 and taken(form) <= taken(chosen) for form in found)
+    assert not any(taken(form) < taken(chosen) / 1.1 and form.cycles <= chosen.cycles for form in found)
 
 
 def test_bytes_are_those_of_the_arrays() -> None:
@@ -196,12 +203,55 @@ def test_a_limit_that_only_small_forms_keep_is_kept(tmp_path: Path) -> None:
     host = load_target("host")
     quick = CBackend(host)
     small = CBackend(host.limited({"ram": 100_000}, "set by the test"))
-    assert quick.memory(graph).constants > 150_000 > 50_000 > small.memory(graph).constants
+    found, fewest = quick.memory(graph), small.memory(graph)
+    assert found.total + found.constants > 150_000 > 50_000 > fewest.total + fewest.constants
     assert not list(small.check(graph))
     (found,) = CBackend(host.limited({"ram": 20_000}, "set by the test")).check(graph)
     assert found.code == "SPK209"
     x = {"x": (rng.random((2, 9, 300)) < 0.2).astype(np.int64)}
     np.testing.assert_array_equal(quick.run(graph, x).outputs["l"], small.run(graph, x).outputs["l"])
+
+
+def test_packed_weights_are_told_and_written_out_once(tmp_path: Path) -> None:
+    """A tenth of the bytes in the program, whole rows in the memory of each instance; a reset leaves them as they are."""
+    require_compiler()
+    rng = np.random.default_rng(11)
+    graph = pruned_net(rng.integers(1, 9, (500, 300)) * (rng.random((500, 300)) < 0.1))
+    backend = CBackend(load_target("host"))
+    found = backend.memory(graph)
+    (layer,) = (row for row in found.layers if row.layer == "fc")
+    assert layer.unpacked == 512 * 300 <= layer.kept and 300 * 500 * 0.2 < found.constants < 300 * 500 * 0.24
+    assert f"{layer.unpacked:,} bytes of the memory" in found.text()
+    backend.emit(graph, tmp_path)
+    assert f"{layer.unpacked:,} of the {found.total:,} bytes" in (tmp_path / "README.md").read_text()
+    source = (tmp_path / "network.c").read_text()
+    begin, end = source.index("void spk_reset("), source.index("spk_status spk_init(")
+    assert "spk_unpack" not in source[begin : source.index("}", begin)] and "spk_unpack" in source[end:]
+    x = {"x": (rng.random((70, 9, 300)) < 0.2).astype(np.int64)}  # samples of two calls, each with several resets
+    np.testing.assert_array_equal(backend.run(graph, x, threads=1).outputs["l"], interpret(graph, x).outputs["l"])
+    first, second = backend.stream(graph), backend.stream(graph)
+    for step in range(9):
+        for one, stream in ((0, first), (1, second)):
+            stream.step({"x": x["x"][one, step]})
+    wanted = interpret(graph, {"x": x["x"][:2]}).outputs["l"][:, -1]
+    np.testing.assert_array_equal([first.read("l"), second.read("l")], wanted)
+
+
+def test_nothing_is_packed_where_memory_is_short_or_little_is_saved() -> None:
+    rng = np.random.default_rng(12)
+    sparse = pruned_net(rng.integers(1, 9, (128, 200)) * (rng.random((128, 200)) < 0.1))
+    full = pruned_net(rng.integers(1, 9, (128, 200)) * (rng.random((128, 200)) < 0.9))
+    host = load_target("host")
+
+    def unpacked(target: Target, graph: Graph = sparse) -> int:
+        return sum(row.unpacked for row in CBackend(target).memory(graph).layers)
+
+    assert unpacked(host) == 128 * 200 and unpacked(load_target("rpi4")) == 128 * 200
+    assert unpacked(host, full) == 0
+    assert unpacked(host.limited({"small": 1}, "set by the test")) == 0
+    assert unpacked(host.limited({"ram": 28_000}, "set by the test")) == 0
+    assert unpacked(host.limited({"flash": 20_000}, "set by the test")) == 0
+    assert unpacked(load_target("cortex-m4")) == unpacked(load_target("cortex-m7")) == 0
 
 
 def test_small_is_asked_for_and_kept(tmp_path: Path) -> None:
@@ -215,7 +265,7 @@ def test_small_is_asked_for_and_kept(tmp_path: Path) -> None:
     )
     graph = verify(Graph("net", "float", nodes, (("l", Ref("l")),)))
     quick, small = (spikec.compile(graph, target="host", bits=8, small=asked) for asked in (False, True))
-    assert 3 * small.memory().constants < quick.memory().constants
+    assert 2 * (small.memory().total + small.memory().constants) < quick.memory().total + quick.memory().constants
     assert spikec.load(small.save(tmp_path / "b")).memory().constants == small.memory().constants
     budget = spikec.compile(graph, target="host", bits=8, prune=0.0, max_bytes=6000)
     assert budget.memory().constants < 2 * 6000

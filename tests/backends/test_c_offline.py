@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -112,6 +113,19 @@ def dense_net() -> Graph:
     return verify(Graph("dense", "fixed", tuple(nodes), (("l3", Ref("l3")), ("r", Ref("l2", "r")))))
 
 
+def pruned_net() -> Graph:
+    """The same with a tenth of the weights, which lie packed."""
+    graph = dense_net()
+    rng = np.random.default_rng(5)
+    nodes = [
+        replace(node, weight=node.weight * (rng.random(node.weight.shape) < 0.15).astype(np.int8))
+        if isinstance(node, Dense)
+        else node
+        for node in graph.nodes
+    ]
+    return replace(verify(graph.with_nodes(nodes)), name="pruned")
+
+
 def conv_net(groups: int = 1) -> Graph:
     """Stride, padding, a pool that is folded into weights, channels that fill no panel."""
     nodes: list[Node] = [
@@ -161,6 +175,7 @@ def recurrent_net() -> Graph:
 
 NETS: Mapping[str, Callable[[], Graph]] = {
     "dense": dense_net,
+    "pruned": pruned_net,
     "conv": conv_net,
     "groups": lambda: conv_net(2),
     "line": line_net,
@@ -232,7 +247,8 @@ def test_whole_samples_are_the_steps(kind: str) -> None:
     compiled, wholes = compile_offline(graphs, PLAIN[kind])
     layers = {graph.name: whole.layers for graph, whole in zip(graphs, wholes, strict=True)}
     assert layers["dense"] == ("l1", "l2", "l3")
-    assert {"l1", "l2", "l3", "l4"} <= set(wholes[1].layers)
+    assert "spk_unpack(" in generate(graphs[1]).source and wholes[1].layers
+    assert {"l1", "l2", "l3", "l4"} <= set(wholes[2].layers)
     assert layers["delayed"] == ()
     for graph, network in zip(graphs, compiled, strict=True):
         for batch, steps, density in (

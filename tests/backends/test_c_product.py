@@ -23,12 +23,15 @@ LIF = parse_program(
 )
 
 
-def net(fan_in: int, out: int, bounds: tuple[int, int], most: int = 127, *, twice: bool = False, late: bool = False) -> Graph:
-    """A layer of values; twice: a second one in its sum, of the values of the step before; late: recurrent spikes as well."""
+def net(
+    fan_in: int, out: int, bounds: tuple[int, int], most: int = 127, *, twice: bool = False, late: bool = False, kept: float = 1
+) -> Graph:
+    """A layer of values; twice: a second one in its sum, of the values of the step before; late: recurrent spikes as well; kept: the
+    share of the weights that is left."""
     rng = np.random.default_rng(fan_in * 1000 + out)
 
     def weights(columns: int) -> np.ndarray:
-        return rng.integers(-most, most + 1, (out, columns)).astype(np.int16)
+        return (rng.integers(-most, most + 1, (out, columns)) * (rng.random((out, columns)) < kept)).astype(np.int16)
 
     nodes: list[Node] = [
         Input(name="x", type=TensorType("graded", (fan_in,), "i16" if bounds[1] < 1 << 15 else "i32"), bounds=bounds),
@@ -55,7 +58,8 @@ def nets() -> list[Graph]:
     for fan_in, out in ((1, 1), (3, 16), (4, 17), (29, 64), (30, 150), (5, 300)):
         for bounds in ((0, 255), (-128, 127), (-3000, 20000), (0, 3), (-2, 2)):
             number += 1
-            graphs.append(net(fan_in, out, bounds, (127, 1)[number % 2], twice=number % 3 == 1, late=number % 4 == 2))
+            kept = 0.1 if number % 5 < 2 else 1
+            graphs.append(net(fan_in, out, bounds, (127, 1)[number % 2], twice=number % 3 == 1, late=number % 4 == 2, kept=kept))
     return graphs
 
 

@@ -65,7 +65,8 @@ spk_status spk_check(void);
 /* Bytes that spk_init needs. */
 size_t spk_size(void);
 
-/* Make a network in `memory`, of any alignment, and reset it. SPK_E_MEMORY if `bytes` is less than spk_size(). */
+/* Make a network in `memory`, of any alignment, and reset it; weights of pruned layers that lie packed are written out into it.
+ * SPK_E_MEMORY if `bytes` is less than spk_size(). */
 spk_status spk_init(void *memory, size_t bytes, spk_net **net);
 
 /* Back to step 0: states as declared, nothing under way, counters zero. */
