@@ -1,6 +1,7 @@
 """`make bench-passes`: what the optimizing passes cost in answers, and what they save.
 
     python benchmarks/passes.py [--tasks digits,mnist,...] [--rows 8bits,4bits,...] [--seeds 3] [--jobs 2] [--write]
+    python benchmarks/passes.py --validate [--tasks ...] [--rows ...]
 
 For every task and seed a float network is trained (or the given one taken), compiled in several ways, and scored on the held-out
 samples by the C engine. The loss is the float network's share of right answers less the compiled one's, on the same samples;
@@ -11,6 +12,9 @@ the least of some rounds. Bytes are the constants of the emitted C, against four
 Finished rows are kept in build/bench-passes by data, network, settings and how they are measured: a command that was interrupted
 goes on where it was. After a change of the compiler `--again` measures everything anew. `--kept` measures nothing: it prints what
 was measured last, and tells which rows are missing. `--write` puts the table into docs/optimizing.md.
+
+`--validate` never looks at the test samples: seed 10 + k learns from the training samples less their k-th fifth, and is tested on
+that fifth. Settings are chosen with it.
 """
 
 from __future__ import annotations
@@ -53,6 +57,8 @@ ROUNDS, TIMED = 7, 300
 #: Share of the answers that an early answer, or fewer steps, or simpler neurons may cost on the calibration data.
 BUDGET: Final = 0.002
 PAGE: Final = tasks.ROOT / "docs" / "optimizing.md"
+#: The first seed of those that settings are chosen with.
+VALIDATION: Final = 10
 BEGIN, END = "<!-- bench-passes -->", "<!-- /bench-passes -->"
 HEAD: Final = "| task | what | score | loss in points | allowed | other figures (demanded) | met |\n|---|---|---|---|---|---|---|"
 
@@ -376,10 +382,10 @@ def stored(path: Path) -> Found:
         return Found(kept["before"], kept["after"], told["figures"], told["reason"])
 
 
-def latest(names: Iterable[str], seeds: int, keys: list[str]) -> dict[tuple[str, int], tuple[Array, dict[str, Found]]]:
+def latest(names: Iterable[str], seeds: Iterable[int], keys: list[str]) -> dict[tuple[str, int], tuple[Array, dict[str, Found]]]:
     """What was measured last of every row, whatever has changed since; of seeds whose plain build was measured."""
     outcomes = {}
-    for name, seed in ((name, seed) for name in names for seed in range(seeds)):
+    for name, seed in ((name, seed) for name in names for seed in seeds):
         rows = {}
         for key in dict.fromkeys(["8bits", *keys]):
             paths = (tasks.KEPT / "rows").glob(f"{name}-{seed}-{key}-*.npz")
@@ -407,7 +413,7 @@ def measured(bench: Bench, key: str, again: bool = False) -> Found:
 def unit(name: str, seed: int, rows: list[str], again: bool) -> tuple[Array, dict[str, Found]]:
     """All rows of a task and a seed, and which answers of the float network are right; runs in a process of its own."""
     torch.set_num_threads(1)
-    bench = Bench(tasks.load(name), seed)
+    bench = Bench(tasks.load(name, seed - VALIDATION if seed >= VALIDATION else None), seed)
     outcome = {}
     for key in rows:
         begin = time.perf_counter()
@@ -467,12 +473,15 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--write", action="store_true", help="put the table into docs/optimizing.md")
     parser.add_argument("--again", action="store_true", help="measure what is kept, too")
     parser.add_argument("--kept", action="store_true", help="measure nothing: the table of what is kept")
+    parser.add_argument("--validate", action="store_true", help="test on fifths of the training samples")
     options = parser.parse_args(arguments)
+    first = VALIDATION if options.validate else 0
+    seeds = range(first, first + options.seeds)
     names, keys = options.tasks.split(","), options.rows.split(",")
-    units = [(name, seed) for seed in range(options.seeds) for name in names]
+    units = [(name, seed) for seed in seeds for name in names]
     outcomes: dict[tuple[str, int], tuple[Array, dict[str, Found]]] = {}
     if options.kept:
-        outcomes = latest(names, options.seeds, keys)
+        outcomes = latest(names, seeds, keys)
     elif options.jobs > 1:
         with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
             waiting = {pool.submit(unit, name, seed, keys, options.again): (name, seed) for name, seed in units}
@@ -484,7 +493,7 @@ def main(arguments: list[str]) -> int:
     text, demanded, missed = table(names, keys, outcomes)
     print(text)
     print(f"\n{demanded - missed} of {demanded} rows met")
-    if options.write:
+    if options.write and not options.validate:
         write(text)
     return 1 if missed else 0
 

@@ -1,7 +1,7 @@
 """Classification tasks for `make bench-passes`: spikes in, labels out, and a float network for each seed.
 
 Three networks are trained here, as graphs (`spikec.nn.GraphModule`): leaky neurons, reset to zero, cross-entropy on the spike
-counts of the last layer, Adam, a tenth of the input's spikes left out at random as in a recovery. Weights are kept in
+counts of the last layer, Adam, as many of the input's spikes left out at random as in a recovery. Weights are kept in
 build/bench-passes, so that a second run does not train again. Two networks are given, trained by others: the seeds then only tell
 recoveries apart.
 """
@@ -31,6 +31,8 @@ from spikec.progress import Bar
 ROOT: Final = Path(__file__).resolve().parent.parent
 DATA: Final = ROOT.parent / "shared" / "data"
 KEPT: Final = ROOT / "build" / "bench-passes"
+#: Into so many parts the training samples are cut when settings are chosen.
+FOLDS: Final = 5
 LIF: Final = parse_program(
     "neuron @lif(x) params(beta, theta) state(v = 0) {\nv = beta * v + x\ns = v > theta\nv = select(s, 0, v)\nemit s\n}"
 )
@@ -53,8 +55,9 @@ class Task:
     """A task: its data, the float network of a seed, and how a recovery is asked for.
 
     tuning: what a recovery learns from, where not all of `train`. steps: from which step on answers count, where every step has a
-    label (samples, T). options: of every compilation. given: whether others trained the network. early: the share of the loss, of
-    the float network as of a recovery, that asks for the answer at every step past a fifth of the run.
+    label (samples, T). options: of every compilation. given: whether others trained the network. drop: the share of the input's
+    spikes left out in training; early: the share of the loss that asks for the answer at every step past a fifth of the run; both
+    of the float network, if it is trained here, as of a recovery.
     """
 
     name: str
@@ -202,11 +205,13 @@ def with_weights(graph: Graph, weights: dict[str, Array]) -> Graph:
     return verify(graph.with_nodes(replace(n, weight=weights[n.name]) if isinstance(n, Dense) else n for n in graph.nodes))
 
 
-def trained(name: str, start: Graph, train: Split, seed: int, epochs: int, rate: float, early: float = 0.0) -> Graph:
-    """The network after training, from the cache where it is there; early as in Task."""
+def trained(
+    name: str, start: Graph, train: Split, seed: int, epochs: int, rate: float, drop: float = 0.1, early: float = 0.0
+) -> Graph:
+    """The network after training, from the cache where it is there; drop and early as in Task."""
     names = [node.name for node in start.nodes if isinstance(node, Dense)]
     sizes = "-".join(str(node.weight.shape[0]) for node in start.nodes if isinstance(node, Dense))
-    recipe = f"{sizes} {epochs} {rate} {seed} {start.fingerprint}" + (f" early {early}" if early else "")
+    recipe = f"{sizes} {epochs} {rate} {drop} {seed} {start.fingerprint}" + (f" early {early}" if early else "")
     digest = hashlib.sha256(recipe.encode() + train.x.tobytes() + train.y.tobytes()).hexdigest()[:12]
     path = KEPT / f"{name}-{sizes}-{seed}-{digest}.npz"
     if path.exists():
@@ -225,7 +230,7 @@ def trained(name: str, start: Graph, train: Split, seed: int, epochs: int, rate:
             for k in range(batches):
                 chosen = order[64 * k : 64 * (k + 1)]
                 spikes = x[chosen].float()
-                spikes = spikes * (torch.rand_like(spikes) > 0.1)  # dropped input spikes: few samples are learned by heart
+                spikes = spikes * (torch.rand_like(spikes) > drop)  # else few samples are learned by heart
                 counts = module(spikes)[output].cumsum(1)
                 loss = torch.nn.functional.cross_entropy(counts[:, -1], y[chosen])
                 if early:
@@ -323,48 +328,62 @@ def ecg_network() -> Graph:
     return spikec.trace(model, x, input_kind="graded")
 
 
+def fold_of(train: Split, fold: int) -> tuple[Split, Split]:
+    """The training samples less a fifth of them, and that fifth: what settings are chosen on."""
+    order = np.random.RandomState(2026).permutation(len(train.y))
+    held_out = np.zeros(len(order), bool)
+    held_out[order[fold % FOLDS :: FOLDS]] = True
+    return Split(train.x[~held_out], train.y[~held_out]), Split(train.x[held_out], train.y[held_out])
+
+
+def _data(found: tuple[Split, Split], fold: int | None) -> tuple[Split, Split]:
+    return found if fold is None else fold_of(found[0], fold)
+
+
 def _trained_here(
     name: str,
     data: Callable[[], tuple[Split, Split]],
+    fold: int | None,
     sizes: list[int],
     beta: float,
     epochs: int,
     rate: float,
+    drop: float,
     recovery: tuple[int, int],
     early: float = 0.0,
 ) -> Task:
-    train, test = data()
+    train, test = _data(data(), fold)
     length, size = recovery
 
     def network(seed: int) -> Graph:
-        return trained(name, feedforward(sizes, seed, beta), train, seed, epochs, rate, early)
+        return trained(name, feedforward(sizes, seed, beta), train, seed, epochs, rate, drop, early)
 
-    return Task(name, train, test, network, length, size, early=early)
+    return Task(name, train, test, network, length, size, drop, early=early)
 
 
-def _given_cuba() -> Task:
-    train, test = _cuba()
+def _given_cuba(fold: int | None) -> Task:
+    train, test = _data(_cuba(), fold)
     return Task("mnist-cuba", train, test, lambda seed: cuba_network(), 6, 64, 0.0, 0.01, given=True)
 
 
-def _given_ecg() -> Task:
-    train, test = _ecg()
+def _given_ecg(fold: int | None) -> Task:
+    train, test = _data(_ecg(), fold)
     tuning = _windows(train, 325, 10)
     return Task("ecg", train, test, lambda seed: ecg_network(), 6, 256, 0.0, 0.01, tuning, 10, {"input_bits": 4}, given=True)
 
 
-TASKS: Final[dict[str, Callable[[], Task]]] = {
-    "digits": lambda: _trained_here("digits", _digits, [64, 256, 128, 10], 0.9, 60, 3e-3, (30, 64)),
-    "mnist": lambda: _trained_here("mnist", _mnist, [784, 256, 10], 0.9, 12, 2e-3, (8, 128)),
-    "spoken": lambda: _trained_here("spoken", _fsdd, [96, 256, 128, 10], 0.95, 24, 2e-3, (30, 64)),
+TASKS: Final[dict[str, Callable[[int | None], Task]]] = {
+    "digits": lambda fold: _trained_here("digits", _digits, fold, [64, 256, 128, 10], 0.9, 60, 3e-3, 0.1, (30, 64)),
+    "mnist": lambda fold: _trained_here("mnist", _mnist, fold, [784, 256, 10], 0.9, 12, 2e-3, 0.1, (8, 128)),
+    "spoken": lambda fold: _trained_here("spoken", _fsdd, fold, [96, 256, 128, 10], 0.95, 24, 2e-3, 0.1, (30, 64)),
     "mnist-cuba": _given_cuba,
     "ecg": _given_ecg,
 }
 
 
-def load(name: str) -> Task:
-    """A task with its data."""
-    return TASKS[name]()
+def load(name: str, fold: int | None = None) -> Task:
+    """A task with its data; with `fold`, its training samples alone, of which that fifth is tested on."""
+    return TASKS[name](fold)
 
 
 def right(task: Task, output: Array) -> Array:

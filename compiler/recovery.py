@@ -397,7 +397,7 @@ def _fit(
         now, given = (quick, task.floats) if number < early else (module, task.inputs)
         batch = {name: value[chosen] for name, value in given.items()}
         if settings.drop:
-            batch = {n: v * (torch.rand(v.shape, generator=generator) >= settings.drop).to(v.dtype) for n, v in batch.items()}
+            batch = {name: value * _kept(torch, value, settings.drop, generator) for name, value in batch.items()}
         index = torch.from_numpy(chosen)
         output, wanted = _first_output(graph, now(batch)), task.labels[index]
         taught = task.teacher[index] if soft else None
@@ -416,6 +416,13 @@ def _fit(
                 best, found = _copy(module), reached
     module.load_state_dict(best)
     return found[0]
+
+
+def _kept(torch: Any, value: Any, drop: float, generator: Any) -> Any:
+    """Truths in the shape of a tensor, of which a share of `drop` is false: four of them of each random number, which is quicker."""
+    count = value.numel()
+    drawn = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator).view(torch.int16)
+    return (drawn[:count] >= round(drop * 2**16) - 2**15).view(value.shape)
 
 
 def _copy(module: Any) -> dict[str, Any]:

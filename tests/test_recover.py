@@ -221,3 +221,17 @@ def test_bad_input(net: Graph, options: dict[str, Any], code: str, text: str) ->
         spikec.recover(build, **given)
     assert caught.value.diagnostics[0].code == code
     assert text in caught.value.diagnostics[0].message
+
+
+@pytest.mark.parametrize("drop", [0.1, 0.25, 0.9])
+def test_the_share_that_is_dropped_is_the_one_asked_for(drop: float) -> None:
+    import torch
+
+    from spikec.recovery import _kept
+
+    generator = torch.Generator().manual_seed(0)
+    kept = _kept(torch, torch.ones(101, 333, 3), drop, generator)
+    assert kept.shape == (101, 333, 3)
+    assert kept.float().mean().item() == pytest.approx(1 - drop, abs=0.006)  # four standard deviations
+    again = _kept(torch, torch.ones(101, 333, 3), drop, generator)
+    assert not torch.equal(kept, again)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from spikec.frontend.nn.population import Steps, scale_of, surrogate
 from spikec.ir.graph import Graph
 from spikec.ir.neuron import COMPARISONS, LOGIC, STEP, Call, Expr, Num, Program, Var
 from spikec.ir.ops import Add, Concat, Constant, Conv, Dense, Gather, Input, Neuron, Node, Pool, Ref, Reshape, Scale, Sparse, spread
@@ -38,8 +39,7 @@ class _Step(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         distance, scale = ctx.saved_tensors
-        x = torch.pi * distance / scale
-        return gradient / (1 + x * x) / scale, None, None
+        return surrogate(gradient, distance, scale), None, None
 
 
 class _Through(torch.autograd.Function):
@@ -90,7 +90,15 @@ class GraphModule(nn.Module):
                         self._tensor(node.bias), requires_grad=trained and not self.integer
                     )
         self._arrays: dict[tuple[str, str], torch.Tensor] = {}
+        self._steps: dict[str, Steps] = {}
         self._parts = list(_parts(graph))
+        #: Of every input, whether dense layers alone read it: they take spikes in any type.
+        shown = {ref.node for _, ref in graph.outputs}
+        self.into_dense = {
+            given.name: given.name not in shown
+            and all(isinstance(node, Dense) for node in graph.nodes if any(ref.node == given.name for ref in node.inputs))
+            for given in graph.inputs
+        }
 
     def _tensor(self, array: Array) -> torch.Tensor:
         whole = array.dtype.kind in "iub"
@@ -103,6 +111,12 @@ class GraphModule(nn.Module):
             spread_out = array.reshape(()) if scalar else spread(array, shape) if shape is not None else array
             self._arrays[key] = self._tensor(spread_out)
         return self._arrays[key]
+
+    def steps_of(self, node: Neuron) -> Steps:
+        """A population's program in single operations."""
+        if node.name not in self._steps:
+            self._steps[node.name] = Steps(node.program)
+        return self._steps[node.name]
 
     def weight_of(self, name: str) -> torch.Tensor:
         """A node's weight as it is used: quantized where it has a quantizer."""
@@ -212,14 +226,14 @@ class _Run:
         """All steps of a node that is on no loop."""
         if isinstance(node, Input):
             value = torch.as_tensor(self.given[node.name])
-            self.values[node.name, ""] = value.to(self.dtype(node, ""))
+            narrow = self.module.integer and node.type.kind == "spike" and self.module.into_dense[node.name]
+            self.values[node.name, ""] = value.to(torch.float32 if narrow else self.dtype(node, ""))
         elif isinstance(node, Constant):
             value = self.module._array(node, "value", node.value).expand(self.batch, self.steps, *node.value.shape).clone()
             value[:, : node.start] = 0
             self.values[node.name, ""] = value
         elif isinstance(node, Neuron):
-            reads = [self.all_of(ref) for ref in node.inputs]
-            self._population(node, lambda t: [read[:, t] for read in reads])
+            self._population(node, [self.all_of(ref) for ref in node.inputs])
         else:
 
             def read(ref: Ref, extra: int = 0) -> torch.Tensor:
@@ -245,24 +259,44 @@ class _Run:
             self.values[wire] = torch.stack(values, dim=1)
         self.past = {}
 
-    def _population(self, node: Neuron, reads: Callable[[int], list[torch.Tensor]]) -> None:
+    def _population(self, node: Neuron, inputs: list[torch.Tensor]) -> None:
+        """All steps of a population, of inputs (batch, T, *shape)."""
+        ports = [port for port, _ in self.graph.types[node.name]]
+        shape, dtype = self.graph.shape_of(node.name), self._state_dtype(node)
+        steps = self.module.steps_of(node)
+        params, states = self._params(node), self._states(node)
+        one_type = all(value.dtype == dtype for value in (*inputs, *(p for p in params.values() if p.ndim)))
+        one_type &= all(self.dtype(node, port) == dtype for port in ports)
+        if inputs and steps.known and one_type and all(value.shape[2:] == shape for value in inputs):
+            rows = steps.run(inputs, params, states, node.start, _eval)
+            self.values |= {(node.name, port): value for port, value in zip(ports, rows, strict=True)}
+            return
         machine = self._machine(node)
-        rows: dict[str, list[torch.Tensor]] = {port: [] for port, _ in self.graph.types[node.name]}
+        reads = [value.unbind(1) for value in inputs]  # the gradient of an index in every step would be as large as all steps
+        found: dict[str, list[torch.Tensor]] = {port: [] for port in ports}
         for t in range(self.steps):
-            for port, value in machine(reads(t), t).items():
-                rows[port].append(value)
-        for port, values in rows.items():
+            for port, value in machine([read[t] for read in reads], t).items():
+                found[port].append(value)
+        for port, values in found.items():
             self.values[node.name, port] = torch.stack(values, dim=1)
+
+    def _params(self, node: Neuron) -> dict[str, torch.Tensor]:
+        shape = self.graph.shape_of(node.name)
+        return {name: self.module._array(node, name, array, shape) for name, array in node.params.items()}
+
+    def _states(self, node: Neuron) -> dict[str, torch.Tensor]:
+        """Before the first step, (batch, *shape)."""
+        shape, dtype = self.graph.shape_of(node.name), self._state_dtype(node)
+        states = {}
+        for state in node.program.states:
+            start = spread(node.init[state.name], shape) if state.name in node.init else np.asarray(state.init, np.float64)
+            states[state.name] = torch.from_numpy(np.array(start)).to(dtype).expand(self.batch, *shape)
+        return states
 
     def _machine(self, node: Neuron) -> Callable[[list[torch.Tensor], int], dict[str, torch.Tensor]]:
         shape = self.graph.shape_of(node.name)
         program, ports = node.program, [port for port, _ in self.graph.types[node.name]]
-        params = {name: self.module._array(node, name, array, shape) for name, array in node.params.items()}
-        dtype = self._state_dtype(node)
-        states = {}
-        for state in program.states:
-            start = spread(node.init[state.name], shape) if state.name in node.init else np.asarray(state.init, np.float64)
-            states[state.name] = torch.from_numpy(np.array(start)).to(dtype).expand(self.batch, *shape)
+        params, states, dtype = self._params(node), self._states(node), self._state_dtype(node)
 
         def step(inputs: list[torch.Tensor], t: int) -> dict[str, torch.Tensor]:
             if not node.runs(t):
@@ -340,8 +374,11 @@ class _Run:
     def _product(self, node: Dense | Sparse | Conv, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         f = nn.functional
         wide = weight.dtype if self.module.integer else torch.promote_types(x.dtype, weight.dtype)
-        if self.module.integer and isinstance(node, Dense) and _fits_float32(x, weight):
-            return f.linear(x.to(torch.float32), weight.to(torch.float32)).to(wide)
+        if self.module.integer and isinstance(node, Dense):
+            (ref,) = node.inputs
+            largest = 1.0 if self.graph.type_of(ref).kind == "spike" else float(x.detach().abs().max()) if x.numel() else 0.0
+            if _fits_float32(largest, weight):
+                return f.linear(x.to(torch.float32), weight.to(torch.float32)).to(wide)
         x, weight = x.to(wide), weight.to(wide)
         if isinstance(node, Dense):
             return f.linear(x, weight)
@@ -353,11 +390,12 @@ class _Run:
         return conv(x, weight, None, node.stride, node.padding, node.dilation, node.groups)
 
 
-def _fits_float32(x: torch.Tensor, weight: torch.Tensor) -> bool:
-    """Whether every partial sum of whole numbers stays below 2^24: then 32-bit floats are exact in any order, and quicker."""
-    if not x.numel() or not weight.numel():
-        return False
-    return float(x.detach().abs().max()) * float(weight.detach().abs().sum(dim=-1).max()) < 2**24
+def _fits_float32(largest: float, weight: torch.Tensor) -> bool:
+    """Whether every partial sum of whole numbers stays below 2^24: then 32-bit floats are exact in any order, and quicker.
+
+    largest: magnitude of what the weights are multiplied with.
+    """
+    return not weight.numel() or largest * float(weight.detach().abs().sum(dim=-1).max()) < 2**24
 
 
 # ----------------------------------------------------------------------------------------------------------- programs
@@ -407,9 +445,7 @@ def _compare(op: str, a: Any, b: Any) -> Any:
     if op in ("<", "<="):
         a, b = b, a
     distance = a - b
-    size = b.detach().abs()
-    scale = torch.where((size > 0) & torch.isfinite(size), size, torch.ones_like(size)).expand(distance.shape)
-    found: torch.Tensor = _Step.apply(distance, scale, op in (">", "<"))
+    found: torch.Tensor = _Step.apply(distance, scale_of(b), op in (">", "<"))
     found.is_truth = True
     return found
 

@@ -103,7 +103,7 @@ def test_what_is_kept_makes_a_table_and_the_rest_is_named(
     monkeypatch.setattr(tasks, "KEPT", tmp_path)
     one = bench()
     passes.measured(one, "8bits")
-    found = passes.latest(["tiny"], 2, ["8bits", "pruned"])
+    found = passes.latest(["tiny"], range(2), ["8bits", "pruned"])
     assert list(found) == [("tiny", 1)]
     np.testing.assert_array_equal(found["tiny", 1][0], one.right)
     assert list(found["tiny", 1][1]) == ["8bits"]
@@ -136,3 +136,17 @@ def test_the_given_network_of_integers_as_floats_fires_nearly_the_same() -> None
     two = spikec.compile(tasks.cuba_network(), target="host").run(x, "numpy", record="all").records["layer0"]
     assert one.sum() > 100
     assert np.count_nonzero(one != two) < 0.02 * one.sum()
+
+
+def test_settings_are_chosen_on_training_samples_alone() -> None:
+    """The fifths that `--validate` tests on are apart, make up the training samples, and are not among what is learnt from."""
+    x = np.arange(23, dtype=np.uint8).reshape(23, 1, 1)
+    whole = tasks.Split(x, np.arange(23) % 3)
+    tested = []
+    for fold in range(tasks.FOLDS):
+        learnt, held_out = tasks.fold_of(whole, fold)
+        assert not set(learnt.x.ravel()) & set(held_out.x.ravel())
+        assert len(learnt.y) + len(held_out.y) == 23
+        assert np.array_equal(held_out.y, held_out.x.ravel() % 3)
+        tested += list(held_out.x.ravel())
+    assert sorted(tested) == list(range(23))

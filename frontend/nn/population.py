@@ -1,0 +1,347 @@
+"""A population's program over all steps as one node of torch's record, with a gradient of its own.
+
+What torch would record operation by operation, step by step, runs here without a record, and what the gradient needs of a step is
+kept by hand: several times quicker where populations are small. Values and gradients are those of `graph_module`, which itself
+runs what is not known here (`Steps.known`): quotients of what is trained, absolute values, extrema, remainders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+
+from spikec.ir.neuron import COMPARISONS, LOGIC, STEP, Call, Expr, Program, Var
+
+#: The value of an expression that no input reaches, from the values by name; last, whether it stands in a state's new value.
+Evaluate = Callable[[Expr, Mapping[str, Any], bool], Any]
+Gradients = tuple[torch.Tensor | None, ...]
+_SHIFTS: Final = frozenset({"<<", ">>", "rtz"})
+_ROUNDED: Final = frozenset({"floor", "round", "wrap"})
+_KNOWN: Final = frozenset({"+", "-", "*", "/", "neg", "clip", "select", *LOGIC, *_SHIFTS, *_ROUNDED, *COMPARISONS})
+
+
+@dataclass(frozen=True)
+class _Fixed:
+    """A value that no input reaches, computed as an expression; `always`: from parameters alone, so once for all steps."""
+
+    target: str
+    expr: Expr
+    resetting: bool
+    always: bool
+
+
+@dataclass(frozen=True)
+class _Operation:
+    """One operation on values that the inputs reach. wanted: of each operand, whether a gradient flows to it."""
+
+    target: str
+    op: str
+    operands: tuple[str, ...]
+    wanted: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class _Named:
+    """From here on a name of the program that no input reaches has this value."""
+
+    name: str
+    value: str
+
+
+class Steps:
+    """A program in single operations, to be run forward and backward."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.known = True
+        self.code: list[_Fixed | _Operation | _Named] = []
+        #: Name in the program -> name of its latest value in a step.
+        self.now: dict[str, str] = {}
+        self._truths: set[str] = set()
+        self._reached = set(program.inputs)
+        size = -1
+        while len(self._reached) > size:
+            size = len(self._reached)
+            self._reached |= {statement.name for statement in program.body if self._reaches(statement.expr)}
+        for statement in program.body:
+            resetting = statement.name in program.state_names
+            value, _ = self._lower(statement.expr, resetting)
+            self.now[statement.name] = value
+            if statement.name not in self._reached:
+                self.code.append(_Named(statement.name, value))
+
+    def _reaches(self, expr: Expr) -> bool:
+        if isinstance(expr, Var):
+            return expr.name in self._reached
+        return isinstance(expr, Call) and any(self._reaches(arg) for arg in expr.args)
+
+    def _always(self, expr: Expr) -> bool:
+        if isinstance(expr, Var):
+            return expr.name in self.program.params and not any(s.name == expr.name for s in self.program.body)
+        return not isinstance(expr, Call) or all(self._always(arg) for arg in expr.args)
+
+    def _lower(self, expr: Expr, resetting: bool) -> tuple[str, bool]:
+        """The name of an expression's value, and whether a gradient may flow to it."""
+        target = f"%{len(self.code)}"
+        if not self._reaches(expr):
+            self.code.append(_Fixed(target, expr, resetting, self._always(expr)))
+            return target, False
+        if isinstance(expr, Var):
+            return self.now.get(expr.name, expr.name), True
+        assert isinstance(expr, Call)
+        op = expr.op
+        pairs = [self._lower(arg, resetting) for arg in expr.args]
+        wanted = [flows for _, flows in pairs]
+        if op == "select":
+            wanted[0] = False
+        elif op not in COMPARISONS and resetting:  # a reset is not trained through
+            wanted = [flows and name not in self._truths for name, flows in pairs]
+        self.known &= op in _KNOWN and not (op in (*_SHIFTS, "wrap", "clip", "/") and self._reaches(expr.args[1]))
+        target = f"%{len(self.code)}"
+        flows = op not in ("==", "!=")
+        if op in COMPARISONS and flows:
+            self._truths.add(target)
+            flows = not resetting
+        if not flows:
+            wanted = [False] * len(wanted)
+        self.code.append(_Operation(target, op, tuple(name for name, _ in pairs), tuple(wanted)))
+        return target, flows
+
+    def run(
+        self,
+        inputs: Sequence[torch.Tensor],
+        params: Mapping[str, Any],
+        states: Mapping[str, torch.Tensor],
+        start: int,
+        evaluate: Evaluate,
+    ) -> list[torch.Tensor]:
+        """What is emitted (batch, T, *shape), of inputs of that shape.
+
+        states: before the first step, (batch, *shape). start: steps before this one emit zeros and change nothing.
+        """
+        return list(_Run.apply(self, params, states, start, evaluate, *inputs))
+
+
+class _Run(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        steps: Steps,
+        params: Mapping[str, Any],
+        states: Mapping[str, torch.Tensor],
+        start: int,
+        evaluate: Evaluate,
+        *inputs: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        program = steps.program
+        ctx.steps, ctx.start, ctx.saved = steps, start, []
+        ctx.set_materialize_grads(False)
+        keep = any(ctx.needs_input_grad)
+        emitted = [torch.zeros_like(inputs[0]) for _ in program.emits]
+        ctx.total = inputs[0].shape[1]
+        once: dict[str, Any] = {}
+        given = [x.unbind(1) for x in inputs]
+        held: dict[str, Any] = dict(states)
+        for t in range(start, ctx.total):
+            values: dict[str, Any] = {
+                **params,
+                **held,
+                **{name: x[t] for name, x in zip(program.inputs, given, strict=True)},
+                STEP: t,
+            }
+            saved: list[Any] = []
+            for line in steps.code:
+                if isinstance(line, _Operation):
+                    values[line.target], kept = _FORWARD[line.op](line, [values[name] for name in line.operands], once)
+                    if keep:
+                        saved.append(kept)
+                elif isinstance(line, _Named):
+                    values[line.name] = values[line.value]
+                elif not line.always:
+                    values[line.target] = evaluate(line.expr, values, line.resetting)
+                else:
+                    if line.target not in once:
+                        once[line.target] = evaluate(line.expr, values, line.resetting)
+                    values[line.target] = once[line.target]
+            for name, state in held.items():
+                found = values[steps.now.get(name, name)]
+                held[name] = found if isinstance(found, torch.Tensor) and found.shape == state.shape else _spread(found, state)
+            for emit, rows in zip(program.emits, emitted, strict=True):
+                rows[:, t] = values[steps.now.get(emit.name, emit.name)]
+            ctx.saved.append(saved)
+        return tuple(emitted)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[Any, ...]:
+        steps: Steps = ctx.steps
+        program = steps.program
+        operations = [line for line in steps.code if isinstance(line, _Operation)]
+        rows: dict[str, list[torch.Tensor | None]] = {name: [None] * ctx.total for name in program.inputs}
+        later: dict[str, torch.Tensor] = {}
+        for t in range(ctx.total - 1, ctx.start - 1, -1):
+            found: dict[str, torch.Tensor] = {}
+
+            def add(name: str, gradient: torch.Tensor, found: dict[str, torch.Tensor] = found) -> None:
+                found[name] = found[name] + gradient if name in found else gradient
+
+            for name, gradient in later.items():
+                add(steps.now.get(name, name), gradient)
+            for emit, whole in zip(program.emits, gradients, strict=True):
+                if whole is not None:
+                    add(steps.now.get(emit.name, emit.name), whole[:, t])
+            for line, kept in zip(reversed(operations), reversed(ctx.saved[t - ctx.start]), strict=True):
+                gradient = found.get(line.target)
+                if gradient is not None and any(line.wanted):
+                    for name, wanted, part in zip(line.operands, line.wanted, _BACKWARD[line.op](gradient, kept), strict=False):
+                        if wanted and part is not None:
+                            add(name, part)
+            later = {name: found[name] for name in program.state_names if name in found}
+            for name in program.inputs:
+                rows[name][t] = found.get(name)
+        ctx.saved = []
+        parts = []
+        for name in program.inputs:
+            some = next((row for row in rows[name] if row is not None), None)
+            none = None if some is None else torch.zeros_like(some)
+            parts.append(None if none is None else torch.stack([none if row is None else row for row in rows[name]], dim=1))
+        return (None, None, None, None, None, *parts)
+
+
+def _spread(value: Any, like: torch.Tensor) -> torch.Tensor:
+    return torch.as_tensor(value, dtype=like.dtype).expand(like.shape)
+
+
+# ---------------------------------------------------------------------------------------------------------- operations
+
+Forward = Callable[[_Operation, list[Any], dict[str, Any]], tuple[torch.Tensor, Any]]
+
+
+def _number(value: Any) -> torch.Tensor:
+    return value if isinstance(value, torch.Tensor) else torch.as_tensor(float(value), dtype=torch.float64)
+
+
+def _product(line: _Operation, args: list[Any], once: dict[str, Any]) -> tuple[torch.Tensor, Any]:
+    a, b = args
+    return a * b, (b if line.wanted[0] else None, a if line.wanted[1] else None)
+
+
+def _quotient(line: _Operation, args: list[Any], once: dict[str, Any]) -> tuple[torch.Tensor, Any]:
+    return args[0] / args[1], args[1]
+
+
+def _shift(line: _Operation, args: list[Any], once: dict[str, Any]) -> tuple[torch.Tensor, Any]:
+    x, bits = args
+    if isinstance(bits, torch.Tensor):
+        factor: Any = 2.0 ** (bits if line.op == "<<" else -bits)
+    else:
+        factor = 2.0 ** (int(bits) if line.op == "<<" else -int(bits))
+    scaled = x * factor
+    return (scaled if line.op == "<<" else scaled.floor_() if line.op == ">>" else scaled.trunc_()), factor
+
+
+def _wrapped(line: _Operation, args: list[Any], once: dict[str, Any]) -> tuple[torch.Tensor, Any]:
+    half = 2.0 ** (int(args[1]) - 1)
+    return torch.remainder(args[0] + half, 2 * half) - half, None
+
+
+def _clipped(line: _Operation, args: list[Any], once: dict[str, Any]) -> tuple[torch.Tensor, Any]:
+    limit = 2.0 ** (int(args[1]) - 1) - 1
+    found = args[0].clamp(-limit, limit)
+    return found, (found, args[0])
+
+
+def _selected(line: _Operation, args: list[Any], once: dict[str, Any]) -> tuple[torch.Tensor, Any]:
+    chosen = _number(args[0]) != 0
+    return torch.where(chosen, _number(args[1]), _number(args[2])), chosen
+
+
+def _negated(line: _Operation, args: list[Any], once: dict[str, Any]) -> tuple[torch.Tensor, Any]:
+    return 1 - args[0], None
+
+
+def _both(line: _Operation, args: list[Any], once: dict[str, Any]) -> tuple[torch.Tensor, Any]:
+    return args[0] * args[1], (args[1], args[0])
+
+
+def _either(line: _Operation, args: list[Any], once: dict[str, Any]) -> tuple[torch.Tensor, Any]:
+    return args[0] + args[1] - args[0] * args[1], (1 - args[1], 1 - args[0])
+
+
+def _equal(line: _Operation, args: list[Any], once: dict[str, Any]) -> tuple[torch.Tensor, Any]:
+    a, b = _number(args[0]), _number(args[1])
+    return ((a == b) if line.op == "==" else (a != b)).to(torch.result_type(a, b)), None
+
+
+def _compared(line: _Operation, args: list[Any], once: dict[str, Any]) -> tuple[torch.Tensor, Any]:
+    names = line.operands
+    a, b = _number(args[0]), _number(args[1])
+    turned = line.op in ("<", "<=")
+    if turned:
+        a, b, names = b, a, names[::-1]
+    distance = a - b
+    truth = (distance > 0 if line.op in (">", "<") else distance >= 0).to(distance.dtype)
+    if not any(line.wanted):
+        return truth, None
+    key = f"scale {names[1]}"
+    if names[1] not in once:
+        scale = scale_of(b)
+    elif (scale := once.get(key)) is None:
+        scale = once[key] = scale_of(b)
+    return truth, (distance, scale, turned)
+
+
+def scale_of(threshold: torch.Tensor) -> torch.Tensor:
+    """In units of what the surrogate gradient measures distances from a threshold: its magnitude, or 1."""
+    size = threshold.detach().abs()
+    return torch.where((size > 0) & torch.isfinite(size), size, torch.ones_like(size))
+
+
+def surrogate(gradient: torch.Tensor, distance: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """The derivative of arctan(pi x) / pi, of the distance in units of `scale`, times the gradient."""
+    slope = distance * (torch.pi / scale)
+    return gradient / slope.mul_(slope).add_(1).mul_(scale)
+
+
+def _surrogate(gradient: torch.Tensor, kept: Any) -> Gradients:
+    distance, scale, turned = kept
+    found = surrogate(gradient, distance, scale)
+    return (-found, found) if turned else (found, -found)
+
+
+_FORWARD: Final[dict[str, Forward]] = {
+    "+": lambda line, args, once: (args[0] + args[1], None),
+    "-": lambda line, args, once: (args[0] - args[1], None),
+    "*": _product,
+    "/": _quotient,
+    "neg": lambda line, args, once: (-args[0], None),
+    **dict.fromkeys(_SHIFTS, _shift),
+    "floor": lambda line, args, once: (args[0].floor(), None),
+    "round": lambda line, args, once: (args[0].round(), None),
+    "wrap": _wrapped,
+    "clip": _clipped,
+    "select": _selected,
+    "not": _negated,
+    "and": _both,
+    "or": _either,
+    **dict.fromkeys(COMPARISONS, _compared),
+    "==": _equal,
+    "!=": _equal,
+}
+_BACKWARD: Final[dict[str, Callable[[torch.Tensor, Any], Gradients]]] = {
+    "+": lambda g, kept: (g, g),
+    "-": lambda g, kept: (g, -g),
+    "*": lambda g, kept: (None if kept[0] is None else g * kept[0], None if kept[1] is None else g * kept[1]),
+    "/": lambda g, kept: (g / kept,),
+    "neg": lambda g, kept: (-g,),
+    **dict.fromkeys(_SHIFTS, lambda g, kept: (g * kept,)),
+    **dict.fromkeys(_ROUNDED, lambda g, kept: (g,)),
+    "clip": lambda g, kept: (g * (kept[0] == kept[1]),),
+    "select": lambda g, kept: (None, torch.where(kept, g, 0), torch.where(kept, 0, g)),
+    "not": lambda g, kept: (-g,),
+    "and": lambda g, kept: (g * kept[0], g * kept[1]),
+    "or": lambda g, kept: (g * kept[0], g * kept[1]),
+    **dict.fromkeys(COMPARISONS, _surrogate),
+}

@@ -1,0 +1,91 @@
+"""Whole populations as one node of torch's record: the values and gradients of the same steps recorded one by one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from nets import dense, graph, spikes
+
+from spikec.frontend.nn.graph_module import GraphModule
+from spikec.frontend.nn.population import Steps
+from spikec.ir.ops import Neuron, Ref
+from spikec.ir.text import parse_program
+
+#: Programs of floats and of integers, with every operation that is known.
+FLOAT = {
+    "leaky": "neuron @n(x) params(beta, theta) state(v = 0) {\nv = beta * v + x\ns = v > theta\nv = select(s, 0, v)\nemit s\n}",
+    "subtract": "neuron @n(x) params(beta, theta) state(v = 0.5) {\nv = beta * v + x\ns = v >= theta\nv = v - s * theta\nemit s\n}",
+    "late": "neuron @n(x) params(beta, theta) state(v = 0) {\nr = v > theta\nv = (beta * v + x) - r * theta\ns = v > theta\nemit s\n}",
+    "membrane": "neuron @n(x) params(beta, theta) state(v = 0) {\nv = beta * v + (1 - beta) * x / theta\nemit v\n}",
+    "adaptive": "neuron @n(x) params(beta, theta) state(v = 0, b = 0, z = 0) {\nb = beta * b + (1 - beta) * z\nh = theta + 0.5 * b\n"
+    "v = beta * v + x - h * z\ns = v > h\nz = s\nemit s, v\n}",
+    "quiet": "neuron @n(x) params(beta, theta) state(v = 0, c = 0) {\nc = select(c > 0, c - 1, 0)\nv = beta * v + x\n"
+    "s = v > theta and c == 0\ng = not s or 0.5 < v\nc = select(t == 3, 2, c)\nv = select(s, -v, v)\nemit s, g\n}",
+    "alias": "neuron @n(x) params(beta, theta) state(v = 0, p = 0) {\nq = p * theta\nv = beta * v + x - q\ns = theta <= v\np = s\nemit p\n}",
+    "compared": "neuron @n(x) params(beta, theta) state(v = 0) {\nv = beta * v + x * (theta < v)\ns = floor(v) + round(x) > theta\nemit s\n}",
+}
+FIXED = {
+    "loihi": "neuron @n(x) params(beta, theta) state(u: i32 = 0, v: i32 = 0) {\nu = rtz(u * beta, 6) + (x << 6)\n"
+    "u = wrap(u, 16)\nv = clip(rtz(v * 50, 6) + u, 12)\ns = v > theta << 3\nv = select(s, 0, v)\nemit s\n}",
+    "floor": "neuron @n(x) params(beta, theta) state(v: i32 = 0) {\nv = clip((v * 45 >> 6) + (x << 4), 14)\ns = v > 300\n"
+    "v = select(s, 0, v)\nemit s\n}",
+}
+
+
+STEPS = 9
+
+
+def module(program: str, level: str) -> GraphModule:
+    """Five inputs, seven neurons that start in step 2, with thresholds of their own."""
+    rng = np.random.default_rng(0)
+    parsed = parse_program(program)
+    if level == "float":
+        weight = rng.normal(0, 0.9, (7, 5)).astype(np.float32)
+        params: dict[str, Any] = {"beta": np.float32(0.8), "theta": np.linspace(0.5, 1.5, 7, dtype=np.float32)}
+        start = spikes((5,))
+    else:
+        weight = rng.integers(-30, 60, (7, 5)).astype(np.int8)
+        params = {"beta": np.array(40, np.int32), "theta": np.arange(20, 90, 10, dtype=np.int32)}
+        start = spikes((5,), dtype="i8")
+    used = {name: value for name, value in params.items() if name in parsed.params}
+    neuron = Neuron(name="n", inputs=(Ref("fc"),), program=parsed, params=used, start=2)
+    outputs = [(f"out{k}", Ref("n", "" if k == 0 else emit.name)) for k, emit in enumerate(parsed.emits)]
+    return GraphModule(graph(start, dense("fc", "in", weight), neuron, out=outputs, level=level))
+
+
+def outcome(net: GraphModule) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Outputs, and the gradient of a random sum of them for the weights."""
+    x = torch.from_numpy(np.random.default_rng(1).random((4, STEPS, 5)) < 0.5).float()
+    found = list(net(x).values())
+    generator = torch.Generator().manual_seed(0)
+    sum((value * torch.randn(value.shape, generator=generator)).sum() for value in found).backward()  # type: ignore[union-attr]
+    (weight,) = net.weights.values()
+    assert weight.grad is not None
+    return [value.detach() for value in found], weight.grad
+
+
+@pytest.mark.parametrize(("name", "level"), [*((n, "float") for n in FLOAT), *((n, "fixed") for n in FIXED)])
+def test_values_and_gradients_are_those_of_single_operations(name: str, level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = (FLOAT if level == "float" else FIXED)[name]
+    assert Steps(parse_program(program)).known
+    values, gradient = outcome(module(program, level))
+    recorded = module(program, level)
+    monkeypatch.setattr(recorded.steps_of(recorded.graph["n"]), "known", False)
+    wanted, slope = outcome(recorded)
+    assert slope.abs().max() > 0
+    assert any(len(value.unique()) > 1 for value in wanted)
+    for one, two in zip(values, wanted, strict=True):
+        assert one.dtype == two.dtype
+        assert torch.equal(one, two)
+    torch.testing.assert_close(gradient, slope, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("body", ["v = abs(v) + x", "v = x / (1 + v)", "v = max(v, x)", "v = rem(v + x, 2)"])
+def test_what_is_not_known_is_left_to_torch(body: str) -> None:
+    program = "neuron @n(x) params(theta) state(v = 0) {\n" + body + "\ns = v > theta\nemit s\n}"
+    assert not Steps(parse_program(program)).known
+    _, slope = outcome(module(program, "float"))
+    assert slope.abs().max() > 0
