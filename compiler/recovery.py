@@ -419,7 +419,7 @@ def _fit(
 
 
 def _kept(torch: Any, value: Any, drop: float, generator: Any) -> Any:
-    """Truths in the shape of a tensor, of which a share of `drop` is false: four of them of each random number, which is quicker."""
+    """Truths in the shape of a tensor, of which a share of `drop` is false; four from each random number, for speed."""
     count = value.numel()
     drawn = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator).view(torch.int16)
     return (drawn[:count] >= round(drop * 2**16) - 2**15).view(value.shape)
