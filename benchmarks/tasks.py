@@ -363,7 +363,7 @@ def _trained_here(
 
 def _given_cuba(fold: int | None) -> Task:
     train, test = _data(_cuba(), fold)
-    return Task("mnist-cuba", train, test, lambda seed: cuba_network(), 6, 64, 0.0, 0.01, given=True)
+    return Task("mnist-cuba", train, test, lambda seed: cuba_network(), 36, 64, 0.2, 0.05, given=True)
 
 
 def _given_ecg(fold: int | None) -> Task:
@@ -373,9 +373,9 @@ def _given_ecg(fold: int | None) -> Task:
 
 
 TASKS: Final[dict[str, Callable[[int | None], Task]]] = {
-    "digits": lambda fold: _trained_here("digits", _digits, fold, [64, 256, 128, 10], 0.9, 60, 3e-3, 0.1, (30, 64)),
-    "mnist": lambda fold: _trained_here("mnist", _mnist, fold, [784, 256, 10], 0.9, 12, 2e-3, 0.1, (8, 128)),
-    "spoken": lambda fold: _trained_here("spoken", _fsdd, fold, [96, 256, 128, 10], 0.95, 24, 2e-3, 0.1, (30, 64)),
+    "digits": lambda fold: _trained_here("digits", _digits, fold, [64, 512, 256, 10], 0.9, 40, 2e-3, 0.2, (40, 64)),
+    "mnist": lambda fold: _trained_here("mnist", _mnist, fold, [784, 256, 10], 0.9, 12, 2e-3, 0.1, (24, 128)),
+    "spoken": lambda fold: _trained_here("spoken", _fsdd, fold, [96, 512, 256, 10], 0.95, 24, 2e-3, 0.25, (30, 64)),
     "mnist-cuba": _given_cuba,
     "ecg": _given_ecg,
 }
