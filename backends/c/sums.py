@@ -20,6 +20,10 @@ from spikec.ir.windows import needed
 
 #: Weights of a convolution of at most so many are kept in 16 bits, which saves widening them at every event.
 _WIDEN: Final = 1 << 14
+#: The largest number of sixteen bits.
+_LARGEST: Final = (1 << 15) - 1
+#: Forms that are whole rows when the network runs.
+_ROWS: Final = ("rows", "packed")
 
 
 @dataclass
@@ -41,11 +45,12 @@ class _SumState:
 @dataclass(frozen=True)
 class _Formed:
     """How a set of weights is stored, and the matrix (sources, targets) in the order of the operand. narrow: weights are bytes,
-    accumulators and events have 16 bits."""
+    accumulators and events have 16 bits; wide: whole rows (_ROWS) of the same, with accumulators of 32."""
 
     form: Form
     matrix: Array
     narrow: bool
+    wide: bool
 
 
 class Sums(Writer):
@@ -295,15 +300,17 @@ class Sums(Writer):
             return None
         matrix = (matrix >> state.shift)[order_of(x.layout, x.size)]
         kind, out = _weight_kind(matrix), matrix.shape[1]
-        narrow = kind == "i8" and state.kind == "i16" and x.index == "uint16_t"
-        found = forms(matrix != 0, out + rest(out) if narrow else out, self.choices.vector if narrow else 0, WIDTH[kind])
+        bytes_ = kind == "i8" and x.index == "uint16_t"
+        narrow, wide = bytes_ and state.kind == "i16", bytes_ and state.kind == "i32"
+        vectors = narrow or wide
+        found = forms(matrix != 0, out + rest(out) if vectors else out, self.choices.vector if vectors else 0, WIDTH[kind])
         # The places of blocks are numbers of sixteen bits.
         widest = out if matrix.any() and stored.size <= 1 << 16 else 0
         found = [form for form in found if form.width <= widest]
         found = [form for form in found if form.memory == 0 or self.choices.packed]
         named = [form for form in found if form.name == self.choices.form]
         chosen = named[0] if named else choose(found, small=self.choices.small)
-        return _Formed(chosen, matrix, narrow)
+        return _Formed(chosen, matrix, narrow, wide and chosen.name in _ROWS)
 
     def operand(self, part: Weighted) -> Stored:
         """The buffer whose events a set of weights takes, as it takes them."""
@@ -321,7 +328,7 @@ class Sums(Writer):
             return first
         formed = self.form(part, state, stored)
         first = first and (not state.direct or stored.ring == 1 or rest(stored.size) == 0)
-        return first and formed is not None and formed.narrow and formed.form.name in ("rows", "packed")
+        return first and formed is not None and (formed.narrow or formed.wide) and formed.form.name in _ROWS
 
     def weighted(self, part: Weighted, state: _SumState, stored: Stored) -> None:
         """One call of a kernel: the events of the operand add their rows."""
@@ -361,7 +368,7 @@ class Sums(Writer):
         order = order_of(x.layout, x.size)
         arguments: list[str] = []
         result = ""
-        if formed is not None and formed.form.name not in ("rows", "packed"):
+        if formed is not None and formed.form.name not in _ROWS:
             more, arguments = self.shortened(part.name, formed, stored)
             macros |= more
             header = {"steps": "spk_steps.h", "list": "spk_sparse.h"}.get(formed.form.name, "spk_block.h")
@@ -371,13 +378,15 @@ class Sums(Writer):
             fan_in, out = matrix.shape
             one = x.size == fan_in
             rows = matrix[order] if one and formed is None else matrix
-            fast = formed is not None and formed.narrow
+            fast = formed is not None and (formed.narrow or formed.wide)
             macros |= {"SPK_IN": f"{fan_in}u", "SPK_OUT": f"{out}u", "SPK_ONE": int(one), "SPK_FAST": int(fast)}
             if fast:
                 # Whole vectors: the weights behind the last output are zero, and the accumulators have room.
                 rows = np.pad(rows, ((0, 0), (0, rest(out)))).astype(np.int8)
                 rows[:, ::2] ^= np.int8(-128)
                 macros |= {"SPK_STRIDE": f"{rows.shape[1]}u", "SPK_FRESH": int(self.starts(part, state, stored))}
+            if formed is not None and formed.wide:
+                macros["SPK_WIDE"] = f"{_LARGEST // max(int(np.abs(formed.matrix).max()), 1)}u"
             if formed is not None and formed.form.name == "packed":
                 arguments = [self.packed(f"{part.name}_weight", rows, out, -128 if fast else 0)]
             else:

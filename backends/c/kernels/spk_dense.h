@@ -15,10 +15,14 @@
  * SPK_FAST    1 if weights are int8_t, accumulators int16_t and events uint16_t in one group of outputs, all values are 1, and
  *             SPK_STRIDE is a multiple of 16 for which the accumulators have room. The weights of even outputs are then
  *             stored with 128 added, and blocks of outputs stay in vector registers while the loop runs over the events (spk_simd.h)
+ * SPK_WIDE    with SPK_FAST, where accumulators are int32_t: no sum of so many rows leaves 16 bits. The sums of as many events at a
+ *             time are made in 16 bits and added to the accumulators, which have room for SPK_OUT
  * SPK_FRESH   1 if what stands in the accumulators before is no matter; only with SPK_FAST
  *
  * Otherwise four rows at a time while there are as many: the accumulators are then read and written once for four events. */
 #include "spk_simd.h"
+/* Outputs whose sums of 16 bits lie on the stack at a time. */
+#define SPK_PANEL 512u
 #if !defined(SPK_STRIDE)
 #define SPK_STRIDE SPK_OUT
 #endif
@@ -60,10 +64,40 @@ static void SPK_NAME(SPK_ACC *SPK_RESTRICT acc, const SPK_WEIGHT *SPK_RESTRICT w
 ) {
   uint32_t e = 0;
   uint32_t o = 0;
-#if SPK_FAST && SPK_SIMD
+#if SPK_FAST && SPK_SIMD && defined(SPK_WIDE)
+  do {
+    const uint32_t some = count - e < SPK_WIDE ? count - e : SPK_WIDE;
+    for (o = 0; o < SPK_STRIDE; o += SPK_PANEL) {
+      int16_t sum[SPK_PANEL];
+      const uint32_t end = SPK_OUT - o < SPK_PANEL ? SPK_OUT - o : SPK_PANEL;
+      uint32_t k;
+      if (SPK_STRIDE - o >= SPK_PANEL) {
+        spk_rows(sum, weight + o, SPK_STRIDE, SPK_PANEL, event + e, some, 1);
+      } else {
+        spk_rows(sum, weight + o, SPK_STRIDE, SPK_STRIDE % SPK_PANEL, event + e, some, 1);
+      }
+      if (SPK_FRESH && e == 0) {
+        for (k = 0; k < end; k++) { acc[o + k] = sum[k]; }
+      } else {
+        for (k = 0; k < end; k++) { acc[o + k] = (SPK_ACC)(acc[o + k] + sum[k]); }
+      }
+    }
+    e += some;
+  } while (e < count);
+#elif SPK_FAST && SPK_SIMD
   (void)e;
   (void)o;
-  spk_rows(acc, weight, SPK_STRIDE, event, count, SPK_FRESH);
+  spk_rows(acc, weight, SPK_STRIDE, SPK_STRIDE, event, count, SPK_FRESH);
+#elif SPK_FAST && defined(SPK_WIDE)
+  for (o = 0; SPK_FRESH && o < SPK_OUT; o++) { acc[o] = 0; }
+  for (; e < count; e++) {
+    const int8_t *SPK_RESTRICT w = weight + (size_t)event[e] * SPK_STRIDE;
+    for (o = 0; o + 2u <= SPK_OUT; o += 2u) {
+      acc[o] = (SPK_ACC)(acc[o] + (uint8_t)w[o] - 128);
+      acc[o + 1u] = (SPK_ACC)(acc[o + 1u] + w[o + 1u]);
+    }
+    if (SPK_OUT % 2u != 0) { acc[SPK_OUT - 1u] = (SPK_ACC)(acc[SPK_OUT - 1u] + (uint8_t)w[SPK_OUT - 1u] - 128); }
+  }
 #elif SPK_FAST
   const int16_t bias = (int16_t)(uint16_t)(128u * count);
   for (o = 0; o < SPK_STRIDE; o += 2u) {
@@ -117,3 +151,5 @@ static void SPK_NAME(SPK_ACC *SPK_RESTRICT acc, const SPK_WEIGHT *SPK_RESTRICT w
 #undef SPK_FAST
 #undef SPK_FRESH
 #undef SPK_STRIDE
+#undef SPK_WIDE
+#undef SPK_PANEL

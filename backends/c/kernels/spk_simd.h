@@ -147,12 +147,12 @@ SPK_SUMS(64, SPK_ZIP(64, SPK_ZIPPED(0x44), SPK_ZIPPED(0xee)))
 #undef SPK_ZIP
 #undef SPK_FETCH
 
-/* acc[0 .. stride) = or += the rows of all events. `stride` is a multiple of 16. */
+/* acc[0 .. width) = or += the rows of all events, `stride` bytes apart. `width`, a constant, is a multiple of 16. */
 SPK_INLINE_ANY void spk_rows(int16_t *SPK_RESTRICT acc, const int8_t *SPK_RESTRICT weight, const uint32_t stride,
-                             const uint16_t *SPK_RESTRICT event, uint32_t count, const int fresh) {
+                             const uint32_t width, const uint16_t *SPK_RESTRICT event, uint32_t count, const int fresh) {
   uint32_t o = 0;
 #define SPK_BLOCK(BYTES, N)                                                                                                \
-  for (; o + (N) * BYTES##u <= stride; o += (N) * BYTES##u) {                                                              \
+  for (; o + (N) * BYTES##u <= width; o += (N) * BYTES##u) {                                                               \
     spk_rows##BYTES(acc + o, weight + o, stride, event, count, N, fresh);                                                  \
   }
 #if defined(__AVX512BW__)
@@ -164,7 +164,7 @@ SPK_INLINE_ANY void spk_rows(int16_t *SPK_RESTRICT acc, const int8_t *SPK_RESTRI
   SPK_BLOCK(32, SPK_PAIRS)
   SPK_BLOCK(32, 2u)
 #elif defined(__aarch64__)
-  for (; stride - o >= 24u * 16u || stride - o == 12u * 16u; o += 12u * 16u) { spk_rows16(acc + o, weight + o, stride, event, count, 12u, fresh); }
+  for (; width - o >= 24u * 16u || width - o == 12u * 16u; o += 12u * 16u) { spk_rows16(acc + o, weight + o, stride, event, count, 12u, fresh); }
   SPK_BLOCK(16, 8u)
   SPK_BLOCK(16, 4u)
 #else
