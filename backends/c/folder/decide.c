@@ -11,13 +11,28 @@ static size_t width(unsigned type) {
   return type == SPK_I8 ? 1u : type == SPK_I16 ? 2u : type == SPK_I32 || type == SPK_F32 ? 4u : 8u;
 }
 
-static int64_t value(const void *row, unsigned type, uint32_t k) {
+/* Add a row of values to their sums. */
+static void add(int64_t *sum, const void *row, unsigned type, uint32_t size) {
+  uint32_t k;
   switch (type) {
-    case SPK_I8: return ((const int8_t *)row)[k];
-    case SPK_I16: return ((const int16_t *)row)[k];
-    case SPK_I32: return ((const int32_t *)row)[k];
-    default: return ((const int64_t *)row)[k];
+    case SPK_I8: for (k = 0; k < size; k++) { sum[k] += ((const int8_t *)row)[k]; } break;
+    case SPK_I16: for (k = 0; k < size; k++) { sum[k] += ((const int16_t *)row)[k]; } break;
+    case SPK_I32: for (k = 0; k < size; k++) { sum[k] += ((const int32_t *)row)[k]; } break;
+    default: for (k = 0; k < size; k++) { sum[k] += ((const int64_t *)row)[k]; } break;
   }
+}
+
+/* How far the largest sum leads the next; one sum alone: how far it is from 0. No branches: what leads changes with every sample. */
+static int64_t lead(const int64_t *sum, uint32_t size) {
+  int64_t first = sum[0], second = INT64_MIN;
+  uint32_t k;
+  if (size == 1) { return first < 0 ? -first : first; }
+  for (k = 1; k < size; k++) {
+    const int64_t low = sum[k] < first ? sum[k] : first;
+    first = sum[k] > first ? sum[k] : first;
+    second = low > second ? low : second;
+  }
+  return first - second;
 }
 
 /* Run `batch` samples of at most `steps` steps. A sample ends as soon as the largest sum of the port's values leads the next by
@@ -42,10 +57,8 @@ spk_status spk_host_decide(const spk_model *model, void *memory, size_t bytes, s
   for (b = 0; b < batch; b++) {
     if (b > 0) { model->reset(net); }
     memset(sum, 0, p->size * sizeof *sum);
-    answer[b] = 0;
     used[b] = steps;
     for (t = 0; t < steps + padding; t++) {
-      int64_t first = INT64_MIN, second = INT64_MIN;
       for (k = 0; k < model->inputs; k++) {
         const size_t size = model->input[k].size * width(model->input[k].type);
         in[k].index = NULL;
@@ -57,25 +70,16 @@ spk_status spk_host_decide(const spk_model *model, void *memory, size_t bytes, s
       if (t < p->lag) { continue; }
       status = model->read(net, port, row);
       if (status != SPK_OK) { return status; }
-      for (k = 0; k < p->size; k++) {
-        sum[k] += value(row, p->type, k);
-        if (sum[k] > first) {
-          second = first;
-          first = sum[k];
-          answer[b] = k;
-        } else if (sum[k] > second) {
-          second = sum[k];
-        }
-      }
-      if (p->size == 1) {
-        second = 0;
-        first = first < 0 ? -first : first;
-      }
+      add(sum, row, p->type, p->size);
       k = t - p->lag;
-      if (k + 1 == steps || first - second >= margin[k < margins ? k : margins - 1]) {
+      if (k + 1 == steps || lead(sum, p->size) >= margin[k < margins ? k : margins - 1]) {
         used[b] = k + 1;
         break;
       }
+    }
+    answer[b] = 0;
+    for (k = 1; k < p->size; k++) {
+      if (sum[k] > sum[answer[b]]) { answer[b] = k; }
     }
   }
   return SPK_OK;
