@@ -8,7 +8,7 @@ JOBS   ?= 2
 FUZZ_SECONDS ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lava demo test test-long test-lava-all check format bench bench-all bench-counts bench-real bench-ann bench-lava bench-passes bench-mapping bench-sparsity fuzz clean
+.PHONY: help venv lava demo test test-long test-lava-all check format bench bench-all bench-counts bench-real bench-ann bench-lava bench-passes bench-mapping bench-sparsity bench-kernels fuzz clean
 .PHONY: distclean test-lava-graphs
 
 help: ## print this list
@@ -83,6 +83,9 @@ bench-passes: $(READY) ## what pruning, few bits and early answers cost and save
 
 bench-sparsity: $(READY) ## what each pattern of pruning saves in time and bytes of the emitted C; layers of values
 	$(BIN)/python benchmarks/sparsity.py
+
+bench-kernels: $(READY) ## what a connection costs in the emitted C: convolutions of every kind, delays
+	$(BIN)/python benchmarks/kernels.py
 
 bench-lava: lava ## networks on Lava against the reference, C and published numbers, number for number
 	$(BIN)/python benchmarks/lava.py

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from spikec.backends.c.grouped import Grouped
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import Wire
 from spikec.ir.ops import Add, Concat, Constant, Conv, Dense, Gather, Input, Neuron, Node, Pool, Ref, Reshape, Scale, Sparse
@@ -134,8 +135,9 @@ def float_kinds(graph: Graph) -> dict[Wire, str]:
 class Plan:
     """Everything that is decided about a graph; `observed` wires must be readable after a step."""
 
-    def __init__(self, graph: Graph, observed: set[Wire], *, products: bool = True) -> None:
+    def __init__(self, graph: Graph, observed: set[Wire], *, products: bool = True, vector: int = 32) -> None:
         self.products = products
+        self.vector = vector
         self.graph = graph
         self.observed = observed
         self.integer = graph.level != "float"
@@ -288,6 +290,8 @@ class Plan:
             return wire
 
         wanted: dict[Wire, set[Layout]] = {}
+        flat: dict[Wire, Layout] = {}  # convolutions that would rather not
+        pooled: set[Wire] = set()
         refused: set[Wire] = set()
         for node in self.graph.nodes:
             if node.name in self.alias:
@@ -301,10 +305,15 @@ class Plan:
                     parent[root(wire)] = root(outputs[0])
                     wanted.setdefault(wire, set()).add(("elementwise", *own))  # type: ignore[arg-type]  # a mark of three, told from a layout by its length
             elif isinstance(node, Conv):
-                wanted.setdefault(outputs[0], set()).add(own)
+                if self.integer and node.groups > 1 and node.delay is None and self.grouped(node).planes:
+                    flat[outputs[0]] = own
+                else:
+                    wanted.setdefault(outputs[0], set()).add(own)
                 into = self.graph.type_of(node.inputs[0]).shape
                 wanted.setdefault(operands[0], set()).add(("elementwise", into[0], int(np.prod(into[1:]))))  # type: ignore[arg-type]  # a mark of three, told from a layout by its length
             elif isinstance(node, Pool):
+                if node.name not in self.pools:
+                    pooled.update(operands)
                 into = self.graph.type_of(node.inputs[0]).shape
                 wanted.setdefault(operands[0], set()).add(("elementwise", into[0], int(np.prod(into[1:]))))  # type: ignore[arg-type]  # a mark of three, told from a layout by its length
                 wanted.setdefault(outputs[0], set()).add(("elementwise", *own))  # type: ignore[arg-type]  # a mark of three, told from a layout by its length
@@ -322,12 +331,18 @@ class Plan:
         for members in classes.values():
             marks = {mark for wire in members for mark in wanted.get(wire, ())}
             layouts = {mark for mark in marks if len(mark) == 2}
+            if not layouts and not pooled.isdisjoint(members):
+                layouts = {flat[wire] for wire in members if wire in flat}
             if len(layouts) != 1 or any(wire in refused for wire in members):
                 continue
             (layout,) = layouts
             if min(layout) > 1 and all(mark[-2:] == layout for mark in marks):
                 for wire in members:
                     self.stored[wire].layout = layout
+
+    def grouped(self, part: Conv) -> Grouped:
+        """A convolution with the shapes that it has here."""
+        return Grouped(part, self.graph.type_of(part.inputs[0]).shape, self.graph.shape_of(part.name), self.vector)
 
     # -------------------------------------------------------------------------------------------------------- needs
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from spikec.backends.c.exprs import C_TYPES, Operand, added_to, fits32, literal
 from spikec.backends.c.forms import LARGE, Form, blocks_of, choose, forms, steps
+from spikec.backends.c.grouped import two
 from spikec.backends.c.parts import DTYPE, WIDTH, event_room, rest
 from spikec.backends.c.plan import Halo, Read, Stored, Sum, Weighted, arranged, common_shift, order_of, place_of, weighted_interval
 from spikec.backends.c.writer import Writer
@@ -107,7 +108,7 @@ class Sums(Writer):
                 state.kind = narrowest(*hull((low, high), stored.interval)) or "i64"
                 state.kind = "i16" if state.kind == "i8" else state.kind
             stored.kind, stored.shift = state.kind, state.shift
-            if stored.kind != "i16":
+            if stored.halo is not None and stored.kind not in self.halo_kinds(total):
                 stored.halo = None
             return
         stored.halo = None
@@ -151,6 +152,8 @@ class Sums(Writer):
         whole = hull(held, (held[0] + span[0], held[1] + span[1]))
         if narrowest(*whole) not in ("i8", "i16"):
             return False
+        if stored.halo is not None and "i16" not in self.halo_kinds(total):
+            return False
         state.kind, state.span, state.into = "i16", span, node.name
         stored.kind = "i16"
         self.merged[node.name] = (total.node.name, *found)
@@ -159,44 +162,55 @@ class Sums(Writer):
     def halo(self, total: Sum) -> Halo | None:
         """The room around a map that convolutions alone write to and a population alone reads."""
         stored = self.plan.stored[total.node.name, ""]
-        if not self.integer or total.rest or self.reader(total) is None or stored.layout is None:
+        if not self.integer or total.rest or self.reader(total) is None:
             return None
-        low, high = [0, 0], [0, 0]
+        low, high, more = [0, 0], [0, 0], 0
+        before, behind = 0, 0
         for part in total.parts:
-            if not isinstance(part, Conv) or not self.in_rows(part, stored) or part.bias is not None:
+            if not isinstance(part, Conv) or part.delay is not None:
                 return None
-            taps = _phase_taps(part)
-            if taps[2] * 2 > part.weight[0, 0].size * 3:  # too many zeros would be added
-                return None
-            if taps[0] * taps[1] > 255 or int(np.prod(part.stride)) > 256:
-                return None
-            if not self.plan.weighted_read(part.inputs[0])[0].stored.binary and self.plan.weighted_read(part.inputs[0])[1] is None:
-                return None
-            for axis, (before, after) in enumerate(self.margins(part)):
-                low[axis], high[axis] = max(low[axis], before), max(high[axis], after)
-        channels, _ = stored.layout
-        rows, columns = _two(self.graph.shape_of(total.node.name)[1:])
+            read, pool = self.plan.weighted_read(part.inputs[0])
+            grouped = self.plan.grouped(part)
+            if not self.in_rows(part, stored):
+                if not grouped.fits(stored.layout is None):
+                    return None
+                more = max(more, grouped.run(planes=False))
+                first, last = grouped.room()
+                before, behind = max(before, first), max(behind, last)
+            else:
+                taps = _phase_taps(part)
+                if part.bias is not None or taps[2] * 2 > part.weight[0, 0].size * 3:  # too many zeros would be added
+                    return None
+                if taps[0] * taps[1] > 255 or int(np.prod(part.stride)) > 256:
+                    return None
+                if not read.stored.binary and pool is None:
+                    return None
+            for axis, margin in enumerate(grouped.axes):
+                low[axis], high[axis] = max(low[axis], margin.margins[0]), max(high[axis], margin.margins[1])
+        out = self.graph.shape_of(total.node.name)
+        rows, columns = two(out[1:])
+        if stored.layout is None:
+            base = -(-before // 32) * 32  # the map begins where a vector does
+            return Halo(stored.size, 1, stored.size, base, base + stored.size + behind) if base + rows * columns < 1 << 16 else None
+        channels = out[0]
         pitch = (columns + max(low[1], high[1])) * channels
         base = low[0] * pitch + low[1] * channels
-        length = base + (rows - 1 + high[0]) * pitch + (columns + high[1]) * channels
+        length = base + (rows - 1 + high[0]) * pitch + (columns + high[1]) * channels + more
         # Where an event lands is a table of sixteen bits, in units of channels.
         return Halo(columns * channels, rows, pitch, base, length) if length // channels < 1 << 16 else None
+
+    def halo_kinds(self, total: Sum) -> tuple[str, ...]:
+        """The types of accumulators that kernels for a map with room around take: those that hold every weight."""
+        stored = self.plan.stored[total.node.name, ""]
+        if any(isinstance(part, Conv) and self.in_rows(part, stored) for part in total.parts):
+            return ("i16",)
+        widest = {_weight_kind(part.weight) for part in total.parts}
+        return ("i16", "i32") if widest <= {"i8", "i16"} else ("i32",) if "i64" not in widest else ()
 
     def in_rows(self, part: Conv, stored: Stored) -> bool:
         """Whether the outputs that an event reaches along a row lie side by side."""
         plain = self.integer and part.delay is None and part.groups == 1 and set(part.dilation) == {1}
         return plain and stored.layout is not None
-
-    def margins(self, part: Conv) -> list[tuple[int, int]]:
-        """How far events reach beyond the map, before and behind, for each of two axes, phases filled up to equal length."""
-        into = _two(self.graph.type_of(part.inputs[0]).shape[1:])
-        out = _two(self.graph.shape_of(part.name)[1:])
-        taps = _phase_taps(part)[:2]
-        padding = (0, *part.padding) if len(part.padding) == 1 else part.padding
-        return [
-            (max(n - 1 - p // s, 0), max((i - 1 + p) // s - o + 1, 0))
-            for n, i, o, s, p in zip(taps, into, out, _two(part.stride), padding, strict=True)
-        ]
 
     def sum(self, total: Sum) -> None:
         """Start from the bias, add the rows of the events, and finish where the accumulators are not yet the result."""
@@ -216,8 +230,13 @@ class Sums(Writer):
             pass
         elif state.early:
             start = state.bias >> state.shift if self.integer else state.bias
+            length = stored.size
+            if stored.halo is not None:
+                length = stored.halo.length
+                start, inside = np.zeros(length, start.dtype), start
+                start[stored.halo.place(np.arange(stored.size))] = inside
             data = self.constant(f"{total.node.name}_bias", state.kind, start)
-            self.line(f"memcpy(acc, {data}, {stored.size}u * sizeof *acc);")
+            self.line(f"memcpy(acc, {data}, {length}u * sizeof *acc);")
         elif stored.halo is not None:
             self.line(f"memset(acc, 0, {stored.halo.length}u * sizeof *acc);")
         elif not state.delayed and not self.starts(total.parts[0], state, stored):
@@ -406,11 +425,22 @@ class Sums(Writer):
             header, operations, result = "spk_sparse.h", "", "used"
         else:
             header, operations, result = "spk_conv.h", "", "used"
-            macros |= self.conv_sizes(part, read, stored)
+            scattered = stored.halo is not None and not self.in_rows(part, stored)
+            macros |= self.scattered(part, read, stored, state.kind) if scattered else self.conv_sizes(part, read, stored)
             if delayed:
                 arguments.append(self.delays(part.name, _tap_rows(delay, part.groups), macros["SPK_DELAY"]))
             rows = _tap_rows(weight, part.groups)
-            if stored.halo is not None:
+            if scattered:
+                assert stored.halo is not None
+                header, w_kind = "spk_convgroup.h", state.kind
+                grouped, planes = self.plan.grouped(part), stored.layout is None
+                unit = 1 if planes else len(weight)
+                where = grouped.where(
+                    planes, stored.halo.base // unit, grouped.axes[1].size if planes else stored.halo.pitch // unit
+                )
+                arguments.append(self.constant(f"{part.name}_where", "i64", where, "uint32_t"))
+                rows = grouped.weights(weight, planes)
+            elif stored.halo is not None:
                 header = "spk_convhalo.h"
                 taps = _phase_taps(part)
                 rows = _phase_rows(weight, part.stride, whole=True)
@@ -537,24 +567,44 @@ class Sums(Writer):
 
     def where(self, part: Conv, halo: Halo) -> Array:
         """For every place of the input: outputs reached, phase of the stride, and where the first tap lands (spk_convhalo.h)."""
-        into = _two(self.graph.type_of(part.inputs[0]).shape[1:])
-        out = _two(self.graph.shape_of(part.name)[1:])
+        into = two(self.graph.type_of(part.inputs[0]).shape[1:])
+        out = two(self.graph.shape_of(part.name)[1:])
         padding = (0, *part.padding) if len(part.padding) == 1 else part.padding
         reach, phase, first = [], [], []
-        for i, o, k, s, p in zip(into, out, _two(part.weight.shape[2:]), _two(part.stride), padding, strict=True):
+        for i, o, k, s, p in zip(into, out, two(part.weight.shape[2:]), two(part.stride), padding, strict=True):
             place = np.arange(i)[:, None] + p - np.arange(k)
             reach.append(((place % s == 0) & (place >= 0) & (place // s < o)).sum(axis=1))
             phase.append((np.arange(i) + p) % s)
             first.append((np.arange(i) + p) // s - (-(-k // s) - 1))
         channels = len(part.weight)
         lands = (halo.base + first[0][:, None] * halo.pitch) // channels + first[1]
-        found: Array = lands << 16 | (phase[0][:, None] * _two(part.stride)[1] + phase[1]) << 8 | reach[0][:, None] * reach[1]
+        found: Array = lands << 16 | (phase[0][:, None] * two(part.stride)[1] + phase[1]) << 8 | reach[0][:, None] * reach[1]
         return found
 
     def delays(self, name: str, array: Array, c_type: str) -> str:
         """Delays in the order of the weights."""
         kind = {"uint8_t": "u8", "uint16_t": "i32", "uint32_t": "i64"}[c_type]
         return self.constant(f"{name}_delay", kind, array, c_type)
+
+    def scattered(self, part: Conv, read: Read, stored: Stored, kind: str) -> dict[str, Any]:
+        """What spk_convgroup.h is specialised for."""
+        grouped, halo = self.plan.grouped(part), stored.halo
+        assert halo is not None
+        height, width = grouped.axes
+        out, size = grouped.out[0], height.size * width.size
+        planes = stored.layout is None
+        runs = (grouped.outputs, size, height.taps, height.apart * width.size)
+        if not planes:
+            runs = (height.taps, height.apart * halo.pitch, width.taps, width.apart * out)
+        return {
+            "SPK_UACC": f"u{C_TYPES[kind]}", "SPK_WIDTH": WIDTH[kind],
+            "SPK_CIN": f"{grouped.into[0]}u", "SPK_PIXELS": f"{int(np.prod(grouped.into[1:]))}u",
+            "SPK_IN_LAST": int(read.stored.layout is not None),
+            "SPK_IG": f"{part.weight.shape[1]}u", "SPK_OG": f"{grouped.outputs}u",
+            "SPK_GROUP": f"{grouped.outputs * (size if planes else 1)}u", "SPK_UNIT": "1u" if planes else f"{out}u",
+            "SPK_ROWS": f"{runs[0]}u", "SPK_ROW": f"{runs[1]}u", "SPK_TAPS": f"{runs[2]}u", "SPK_TAP": f"{runs[3]}u",
+            "SPK_RUN": f"{grouped.run(planes)}u",
+        }  # fmt: skip
 
     def conv_sizes(self, part: Conv, read: Read, stored: Stored) -> dict[str, Any]:
         """The sizes that a convolution is specialised for."""
@@ -598,14 +648,9 @@ def _tap_rows(weight: Array, groups: int) -> Array:
     return np.concatenate([np.moveaxis(weight[g * out : (g + 1) * out], 0, -1) for g in range(groups)])
 
 
-def _two(axes: Sequence[int]) -> tuple[int, int]:
-    """Height and width; one axis of space is height 1."""
-    return (1, axes[0]) if len(axes) == 1 else (axes[0], axes[1])
-
-
 def _phase_taps(part: Conv) -> tuple[int, int, int]:
     """Taps of the longest phase of the stride in height and width, and the taps of all phases if all were as long."""
-    kernel, stride = _two(part.weight.shape[2:]), _two(part.stride)
+    kernel, stride = two(part.weight.shape[2:]), two(part.stride)
     height, width = (-(-k // s) for k, s in zip(kernel, stride, strict=True))
     return height, width, height * width * stride[0] * stride[1]
 

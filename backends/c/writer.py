@@ -35,7 +35,7 @@ class Writer:
     def __init__(self, graph: Graph, prefix: str, observed: set[Wire], choices: Choices | None = None) -> None:
         self.graph, self.p = graph, prefix
         self.choices = choices or Choices()
-        self.plan = Plan(graph, observed, products=self.choices.products)
+        self.plan = Plan(graph, observed, products=self.choices.products, vector=0 if self.choices.small else self.choices.vector)
         self.integer = self.plan.integer
         self.members: list[Member] = []
         self.names: set[str] = set()

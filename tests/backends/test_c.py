@@ -89,6 +89,16 @@ def conv_net() -> Graph:
     return verify(Graph("conv", "fixed", tuple(nodes), (("l3", Ref("l3")), ("l2", Ref("l2")))))
 
 
+def late_net() -> Graph:
+    """A convolution whose connections have delays."""
+    nodes: tuple[Node, ...] = (
+        Input(name="x", type=TensorType("spike", (2, 8, 8), "i8")),
+        Conv(name="c", inputs=(Ref("x"),), weight=weights(6, 2, 3, 3), padding=(1, 1), delay=RNG.integers(0, 4, (6, 2, 3, 3))),
+        lif("l1", "c"),
+    )
+    return verify(Graph("late", "fixed", nodes, (("l1", Ref("l1")),)))
+
+
 def float_net() -> Graph:
     program = parse_program(
         """neuron @leaky(a) params(beta, theta) state(v = 0.0) {
@@ -208,14 +218,15 @@ def test_a_damaged_golden_vector_is_found(backend: CBackend, tmp_path: Path) -> 
         ("dense", "spk_simd.h", "(uint16_t)(128u * count)", "(uint16_t)(127u * count)"),
         ("dense", "spk_vector.h", "((x >> 31) & mask), n)", "((x >> 31) & mask), n - 1)"),
         ("dense", "spk_vector.h", "pair[k] = spk_pair32(m[2 * k], m[2 * k + 1])", "pair[k] = spk_pair32(m[2 * k], m[2 * k])"),
-        ("conv", "spk_conv.h", "ty / SPK_SH >= SPK_HO", "ty / SPK_SH >= SPK_HO - 1"),
+        ("late", "spk_conv.h", "ty / SPK_SH >= SPK_HO", "ty / SPK_SH >= SPK_HO - 1"),
+        ("conv", "spk_convgroup.h", "(j * SPK_TAPS + k) * SPK_RUN", "j * SPK_TAPS * SPK_RUN"),
         ("conv", "spk_pool.h", "iy < y0 + SPK_KH", "iy < y0 + 1"),
         ("conv", "spk_multiply.h", "half[2u * j] + half[2u * j + 1u]", "half[2u * j] + half[2u * j]"),
         ("conv", "spk_product.h", "n += four != 0", "n += four > 1"),
     ],
 )
 def test_a_damaged_kernel_is_found(net: str, file: str, before: str, after: str, backend: CBackend, tmp_path: Path) -> None:
-    graph = NETS[net]()
+    graph = {**NETS, "late": late_net}[net]()
     backend.emit(graph, tmp_path, golden(graph))
     path = tmp_path / file
     text = path.read_text()
@@ -322,7 +333,8 @@ def test_a_comparison_of_equal_products_is_no_warning(backend: CBackend, tmp_pat
 
 def test_feature_maps_lie_channels_last() -> None:
     text = generate(conv_net()).source
-    assert text.count("#define SPK_OUT_LAST 1") == 2
+    assert text.count("#define SPK_OUT_LAST 1") == 1
+    assert text.count("#define SPK_UNIT 8u") == 1  # the second convolution has groups: its map has the same order
     assert text.count("#define SPK_IN_LAST 1") == 2  # the second convolution and the pool
 
 

@@ -1,0 +1,145 @@
+"""`make bench-kernels`: what one connection costs in the emitted C, layer by layer: convolutions of every kind, and delays.
+
+    python benchmarks/kernels.py [--rounds N] [--only conv,delay] [--machines native,avx2,sse2,aarch64,cortex-m]
+
+Each network is one layer of integers and a population that never fires. The time of a run with 5 % active inputs, less that of a
+run with one event a step, is what the events took; divided by the connections that they used it is the price of one. x86 is
+timed, in rounds of all layers, and the least time counts; Arm is counted in instructions by the emulator.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from spikec.ir.graph import Graph
+from spikec.ir.ops import Conv, Dense, Input, Neuron, Node, Ref
+from spikec.ir.rules import verify
+from spikec.ir.text import parse_program
+from spikec.ir.types import TensorType
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks import run, sparsity
+
+LIF = parse_program(
+    "neuron @lif(a) params(theta) state(v: i32 = 0) {\nv = rtz(v * 3500, 12) + a\ns = v > theta\nv = select(s, 0, v)\nemit s\n}"
+)
+
+
+def layer(shape: tuple[int, ...], node: Node) -> Graph:
+    """The layer `fc` of an input of this shape, and a population."""
+    source = Input(name="in", type=TensorType("spike", shape, "i8"))
+    neuron = Neuron(name="l", inputs=(Ref("fc"),), program=LIF, params={"theta": np.array(1 << 20, np.int32)})
+    return verify(Graph("one", "fixed", (source, node, neuron), (("l", Ref("l")),)))
+
+
+def convolution(shape: tuple[int, ...], out: int, kernel: int, **options: object) -> Graph:
+    """A convolution with random weights of eight bits."""
+    groups = int(str(options.get("groups", 1)))
+    axes = len(shape) - 1
+    weight = np.random.default_rng(3).integers(-20, 21, (out, shape[0] // groups, *(kernel,) * axes)).astype(np.int16)
+    for name in ("stride", "padding", "dilation"):
+        if name in options:
+            options[name] = (int(str(options[name])),) * axes
+    return layer(shape, Conv(name="fc", inputs=(Ref("in"),), weight=weight, **options))  # type: ignore[arg-type]
+
+
+def dense(most: int, axonal: bool) -> Graph:
+    """A layer 256-256 with delays of 0 to `most` steps, each connection its own, or each input."""
+    rng = np.random.default_rng(4)
+    weight = rng.integers(-20, 21, (256, 256)).astype(np.int16)
+    delay = np.broadcast_to(rng.integers(0, most + 1, (1 if axonal else 256, 256)), (256, 256)).astype(np.int32) if most else None
+    return layer((256,), Dense(name="fc", inputs=(Ref("in"),), weight=weight, delay=delay))
+
+
+CONVOLUTIONS: dict[str, Callable[[], Graph]] = {
+    "32-32 3x3 padded": lambda: convolution((32, 16, 16), 32, 3, padding=1),
+    "32-32 3x3 dilation 2": lambda: convolution((32, 16, 16), 32, 3, padding=2, dilation=2),
+    "32-32 3x3 groups of 8": lambda: convolution((32, 16, 16), 32, 3, padding=1, groups=4),
+    "32-32 3x3 groups of 4": lambda: convolution((32, 16, 16), 32, 3, padding=1, groups=8),
+    "32 depthwise 3x3": lambda: convolution((32, 16, 16), 32, 3, padding=1, groups=32),
+    "32 depthwise 3x3 stride 2": lambda: convolution((32, 16, 16), 32, 3, padding=1, stride=2, groups=32),
+    "32 depthwise 5x5": lambda: convolution((32, 16, 16), 32, 5, padding=2, groups=32),
+    "32-64 depthwise 3x3": lambda: convolution((32, 16, 16), 64, 3, padding=1, groups=32),
+    "3 depthwise 3x3": lambda: convolution((3, 32, 32), 3, 3, padding=1, groups=3),
+    "64-64 9 taps, one axis": lambda: convolution((64, 128), 64, 9, padding=4),
+    "64 depthwise 9 taps, one axis": lambda: convolution((64, 128), 64, 9, padding=4, groups=64),
+    "64-64 3x3 groups of 2": lambda: convolution((64, 16, 16), 64, 3, padding=1, groups=32),
+    "32-96 depthwise 3x3": lambda: convolution((32, 16, 16), 96, 3, padding=1, groups=32),
+    "64-64 9 taps, groups of 4": lambda: convolution((64, 128), 64, 9, padding=4, groups=16),
+    "64-64 9 taps, groups of 8": lambda: convolution((64, 128), 64, 9, padding=4, groups=8),
+}
+DELAYS: dict[str, Callable[[], Graph]] = {
+    "256-256": lambda: dense(0, False),
+    "256-256 delays 0 to 7": lambda: dense(7, False),
+    "256-256 delays 0 to 31": lambda: dense(31, False),
+    "256-256 axonal delays 0 to 7": lambda: dense(7, True),
+    "256-256 axonal delays 0 to 31": lambda: dense(31, True),
+}
+
+
+def operations(executable: Path, data: Path) -> float:
+    """Connections that a sample used."""
+    out = subprocess.run([str(executable), str(data), "1"], check=True, capture_output=True, text=True).stdout
+    return float(out.split("operations")[1].split()[0])
+
+
+def table(title: str, graphs: dict[str, Graph], machines: list[str], rounds: int) -> None:
+    """The price of a connection and of an event, for every layer and machine."""
+    print(f"\n{title}: a connection, and an event; ns, or instructions")
+    print(f"{'':32}" + "".join(f"{machine:>18}" for machine in machines))
+    rows: dict[str, list[str]] = {name: [] for name in graphs}
+    for machine in machines:
+        tool = sparsity.MACHINES[machine][2]
+        made, files, used, best = {}, {}, {}, {}
+        for number, (name, graph) in enumerate(graphs.items()):
+            size = graph.type_of(Ref(graph.inputs[0].name)).size
+            busy = sparsity.spikes(np.random.default_rng(5), size)
+            idle = np.zeros_like(busy)
+            idle[:, :, 0] = 1  # a population that nothing reaches would not be computed
+            made[name] = sparsity.program(graph, machine, f"kernel_{title}_{number}")[0]
+            files[name] = [
+                sparsity.events(sparsity.BUILD / f"{title}_{number}_{kind}.bin", x) for kind, x in (("busy", busy), ("idle", idle))
+            ]
+            connections = [operations(made[name], file) if tool == "time" else 0.0 for file in files[name]]
+            used[name] = (connections[0] - connections[1], (busy.sum() - idle.sum()) / len(busy))
+            best[name] = [float("inf")] * 2
+        for _ in range(rounds if tool == "time" else 1):
+            for name in graphs:
+                best[name] = [
+                    min(old, sparsity.measured(tool, made[name], file)[0])
+                    for old, file in zip(best[name], files[name], strict=True)
+                ]
+        for name in graphs:
+            spent = (best[name][0] - best[name][1]) * (1e6 if tool == "time" else 1)
+            connections, events = used[name]
+            rows[name].append(
+                f"{spent / connections:9.3f} {spent / events:8.1f}" if connections else f"{'':9} {spent / events:8.0f}"
+            )
+    for name, row in rows.items():
+        print(f"{name:32}" + "".join(row), flush=True)
+
+
+def main() -> int:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description="what one connection costs in the emitted C, layer by layer")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="conv,delay")
+    parser.add_argument("--machines", default="native,avx2,sse2")
+    options = parser.parse_args()
+    sparsity.BUILD.mkdir(parents=True, exist_ok=True)
+    run.BUILD.mkdir(parents=True, exist_ok=True)
+    for name in options.only.split(","):
+        made = {"conv": CONVOLUTIONS, "delay": DELAYS}[name]
+        table(name, {label: graph() for label, graph in made.items()}, options.machines.split(","), options.rounds)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
