@@ -601,7 +601,7 @@ class Sums(Writer):
             "SPK_CIN": f"{grouped.into[0]}u", "SPK_PIXELS": f"{int(np.prod(grouped.into[1:]))}u",
             "SPK_IN_LAST": int(read.stored.layout is not None),
             "SPK_IG": f"{part.weight.shape[1]}u", "SPK_OG": f"{grouped.outputs}u",
-            "SPK_GROUP": f"{grouped.outputs * (size if planes else 1)}u", "SPK_UNIT": "1u" if planes else f"{out}u",
+            "SPK_BETWEEN": f"{grouped.outputs * (size if planes else 1)}u", "SPK_UNIT": "1u" if planes else f"{out}u",
             "SPK_ROWS": f"{runs[0]}u", "SPK_ROW": f"{runs[1]}u", "SPK_TAPS": f"{runs[2]}u", "SPK_TAP": f"{runs[3]}u",
             "SPK_RUN": f"{grouped.run(planes)}u",
         }  # fmt: skip

@@ -10,7 +10,7 @@
  * SPK_ACC, SPK_UACC, SPK_WIDTH       type of accumulators and weights, int16_t or int32_t, the same without sign, and its bytes
  * SPK_CIN, SPK_PIXELS, SPK_IN_LAST   input channels and the places of a channel; 1: channels are the last axis, 0: the first
  * SPK_IG, SPK_OG                     input and output channels of a group
- * SPK_GROUP                          elements from the outputs of a group to those of the next
+ * SPK_BETWEEN                        elements from the outputs of a group to those of the next
  * SPK_UNIT                           elements of a unit of the table's places
  * SPK_ROW, SPK_TAP                   elements from one row, and one tap, to the next
  *
@@ -75,7 +75,7 @@ static uint64_t SPK_NAME(SPK_ACC *SPK_RESTRICT acc, const uint32_t *SPK_RESTRICT
     const uint32_t c = SPK_IN_LAST ? id % SPK_CIN : id / SPK_PIXELS;
     const uint32_t place = where[pixel];
     const SPK_ACC *w = weight + (size_t)((place >> 8 & 255u) * SPK_CIN + c) * (SPK_ROWS * SPK_TAPS * SPK_RUN);
-    SPK_ACC *a = acc + (size_t)(place >> 16) * SPK_UNIT + (size_t)(c / SPK_IG) * SPK_GROUP;
+    SPK_ACC *a = acc + (size_t)(place >> 16) * SPK_UNIT + (size_t)(c / SPK_IG) * SPK_BETWEEN;
     uint32_t j, k;
 #if defined(SPK_X)
     const SPK_ACC value = (SPK_ACC)x[id];
@@ -111,7 +111,7 @@ static uint64_t SPK_NAME(SPK_ACC *SPK_RESTRICT acc, const uint32_t *SPK_RESTRICT
 #undef SPK_IN_LAST
 #undef SPK_IG
 #undef SPK_OG
-#undef SPK_GROUP
+#undef SPK_BETWEEN
 #undef SPK_UNIT
 #undef SPK_ROWS
 #undef SPK_ROW
