@@ -33,9 +33,11 @@ from spikec.ir.types import Array, narrowest
 
 #: Rows of a block: the most, unless what is kept of them would take more than so many bytes.
 _ROWS: Final = 128
-_BLOCK: Final = 1 << 20
+_BLOCK: Final = 3 << 19
+#: A list of events is longer than one in so many of its places rarely, and what is behind it is not touched.
+_SPARSE: Final = 8
 #: Layers with fewer connections a step are not worth a matrix unit.
-_SMALL: Final = 1 << 12
+_SMALL: Final = 1 << 10
 #: Inputs that are active at the crossover, at most, for tiles to be kept; tiles may take so many times the weights' bytes.
 _ACTIVE: Final = {"dense": 0.35, "conv": 0.04}
 _GROWTH: Final = 4
@@ -70,6 +72,7 @@ class _Tiled:
     layout: Layout | None  # of what the tiles read
     tiles: Tiles | None = None
     lanes: Lanes | None = None
+    moved: tuple[str, int, list[str]] | None = None  # where the tiles read, bytes of a row, and the lines that make one
 
 
 def offline(graph: Graph, network: Network, choices: Choices | None = None, *, force: bool = False, embed: bool = True) -> Offline:
@@ -115,6 +118,7 @@ class _Blocks(Elements, Assembly):
         self.beginning: dict[str, list[str]] = {}  # population -> the lines that reset its states
         self.units: list[str] = []
         self.totals: dict[Wire, int] = {}
+        self.brief: dict[Wire, _Tiled] = {}  # wires whose rows are moved as they come, and then of no use
         for total in self.plan.sums.values():
             if (reader := self.reader(total)) is not None:
                 self.local[total.node.name] = reader
@@ -189,7 +193,7 @@ class _Blocks(Elements, Assembly):
         if self.force:
             return True
         small = len(tiles.packed) * RUN * PAIR <= max(_GROWTH * part.weight.size, 1 << 16)
-        return small and tiles.crossover <= _ACTIVE[tiles.kind] * inputs
+        return small and tiles.gain <= _ACTIVE[tiles.kind] * inputs
 
     def choose_lanes(self, node: Neuron) -> None:
         super().choose_lanes(node)
@@ -239,6 +243,10 @@ class _Blocks(Elements, Assembly):
         super().initialise(node, *arguments)
         self.beginning.setdefault(node.name, []).extend(self.initial[before:])
 
+    def ordered(self) -> list[Member]:
+        """What is kept of every row comes last: nothing of it is read before it is written, so it need not be cleared."""
+        return sorted(self.members, key=lambda member: (member.name in self.rowed, member.aligned))
+
     def padded(self, array: Array) -> Array:
         flat = array.reshape(-1)
         return np.pad(flat, (0, _whole(array.shape[-1]) - array.shape[-1])) if self.integer else flat
@@ -249,6 +257,8 @@ class _Blocks(Elements, Assembly):
 
     def array(self, stored: Stored, delay: int = 0) -> str:
         pitch = self.rowed.get(stored.member)
+        if stored.wire in self.brief:
+            return f"net->{stored.member} + (size_t)r * net->apart_{stored.member}[0]"
         return f"net->{stored.member}" + ("" if pitch is None else f" + (size_t)r * {pitch}u")
 
     def cleared(self, stored: Stored) -> str:
@@ -271,12 +281,32 @@ class _Blocks(Elements, Assembly):
     def input(self, node: Input, number: int) -> None:
         stored = self.plan.stored[node.name, ""]
         if stored.wire not in self.flagged or stored.api != "i8":
+            begin = len(self.steps)
             super().input(node, number)
+            if node.type.kind == "spike" and stored.dense_depth < 0 and stored.index == "uint16_t" and self.integer:
+                self.listed_input(node, number, begin)
             return
         # Taken over while it is checked.
         total = f"&net->total[{self.total(stored.wire)}]"
         call = f"spk_flag_row(in + {number}, {stored.size}u, {self.array(stored)}, {total})"
         self.checks.append(f"  if ((status = {call}) != SPK_OK) {{ return status; }}")
+
+    def listed_input(self, node: Input, number: int, begin: int) -> None:
+        """A list of events is taken over while it is checked; anything else in two steps."""
+        del self.steps[begin:]
+        self.checks.pop()
+        stored = self.plan.stored[node.name, ""]
+        name = next(text.split()[2] for text in reversed(self.functions) if '"spk_input.h"' in text)
+        self.functions.append(
+            f"static spk_status {name}_take(const spk_in *in, uint16_t *SPK_RESTRICT event, uint32_t *count) {{\n"
+            f"  spk_status status;\n"
+            f"  if (in->index != NULL && in->value == NULL) {{ return spk_list_row(in, {stored.size}u, event, count); }}\n"
+            f"  status = {name}_check(in);\n"
+            f"  if (status == SPK_OK) {{ *count = {name}_load(in, NULL, event); }}\n"
+            "  return status;\n}"
+        )
+        events, count = self.events(stored)
+        self.checks.append(f"  if ((status = {name}_take(in + {number}, {events}, &{count})) != SPK_OK) {{ return status; }}")
 
     def total(self, wire: Wire) -> int:
         """Where the number of a wire's spikes in the block is kept."""
@@ -314,9 +344,39 @@ class _Blocks(Elements, Assembly):
         sums = [name for name, reader in self.local.items() if reader is node]
         for name in sums:
             self.sum(self.plan.sums[name])
+        before = self.hurry(node)
         self.neuron(node)
+        for found in before:
+            assert found.moved is not None
+            member = self.read_by(found).member
+            self.line(f"if (net->early_{member}[0]) {{")
+            for line in found.moved[2]:
+                self.line(line)
+            self.line("}")
         tiled = self.tiled.get(sums[0]) if len(sums) == 1 else None
         self.unit(node, begin, self.tiles(tiled) if tiled is not None else ())
+
+    def hurry(self, node: Neuron) -> list[_Tiled]:
+        """The layers behind a population for which its rows are moved as they come, while they are in the nearest cache: then
+        one row is enough, unless it is recorded. Only where nobody else reads them, and tiles were used for the block before."""
+        if any(found.node is node for found in self.tiled.values()):
+            return []
+        result = []
+        for found in self.tiled.values():
+            wire = self.read_by(found).wire
+            moves = found.pool is not None or (found.tiles is not None and found.tiles.shifts not in ((), (0,)))
+            if moves and wire[0] == node.name and wire in self.counts_of(node) and len(list(self.plan.users(wire))) == 1:
+                self.brief[wire] = found
+                member = self.read_by(found).member
+                self.members += [Member(f"{what}_{member}", "uint32_t", 1, 4, node.name) for what in ("early", "apart")]
+                self.initial.append(f"net->early_{member}[0] = 1;")
+                self.prepare_moved(found)
+                result.append(found)
+        return result
+
+    def read_by(self, found: _Tiled) -> Stored:
+        """What a layer reads, before a pool."""
+        return self.plan.weighted_read(found.total.parts[0].inputs[0])[0].stored
 
     def unit(self, node: Node, begin: int, first: Sequence[str] = ()) -> None:
         """The function of a layer: all rows of a block, one after the other; `first` may do them all at once."""
@@ -331,13 +391,15 @@ class _Blocks(Elements, Assembly):
             resets += self.beginning.get(node.name, [])
             finals = [f"{self.p}final(net, {number}u, r);" for number, _ in states]
         body = [
-            f"static void {name}(struct {self.p}state *net, const uint32_t rows) {{",
+            f"static SPK_APART void {name}(struct {self.p}state *net, const uint32_t rows) {{",
             "  uint32_t r, i;",
             "  uint32_t step = net->first;",
             "  (void)i;",
             *(f"  net->total[{place}] = net->count[{counter}];" for place, counter in counted),
+            *(f"  {line}" for line in self.apart(node)),
             *first,
             "  for (r = 0; r < rows; r++) {",
+            "  SPK_TILE_WARM();",
         ]
         if any("in + " in line for line in lines) and isinstance(node, Input):
             body.append(f"  const spk_in *const in = net->in + (size_t)r * {len(self.graph.inputs)}u;")
@@ -352,6 +414,22 @@ class _Blocks(Elements, Assembly):
         body.append("}")
         self.functions.append("\n".join(body))
         self.units.append(name)
+
+    def apart(self, node: Node) -> list[str]:
+        """How far apart the rows of a population lie that are of use for a moment, unless somebody records them."""
+        lines = []
+        for wire in self.brief if isinstance(node, Neuron) else ():
+            if wire[0] == node.name:
+                member = self.plan.stored[wire].member
+                numbers = [k for k, port in enumerate(self.network.ports) if self.plan.read(Ref(*port.wire)).stored.wire == wire]
+                wanted = " || ".join(["!net->early_" + member + "[0]", *(f"spk_recorded(net->out, {k}u)" for k in numbers)])
+                lines.append(f"net->apart_{member}[0] = {wanted} ? {self.rowed[member]}u : 0;")
+        return lines
+
+    def counts_of(self, node: Neuron) -> list[Wire]:
+        """The wires of a population whose spikes in a block are counted while they come."""
+        wires = [(node.name, port) for port, _ in self.graph.types[node.name]]
+        return [wire for wire in wires if wire in self.flagged and self.plan.stored[wire].api == "i8"]
 
     def counted(self, node: Node) -> list[tuple[int, int]]:
         """Where the spikes of a block that a matrix unit may read are counted, and the counters."""
@@ -385,19 +463,31 @@ class _Blocks(Elements, Assembly):
         events = f"net->total[{self.total(source.wire)}]"
         if not isinstance(self.graph[source.wire[0]], (Input, Neuron)) or source.api != "i8":
             ones = self.constant(f"ones_{source.size}", "i8", np.pad(np.ones(source.size, np.int64), (0, pitch - source.size)))
-            events = f"spk_total(net->{source.member}, {ones}, {pitch}u, rows)"
+            events = f"spk_total(net->{source.member}, {ones}, {pitch}u, {pitch}u, rows)"
         lines = [
             "  {",
             f"    const uint64_t events = {events};",
-            f"    if (events * 256u >= (uint64_t)rows * {0 if self.force else round(tiles.crossover * 256)}u) {{",
+            f"    uint64_t fired[{len(self.graph.types[node.name])}] = {{0}};",
+            f"    const int busy = events * 256u >= (uint64_t)rows * {0 if self.force else round(tiles.crossover() * 256)}u;",
         ]
-        if found.pool is not None:
-            x, x_pitch, before = self.pooling(found, source)
+        shifts, apart = tiles.shifts or (0,), self.copies_apart(found)
+        busy = "busy"
+        if found.pool is not None or shifts != (0,):
+            self.prepare_moved(found)
+            assert found.moved is not None
+            x, x_pitch, each = found.moved
+            before = ["for (r = 0; r < rows; r++) {", *(f"  {line}" for line in each), "}"]
+            if source.wire in self.brief:
+                early = f"net->early_{source.member}[0]"
+                lines += [f"    const uint32_t early = {early};", f"    {early} = (uint32_t)busy; /* in the next block */"]
+                before[0] = "for (r = 0; !early && r < rows; r++) {"
+                busy = "early || busy"
+        lines.append(f"    if ({busy}) {{")
         macros["SPK_X_PITCH"] = f"{x_pitch}u"
         constants = [
             self.constant(f"{node.name}_order", "i64", np.array(tiles.order), "uint32_t"),
             self.constant(f"{node.name}_start", "i64", np.array(tiles.start), "uint32_t"),
-            self.constant(f"{node.name}_run", "i64", np.array(tiles.run), "uint32_t"),
+            self.constant(f"{node.name}_run", "i64", self.places(tiles, apart), "uint32_t"),
             self.constant(f"{node.name}_tile", "i64", np.array(tiles.tile), "uint32_t"),
             self.constant(f"{node.name}_packed", "i8", tiles.weights),
         ]
@@ -408,52 +498,74 @@ class _Blocks(Elements, Assembly):
         if not (tiles.reach == 1).all():
             into = self.graph.type_of(part.inputs[0])
             order = order_of(found.layout, int(np.prod(into.shape)))
-            table = self.constant(f"{part.name}_reach", "i8", np.pad(tiles.reach, (0, x_pitch - len(order))))
-            count = f"spk_total({x}, {table}, {x_pitch}u, rows) * {tiles.unit}u"
+            reach = np.pad(tiles.reach, (shifts[0], apart - len(order) - shifts[0]))
+            table = self.constant(f"{part.name}_reach", "i8", reach)
+            count = f"spk_total({x}, {table}, {x_pitch}u, {apart}u, rows) * {tiles.unit}u"
         lines += [
             f"      net->count[{self.counters.index(f'{part.name} events')}] += events;",
             f"      net->count[{self.counters.index(f'{part.name} operations')}] += {count};",
-            f"      {name}_tiles(net, {x}, {', '.join(constants)}, rows, step, net->steps);",
+            f"      {name}_tiles(net, {x}, {', '.join(constants)}, rows, step, net->steps, fired);",
         ]
-        for port, _ in self.graph.types[node.name]:
+        for number, (port, _) in enumerate(self.graph.types[node.name]):
             wire = self.plan.stored[node.name, port]
-            flags = self.constant(
-                f"ones_{wire.size}", "i8", np.pad(np.ones(wire.size, np.int64), (0, self.rowed[wire.member] - wire.size))
-            )
             counter = self.counters.index(f"{record_name((node.name, port))} spikes")
-            lines.append(
-                f"      net->count[{counter}] += spk_total(net->{wire.member}, {flags}, {self.rowed[wire.member]}u, rows);"
-            )
+            lines.append(f"      net->count[{counter}] += fired[{number}];")
             if wire.list_depth >= 0:
                 lines.append("      for (r = 0; r < rows; r++) {")
-                events, number = self.events(wire)
+                events, room = self.events(wire)
                 made = f"{self.compact(wire.kind, wire.index, wire.size)}({self.array(wire)}, {events})"
-                lines += [f"        {number} = {made};", "      }"]
+                lines += [f"        {room} = {made};", "      }"]
         for place, counter in self.counted(node):
             lines.append(f"      net->total[{place}] = net->count[{counter}] - net->total[{place}];")
         return [*lines, "      return;", "    }", "  }"]
 
-    def pooling(self, found: _Tiled, source: Stored) -> tuple[str, int, list[str]]:
-        """A sum over windows, for all rows: where its values are, bytes of a row, and the lines that compute it."""
+    def places(self, tiles: Tiles, apart: int) -> Array:
+        """Where the runs begin in a row."""
+        shifts = tiles.shifts or (0,)
+        return np.array([copy * apart + shifts[copy] + begin for copy, begin in tiles.run], np.int64)
+
+    def copies_apart(self, found: _Tiled) -> int:
+        """Bytes from one copy of a row to the next."""
+        assert found.tiles is not None
+        size = int(np.prod(self.graph.shape_of(found.pool.name))) if found.pool is not None else self.read_by(found).size
+        return -(-(size + max(found.tiles.shifts or (0,))) // RUN) * RUN
+
+    def prepare_moved(self, found: _Tiled) -> None:
+        """Inputs that tiles do not read where they lie: sums over windows, copies from which runs are whole cache lines."""
+        assert found.tiles is not None
+        if found.moved is not None:
+            return
+        shifts, source, apart = found.tiles.shifts or (0,), self.read_by(found), self.copies_apart(found)
+        size = int(np.prod(self.graph.shape_of(found.pool.name))) if found.pool is not None else source.size
+        member = self.name(f"p_{found.node.name}")
+        pitch = (apart * len(shifts) // RUN | 1) * RUN
+        self.members.append(Member(member, "uint8_t", pitch, 1, found.node.name))
+        self.rowed[member] = pitch
+        first = f"net->{member} + (size_t)r * {pitch}u + {shifts[0]}u"
+        row = self.array(source)
+        lines = [f"memcpy({first}, {row}, {size}u);" if found.pool is None else f"{self.pooling(found, source)}({row}, {first});"]
+        row = row if found.pool is None else first
+        for copy, shift in enumerate(shifts[1:], start=1):
+            lines.append(f"memcpy(net->{member} + (size_t)r * {pitch}u + {copy * apart + shift}u, {row}, {size}u);")
+        found.moved = f"net->{member}", pitch, lines
+
+    def pooling(self, found: _Tiled, source: Stored) -> str:
+        """The function for a sum over windows."""
         pool = found.pool
         assert pool is not None
         into, out = self.graph.type_of(pool.inputs[0]).shape, self.graph.shape_of(pool.name)
         name = self.name(f"{self.p}tile_{found.node.name}_pool")
         two = [(1, *axis) if len(axis) == 1 else tuple(axis) for axis in (into[1:], out[1:], pool.kernel, pool.stride)]
         space, out_space, kernel, stride = two
+        vectors = source.layout is not None and found.layout is not None and into[0] % 8 == 0
         self.kernel(
             "spk_pool.h", SPK_NAME=name, SPK_X="uint8_t", SPK_Y="uint8_t", SPK_MAX=0, SPK_NAN=0, SPK_C=f"{into[0]}u",
+            SPK_PACKED=int(vectors),
             SPK_HI=space[0], SPK_WI=space[1], SPK_HO=out_space[0], SPK_WO=out_space[1], SPK_KH=kernel[0], SPK_KW=kernel[1],
             SPK_SH=stride[0], SPK_SW=stride[1], SPK_PH=0, SPK_PW=0, SPK_IN_LAST=int(source.layout is not None),
             SPK_OUT_LAST=int(found.layout is not None),
         )  # fmt: skip
-        size = int(np.prod(out))
-        member = self.name(f"p_{pool.name}")
-        pitch = _whole(size)
-        self.members.append(Member(member, "uint8_t", pitch, 1, pool.name))
-        self.rowed[member] = pitch
-        call = f"{name}({self.array(source)}, net->{member} + (size_t)r * {pitch}u);"
-        return f"net->{member}", pitch, [f"for (r = 0; r < rows; r++) {{ {call} }}"]
+        return name
 
     def neurons(self, found: _Tiled, name: str) -> str:
         """The population for panels whose states are held in vectors: read, written, begun, a row, what a sample leaves."""
@@ -480,6 +592,10 @@ class _Blocks(Elements, Assembly):
 
         take = [f"held->{row.state}[j] = spk_load{w}_{row.kind}(net->{row.member} + k);" for _, row in rows]
         keep = [f"spk_store{w}_{row.kind}(net->{row.member} + k, held->{row.state}[j]);" for _, row in rows]
+        ports = range(len(self.graph.types[node.name]))
+        take += [f"held->fired{number}[j] = spk_set{w}(0);" for number in ports]
+        size = self.plan.stored[node.name, ""].size
+        count = [f"fired[{number}] += spk_lanes{w}(held->fired{number}[j], k < {size}u ? {size}u - k : 0);" for number in ports]
         first = [f"held->{row.state}[j] = {self.first_value(node, row.state, row.kind, w)};" for _, row in rows]
         step = [self.held_line(line, w) for line in lanes.lines]
         step = [f"const int32_t *const x0 = sums + j * SPK_N{w};", "(void)x0;", *step]
@@ -487,11 +603,14 @@ class _Blocks(Elements, Assembly):
             wire = self.plan.stored[node.name, port]
             at = f"net->{wire.member} + (size_t)row * {self.rowed[wire.member]}u + k"
             step.append(f"spk_flags{w}({at}, {lanes.emits[number]});")
+            step.append(f"held->fired{number}[j] = spk_more{w}(held->fired{number}[j], {lanes.emits[number]});")
         finals = [f"  {self.p}part(net, {k}u, row, (uint32_t)i, {tiles.wide}u);" for k, _ in rows]
-        members = " ".join(f"spk_x{w} {row.state}[{tiles.wide}u / SPK_N{w}];" for _, row in rows) or "int nothing;"
+        held_are = [row.state for _, row in rows] + [f"fired{number}" for number in ports]
+        members = " ".join(f"spk_x{w} {each}[{tiles.wide}u / SPK_N{w}];" for each in held_are)
         out = [f"typedef struct {name}_held {{ {members} }} {name}_held;"]
         out += function("take", f"{net}, size_t i, {held}", take)
         out += function("keep", f"{net}, size_t i, const {held}", keep)
+        out += function("count", f"size_t i, const {held}, uint64_t *fired", count)
         out += function("first", f"size_t i, {held}", first)
         out += function("row", f"{net}, size_t i, const int32_t *SPK_RESTRICT sums, {held}, uint32_t row", step)
         out += [
@@ -536,7 +655,11 @@ class _Blocks(Elements, Assembly):
         states_are = [(row.node.name, row.state) for row in self.states]
         if sorted(self.counters) != sorted(network.counters) or states_are != [port.wire for port in network.states]:
             raise AssertionError("offline mode counts or keeps something else than the network")
-        row_bytes = sum(member.length * member.width for member in self.members if member.name in self.rowed)
+        row_bytes = sum(
+            member.length * member.width // (_SPARSE if member.name.startswith("e_") else 1)
+            for member in self.members
+            if member.name in self.rowed
+        )
         rows = _ROWS
         while rows > GROUP and rows * row_bytes > _BLOCK:
             rows //= 2
@@ -622,12 +745,15 @@ class _Blocks(Elements, Assembly):
             "",
         ]
         main = _MAIN.replace("@p@", p).replace("@n@", network.prefix).replace("@inputs@", str(len(self.graph.inputs)))
+        kept = next((member.name for member in self.ordered() if member.name in self.rowed), None)
+        zeroed = "sizeof *net" if kept is None else f"offsetof(struct {p}state, {kept})"
+        main = main.replace("@zeroed@", zeroed)
         main = main.replace("@units@", "\n".join(f"    {unit}(net, rows);" for unit in self.units))
         finals = [f"      {p}final(net, {number}u, 0);" for number in range(len(states))]
         main = main.replace("@finals@", "\n".join(finals))
         main = main.replace("@ports@", str(len(network.ports))).replace("@counters@", str(len(self.counters)))
         if not self.counters:
-            main = re.sub(r"  for \(k = 0; out->counter.*?\n  }\n", "", main, flags=re.S)
+            main = re.sub(r"  for \(k = 0; status == SPK_OK && out->counter.*?\n  }\n", "", main, flags=re.S)
         bytes_ = 128 + 8 * (max(len(self.counters), 1) + max(len(self.totals), 1)) + 2 * GROUP * wide * 4 + 64
         for member in self.ordered():
             bytes_ += -(-max(member.length, 1) * member.width // 64) * 64 + 64
@@ -706,6 +832,7 @@ int @n@offline_tiles(void) { return spk_tiles_allowed(); }
 
 spk_status @n@offline(void *memory, size_t bytes, uint32_t samples, uint32_t steps, const spk_in *in, const spk_whole *out) {
   @p@memory *net;
+  spk_status status = SPK_OK;
   uint64_t row;
   uint32_t k;
   if (memory == NULL || in == NULL || out == NULL || bytes < @n@offline_size()) { return SPK_E_MEMORY; }
@@ -718,7 +845,7 @@ spk_status @n@offline(void *memory, size_t bytes, uint32_t samples, uint32_t ste
     return spk_whole_steps(&@n@network, none, memory, bytes, samples, steps, in, out);
   }
   net = (@p@memory *)(void *)((unsigned char *)memory + (63u & (0u - (unsigned)((uintptr_t)memory & 63u))));
-  memset(net, 0, sizeof *net);
+  memset(net, 0, @zeroed@); /* what rows are read from is written before */
   net->steps = steps;
   net->out = out;
   if (steps == 0) {
@@ -730,16 +857,16 @@ spk_status @n@offline(void *memory, size_t bytes, uint32_t samples, uint32_t ste
     return SPK_OK;
   }
   @p@reset(net);
+  spk_tiles_begin();
   for (row = 0; row < (uint64_t)samples * steps; row += @p@block) {
     const uint64_t left = (uint64_t)samples * steps - row;
     const uint32_t rows = left < @p@block ? (uint32_t)left : (uint32_t)@p@block;
-    spk_status status;
     net->row = row;
     net->first = (uint32_t)(row % steps);
     net->in = in + row * @inputs@u;
     memset(net->total, 0, sizeof net->total);
     status = @p@check(net, rows);
-    if (status != SPK_OK) { return status; }
+    if (status != SPK_OK) { break; }
 @units@
     for (k = 0; k < out->records; k++) {
       const uint32_t number = out->port[k];
@@ -748,9 +875,10 @@ spk_status @n@offline(void *memory, size_t bytes, uint32_t samples, uint32_t ste
       spk_rows_read(@p@port_view + number, net, @p@port_row[number], &net->slot, rows, to);
     }
   }
-  for (k = 0; out->counter != NULL && k < @counters@u; k++) {
+  spk_tiles_end();
+  for (k = 0; status == SPK_OK && out->counter != NULL && k < @counters@u; k++) {
     out->counter[k] += net->count[@p@counter[k]];
   }
-  return SPK_OK;
+  return status;
 }
 """

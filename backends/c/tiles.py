@@ -7,7 +7,9 @@ and those at the edges.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Final
 
 import numpy as np
@@ -22,10 +24,20 @@ GROUP: Final = 32
 PAIR: Final = 32
 #: Connections of a convolution that are looked at one by one.
 _MOST: Final = 1 << 24
-#: Nanoseconds of a product of the unit, loads and what is lost included, and nanoseconds of an added weight and of an event,
-#: event by event: measured on Sapphire Rapids (issue 5, offline mode).
-_PRODUCT: Final = {"dense": 5.1, "conv": 16.0}
-_ADDITION: Final = {"dense": 1 / 90, "conv": 1 / 50}
+#: Where the runs of a map should begin is seen from so many pairs, and tried for so many places.
+_LOOKED: Final = 48
+_LIKELY: Final = 4
+#: Cycles of a run for a group of rows, if its lines are whole and if they are not, and of copying a byte of a group.
+_WHOLE: Final = 80
+_HALVES: Final = 125
+_COPIED: Final = GROUP / 24
+#: Nanoseconds of a product of the unit, loads and what is lost included, where lines are whole and where they are not; of a byte
+#: that is copied; of an added weight (of a convolution: where the sums have room around the map, and where they have not) and of
+#: an event, event by event: measured on Sapphire Rapids (issue 5, offline mode).
+_PRODUCT: Final = {"dense": 5.1, "conv": 7.0, "copied": 9.5, "loose": 16.0}
+_COPY: Final = 0.022
+_ADDITION: Final = {"dense": 1 / 90, "conv": 1 / 64}
+_SLOWER: Final = 1 / 20
 _EVENT: Final = 1.0
 
 
@@ -36,13 +48,14 @@ class Tiles:
     wide: int  # neurons of a panel
     panels: int
     start: list[int] = field(default_factory=lambda: [0])
-    run: list[int] = field(default_factory=list)
+    run: list[tuple[int, int]] = field(default_factory=list)  # copy, place
     tile: list[int] = field(default_factory=list)
     packed: list[bytes] = field(default_factory=list)
     order: list[int] = field(default_factory=list)  # in which the panels are computed
     reach: Array = field(default_factory=lambda: np.zeros(0, np.int64))  # for every input, connections / `unit`
     unit: int = 1
     kind: str = "dense"
+    shifts: tuple[int, ...] = ()  # bytes before each copy of the inputs, so that all runs are whole cache lines; (): they are not
 
     @property
     def weights(self) -> Array:
@@ -60,10 +73,23 @@ class Tiles:
         return min(-(-GROUP * self.panels // max(len(self.run), 1)), 8)
 
     @property
-    def crossover(self) -> float:
-        """Events of a row from which on the unit is faster than adding event by event."""
+    def nanoseconds(self) -> float:
+        """What a row takes on the unit."""
+        aligned = "loose" if not self.shifts else "conv" if len(self.shifts) == 1 else "copied"
+        copies = 0 if self.shifts in ((), (0,)) else len(self.shifts) * self.reach.size
+        return self.products * _PRODUCT[self.kind if self.kind == "dense" else aligned] + copies * _COPY
+
+    def crossover(self, addition: float | None = None) -> float:
+        """Events of a row from which on the unit is faster than adding event by event, as it is done beside tiles; `addition`:
+        nanoseconds of a weight otherwise."""
         connections = float(self.reach.mean()) * self.unit if self.reach.size else 0.0
-        return self.products * _PRODUCT[self.kind] / (connections * _ADDITION[self.kind] + _EVENT)
+        beside = _ADDITION["dense"] if self.kind == "dense" else _SLOWER
+        return self.nanoseconds / (connections * (beside if addition is None else addition) + _EVENT)
+
+    @property
+    def gain(self) -> float:
+        """The same against the way in which events would be added if there were no tiles."""
+        return self.crossover(_ADDITION[self.kind])
 
 
 def tiles_of(
@@ -79,6 +105,7 @@ def tiles_of(
     wide = 32 if outputs <= 32 else 64
     panels = -(-outputs // wide)
     result = Tiles(wide, panels, kind="dense" if isinstance(part, Dense) else "conv")
+    result.shifts = (0,) if isinstance(part, Dense) else _shifts(places, values)
     known: dict[bytes, int] = {}
     for pair in range(panels * wide // PAIR):
         block = slice(pair * PAIR, min((pair + 1) * PAIR, outputs))
@@ -87,24 +114,57 @@ def tiles_of(
         needed, value = where[rows, entries], what[rows, entries]
         order = np.argsort(needed, kind="stable")
         needed, value, rows = needed[order], value[order], rows[order]
-        at = 0
-        while at < len(needed):
-            begin = int(needed[at])
-            end = int(np.searchsorted(needed, begin + RUN))
+        for at, end, begin, copy in _cover(needed, result.shifts):
             tile = np.zeros((RUN, PAIR), np.int64)
             np.add.at(tile, (needed[at:end] - begin, rows[at:end]), value[at:end])
             packed = tile.astype(np.int8).reshape(RUN // 4, 4, PAIR // 16, 16).transpose(2, 0, 3, 1).tobytes()
             number = known.setdefault(packed, len(known))
             if number == len(result.packed):
                 result.packed.append(packed)
-            result.run.append(begin)
+            result.run.append((copy, begin))
             result.tile.append(number)
-            at = end
         result.start.append(len(result.run))
     result.order = list(range(panels)) if isinstance(part, Dense) else _downwards(out[-1], panels, wide, target)
     result.unit = outputs if isinstance(part, Dense) else max(part.weight.shape[0] // part.groups, 1)
     result.reach = np.ones(fan_in, np.int64) if inside is None else np.bincount(places[inside], minlength=fan_in) // result.unit
     return result
+
+
+def _cover(needed: Array, shifts: Sequence[int]) -> list[tuple[int, int, int, int]]:
+    """Runs that cover rising places, as few as possible: the places [at, end) of the list, where the run begins, and in which
+    copy. In a copy that is moved by `shift` bytes a run begins at a multiple of 64."""
+    found = []
+    at = 0
+    while at < len(needed):
+        first = int(needed[at])
+        begin, copy = max(((first + shift) // RUN * RUN - shift, k) for k, shift in enumerate(shifts)) if shifts else (first, 0)
+        end = int(np.searchsorted(needed, begin + RUN))
+        found.append((at, end, begin, copy))
+        at = end
+    return found
+
+
+def _shifts(places: Array, values: Array) -> tuple[int, ...]:
+    """Copies of a map in which runs are whole cache lines, if together with making the copies that takes less than reading
+    lines in two halves."""
+    pairs = -(-len(places) // PAIR)
+    needed = []
+    for pair in np.unique(np.linspace(0, pairs - 1, min(pairs, _LOOKED), dtype=np.int64)):
+        block = slice(pair * PAIR, (pair + 1) * PAIR)
+        needed.append(np.unique(places[block][values[block] != 0]))
+    size = int(places.max(initial=0)) + 1
+    loose = [run for each in needed for run in _cover(each, ())]
+    begins, often = np.unique([-begin % RUN for _, _, begin, _ in loose], return_counts=True)
+    likely = [int(shift) for shift in begins[np.argsort(-often, kind="stable")][:_LIKELY]]
+    best: tuple[int, ...] = ()
+    least: float = len(loose) * _HALVES
+    for count in (1, 2):
+        for shifts in combinations(sorted({0, *likely}), count):
+            copies = 0 if shifts == (0,) else count * size * _COPIED * len(needed) / pairs
+            cost = sum(len(_cover(each, shifts)) for each in needed) * _WHOLE + copies
+            if cost < least:
+                best, least = shifts, cost
+    return best
 
 
 def _downwards(width: int, panels: int, wide: int, target: Layout | None) -> list[int]:

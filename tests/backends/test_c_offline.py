@@ -19,7 +19,7 @@ from spikec.backends.c.generate import generate
 from spikec.backends.c.library import Compiled, build_library, matrix_unit
 from spikec.backends.c.offline import Offline, by_blocks, offline
 from spikec.backends.c.parts import kernel_files
-from spikec.backends.c.tiles import tiles_of
+from spikec.backends.c.tiles import Tiles, tiles_of
 from spikec.diagnostics import CompileError
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import interpret, record_name
@@ -150,6 +150,24 @@ def conv_net(groups: int = 1) -> Graph:
     return verify(Graph("conv", "fixed", tuple(nodes), (("l4", Ref("l4")),)))
 
 
+def camera_net() -> Graph:
+    """Layers that are added event by event, one behind the other, and a pool before one that tiles are for."""
+    nodes: list[Node] = [
+        Input(name="x", type=TensorType("spike", (2, 24, 24), "i8")),
+        Conv(name="c1", inputs=(Ref("x"),), weight=weights(4, 16, 2, 5, 5), padding=(2, 2), stride=(2, 2)),
+        neuron("l1", "c1", IF, threshold=160),
+        Conv(name="c2", inputs=(Ref("l1"),), weight=weights(5, 16, 16, 3, 3), padding=(1, 1)),
+        neuron("l2", "c2", IF, threshold=300),
+        Pool(name="p", inputs=(Ref("l2"),), mode="sum", kernel=(2, 2)),
+        Conv(name="c3", inputs=(Ref("p"),), weight=weights(6, 8, 16, 3, 3), padding=(1, 1)),
+        neuron("l3", "c3", IF, threshold=200),
+        Reshape(name="flat", inputs=(Ref("l3"),), shape=(288,)),
+        Dense(name="fc", inputs=(Ref("flat"),), weight=weights(7, 20, 288)),
+        neuron("l4", "fc", LIF, decay=4096, threshold=5000),
+    ]
+    return verify(Graph("camera", "fixed", tuple(nodes), (("l4", Ref("l4")),)))
+
+
 def line_net() -> Graph:
     """One axis of space."""
     nodes: list[Node] = [
@@ -179,6 +197,7 @@ NETS: Mapping[str, Callable[[], Graph]] = {
     "conv": conv_net,
     "groups": lambda: conv_net(2),
     "line": line_net,
+    "camera": camera_net,
     "recurrent": recurrent_net,
 }
 
@@ -282,33 +301,84 @@ def test_the_crossover_takes_either_way() -> None:
     """Not forced: a quiet block is added event by event, a busy one by tiles; both count the same."""
     needed("plain-sse2")
     compiled, wholes = compile_offline([dense_net()], PLAIN["plain-sse2"], force=False)
-    assert wholes[0].layers == ("l1",)  # the others are too small to be worth it
+    assert wholes[0].layers == ("l1", "l2")  # the last is too small to be worth it
     assert "events * 256u >= (uint64_t)rows" in wholes[0].source
     for density in (0.0, 0.01, 0.9):
         assert wrong(dense_net(), compiled[0], 4, 64, 5, density) == []
 
 
-def test_tiles_are_shared_along_a_map() -> None:
-    """A convolution keeps a tile for the inner places of its map once; together the tiles are the matrix."""
-    conv = Conv(name="c", inputs=(Ref("x"),), weight=weights(1, 16, 16, 3, 3), padding=(1, 1))
-    layout = (16, 256)
-    found = tiles_of(conv, conv.weight, (16, 16, 16), (16, 16, 16), layout, layout)
-    assert found is not None
-    assert len(found.packed) < 12 < len(found.run)
-    assert sorted(found.order) == list(range(found.panels))
-    x = np.random.default_rng(2).integers(0, 2, (16, 16, 16)).astype(np.int64)
-    row = np.pad(x.reshape(16, 256).T.ravel(), (0, 64))
-    sums = np.zeros(4096, np.int64)
-    for pair in range(128):
+@pytest.mark.parametrize("force", [False, True])
+def test_rows_that_are_moved_as_they_come(force: bool) -> None:
+    """A population before a pool keeps one row, if nobody records it, and all rows where tiles are not used: blocks that are
+    quiet and busy in turn go from one to the other."""
+    needed("plain-sse2")
+    graph = camera_net()
+    (compiled,), (whole,) = compile_offline([graph], PLAIN["plain-sse2"], force=force)
+    assert "l3" in whole.layers
+    assert ("early_x_l2" in whole.source) is not force  # forced, the layer before has tiles as well
+    rng = np.random.default_rng(8)
+    busy = np.repeat(np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1]], bool)[..., None, None, None], 128, axis=1)
+    x = {"x": ((rng.random((3, 384, 2, 24, 24)) < 0.15) & busy).astype(np.int8)}
+    ports = list(range(len(compiled.network.ports)))
+    want, finals, counted = compiled.run(x, 3, 384, 0, ports)
+    for chosen in ([0], ports):
+        records, states, counters = compiled.run_whole(x, 3, 384, chosen)
+        assert all(np.array_equal(records[k], want[port]) for k, port in enumerate(chosen))
+        assert all(np.array_equal(a, b) for a, b in zip(states, finals, strict=True))
+        assert counters == counted
+    assert want[0].any()
+
+
+def sums_of(found: Tiles, x: Array, outputs: int) -> Array:
+    """What tiles give for a row of bytes that lies in as many copies, each moved, as they want; the places around hold anything."""
+    shifts = found.shifts or (0,)
+    pitch = -(-(len(x) + max(shifts)) // 64) * 64
+    row = np.random.default_rng(4).integers(0, 127, pitch * len(shifts) + 64)
+    for copy, shift in enumerate(shifts):
+        row[copy * pitch + shift : copy * pitch + shift + len(x)] = x
+    sums = np.zeros(-(-outputs // 32) * 32, np.int64)
+    for pair in range(len(sums) // 32):
         for k in range(found.start[pair], found.start[pair + 1]):
             tile = np.frombuffer(found.packed[found.tile[k]], np.int8).reshape(2, 16, 16, 4).transpose(1, 3, 0, 2).reshape(64, 32)
-            sums[pair * 32 : pair * 32 + 32] += row[found.run[k] : found.run[k] + 64] @ tile.astype(np.int64)
-    want = np.zeros((16, 16, 16), np.int64)
+            copy, place = found.run[k]
+            begin = copy * pitch + shifts[copy] + place
+            assert begin >= 0
+            assert not found.shifts or begin % 64 == 0
+            sums[pair * 32 : pair * 32 + 32] += row[begin : begin + 64] @ tile.astype(np.int64)
+    return sums[:outputs]
+
+
+@pytest.mark.parametrize(("channels", "shifts"), [((16, 16), (16, 48)), ((16, 8), (16,)), ((12, 16), None), ((3, 5), None)])
+def test_tiles_are_shared_along_a_map(channels: tuple[int, int], shifts: tuple[int, ...] | None) -> None:
+    """A convolution keeps a tile for the inner places of its map once; together the tiles are the matrix, and where it is worth
+    copies of the map, every run is a whole cache line of one."""
+    inputs, outputs = channels
+    conv = Conv(name="c", inputs=(Ref("x"),), weight=weights(1, outputs, inputs, 3, 3), padding=(1, 1))
+    found = tiles_of(conv, conv.weight, (inputs, 16, 16), (outputs, 16, 16), (inputs, 256), (outputs, 256))
+    assert found is not None
+    if inputs == 16:
+        assert len(found.packed) < 20 < len(found.run)
+        assert found.shifts == shifts
+    assert sorted(found.order) == list(range(found.panels))
+    x = np.random.default_rng(2).integers(0, 2, (inputs, 16, 16)).astype(np.int64)
+    sums = sums_of(found, x.reshape(inputs, 256).T.ravel(), outputs * 256)
+    want = np.zeros((outputs, 16, 16), np.int64)
     wide = np.pad(x, ((0, 0), (1, 1), (1, 1)))
     for ky in range(3):
         for kx in range(3):
             want += np.einsum("oi,iyx->oyx", conv.weight[:, :, ky, kx].astype(np.int64), wide[:, ky : ky + 16, kx : kx + 16])
-    assert np.array_equal(sums, want.reshape(16, 256).T.ravel())
+    assert np.array_equal(sums, want.reshape(outputs, 256).T.ravel())
+
+
+def test_weights_of_zero_do_not_move_the_runs_of_a_dense_layer() -> None:
+    """Inputs that no neuron reads are left out, and what is read still begins a cache line."""
+    weight = weights(1, 40, 300)
+    weight[:32, :5] = 0
+    weight[:, 130:200] = 0
+    found = tiles_of(Dense(name="d", inputs=(Ref("x"),), weight=weight), weight, (300,), (40,), None, None)
+    assert found is not None
+    x = np.random.default_rng(2).integers(0, 2, 300)
+    assert np.array_equal(sums_of(found, x, 40), weight.astype(np.int64) @ x)
 
 
 # -------------------------------------------------------------------------------------------------------- the interface
@@ -431,7 +501,7 @@ def write_folder(graph: Graph, folder: Path, *, force: bool = True) -> None:
         (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-@pytest.mark.parametrize("net", ["dense", "conv", "recurrent"])
+@pytest.mark.parametrize("net", ["dense", "conv", "camera", "recurrent"])
 @pytest.mark.parametrize(
     ("compiler", "flags"),
     [
@@ -450,7 +520,7 @@ def test_the_interface(net: str, compiler: str, flags: tuple[str, ...], tools: C
         flags = (*flags, "-mamx-tile", "-mamx-int8")  # an older clang does not know this processor by name
     run = {"aarch64-linux-gnu-gcc": ["qemu-aarch64"], "arm-linux-gnueabihf-gcc": ["qemu-arm"]}.get(compiler, [])
     tools(compiler, *run)
-    write_folder(NETS[net](), tmp_path)
+    write_folder(NETS[net](), tmp_path, force=net != "camera")
     strict = ("-std=c99", "-ffp-contract=off", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror")
     for name in ("network.c", "offline.c"):
         done = subprocess.run([compiler, *strict, *flags, "-c", name], cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -7,13 +7,38 @@
  * SPK_NAN    1: the values are floating-point, and one that is no number wins a maximum
  * SPK_SCALE  the average divides by this; undefined otherwise
  * SPK_C, SPK_HI, SPK_WI, SPK_HO, SPK_WO, SPK_KH, SPK_KW, SPK_SH, SPK_SW, SPK_PH, SPK_PW   sizes, as in spk_conv.h
- * SPK_IN_LAST, SPK_OUT_LAST   1: channels are the last axis, 0: the first */
+ * SPK_IN_LAST, SPK_OUT_LAST   1: channels are the last axis, 0: the first
+ * SPK_PACKED  1: the sums of bytes in whole vectors of eight channels, which are last, and no window over an edge; may be undefined */
 #if SPK_NAN
 #define SPK_IS_NAN(v) ((v) != (v))
 #else
 #define SPK_IS_NAN(v) 0
 #endif
-#if SPK_IN_LAST && !SPK_NAN && !defined(SPK_SCALE)
+#if SPK_PACKED
+/* Sums of bytes, channels last before and after, no window over an edge: vectors of channels. */
+#if SPK_C % 16u == 0
+#define SPK_STEP 16u
+#else
+#define SPK_STEP 8u
+#endif
+static void SPK_NAME(const SPK_X *SPK_RESTRICT x, SPK_Y *SPK_RESTRICT y) {
+  typedef uint8_t part __attribute__((vector_size(SPK_STEP), aligned(1), may_alias));
+  uint32_t oy, ox, iy, ix, c;
+  for (oy = 0; oy < SPK_HO; oy++) {
+    for (ox = 0; ox < SPK_WO; ox++) {
+      const SPK_X *const from = x + (size_t)(oy * SPK_SH * SPK_WI + ox * SPK_SW) * SPK_C;
+      for (c = 0; c < SPK_C; c += SPK_STEP) {
+        part total = *(const part *)(const void *)(from + c);
+        for (iy = 0; iy < SPK_KH; iy++) {
+          for (ix = iy == 0; ix < SPK_KW; ix++) { total += *(const part *)(const void *)(from + (size_t)(iy * SPK_WI + ix) * SPK_C + c); }
+        }
+        *(part *)(void *)(y + (size_t)(oy * SPK_WO + ox) * SPK_C + c) = total;
+      }
+    }
+  }
+}
+#undef SPK_STEP
+#elif SPK_IN_LAST && !SPK_NAN && !defined(SPK_SCALE)
 /* Integers, channels last: all channels of a pixel at once. Where no window reaches over an edge its bounds are constants. */
 #define SPK_INSIDE (SPK_PH == 0 && SPK_PW == 0 && (SPK_HO - 1) * SPK_SH + SPK_KH <= SPK_HI && (SPK_WO - 1) * SPK_SW + SPK_KW <= SPK_WI)
 static void SPK_NAME(const SPK_X *SPK_RESTRICT x, SPK_Y *SPK_RESTRICT y) {
@@ -79,6 +104,7 @@ static void SPK_NAME(const SPK_X *SPK_RESTRICT x, SPK_Y *SPK_RESTRICT y) {
 }
 #endif
 #undef SPK_INSIDE
+#undef SPK_PACKED
 #undef SPK_NAME
 #undef SPK_X
 #undef SPK_Y

@@ -6,7 +6,7 @@
  * convolution is a dense layer most of whose places are left out and whose tiles occur many times. For 32 rows the sums of a
  * panel are added up; its neurons, which stay in registers from step to step, are computed while the unit adds up the next.
  *
- * SPK_NAME     prefix of the functions; it has _take, _keep, _first, _row and _last (see offline.py) and the type _held
+ * SPK_NAME     prefix of the functions; it has _take, _keep, _count, _first, _row and _last (see offline.py) and the type _held
  * SPK_NET      type of the network's memory
  * SPK_WIDE     neurons of a panel: 32 or 64
  * SPK_PANELS   number of panels
@@ -14,6 +14,7 @@
  * SPK_SHARE    rows of neurons that are computed for each step of the sums of the next panel
  * SPK_BIAS     what the sums begin with (int32_t), undefined where that is zero
  *
+ * `fired` are the spikes of each port; they are counted.
  * order[] is the panels in the order in which they are computed;
  * start[p * pairs + k] to start[p * pairs + k + 1] are the places of pair k of panel p: from[] in a row, and tile[] in `weight`,
  * in units of the two tiles of a pair. */
@@ -38,15 +39,15 @@ static SPK_APART uint32_t SPK_SOME(SPK_NET *net, SPK_HELD *held, const int32_t *
 
 static void SPK_CAT(SPK_NAME, _tiles)(SPK_NET *net, const uint8_t *x, const uint32_t *order, const uint32_t *start, const uint32_t *from,
                                       const uint32_t *tile, const int8_t *weight, const uint32_t rows, const uint32_t t0,
-                                      const uint32_t steps) {
+                                      const uint32_t steps, uint64_t *SPK_RESTRICT fired) {
   uint32_t group, turn, t_group = t0;
   uint32_t cur = 0;
   /* The panel whose sums are there, and whose neurons are still to come. */
   uint32_t waiting = 0, w_group = 0, w_panel = 0, w_t = 0;
   SPK_TILE_LOCALS
-  spk_tiles_begin();
   for (group = 0; group < rows; group += SPK_GROUP) {
     const uint8_t *const a = x + (size_t)group * SPK_X_PITCH;
+    const int both = rows - group > 16u; /* the last rows may fill one tile only */
     for (turn = 0; turn < SPK_PANELS; turn++) {
       const uint32_t p = order[turn];
       int32_t *const sums = net->sums[cur];
@@ -80,9 +81,11 @@ static void SPK_CAT(SPK_NAME, _tiles)(SPK_NET *net, const uint8_t *x, const uint
           SPK_TILE_ADD(0, 4, 6);
           SPK_TILE_STREAM(7, w + 1024);
           SPK_TILE_ADD(1, 4, 7);
-          SPK_TILE_LOAD(5, at + (size_t)16 * SPK_X_PITCH, SPK_X_PITCH);
-          SPK_TILE_ADD(2, 5, 6);
-          SPK_TILE_ADD(3, 5, 7);
+          if (both) {
+            SPK_TILE_LOAD(5, at + (size_t)16 * SPK_X_PITCH, SPK_X_PITCH);
+            SPK_TILE_ADD(2, 5, 6);
+            SPK_TILE_ADD(3, 5, 7);
+          }
           if (done < waiting) {
             const uint32_t end = done + SPK_SHARE < waiting ? done + SPK_SHARE : waiting;
             if (end - done == SPK_SHARE && w_t != 0 && w_t + SPK_SHARE < steps) {
@@ -110,7 +113,10 @@ static void SPK_CAT(SPK_NAME, _tiles)(SPK_NET *net, const uint8_t *x, const uint
         (void)SPK_SOME(net, &copy, before, (size_t)w_panel * SPK_WIDE, w_group, done, waiting, w_t, steps);
         held = copy;
       }
-      if (waiting) { SPK_CAT(SPK_NAME, _keep)(net, (size_t)w_panel * SPK_WIDE, &held); }
+      if (waiting) {
+        SPK_CAT(SPK_NAME, _keep)(net, (size_t)w_panel * SPK_WIDE, &held);
+        SPK_CAT(SPK_NAME, _count)((size_t)w_panel * SPK_WIDE, &held, fired);
+      }
       waiting = rows - group < SPK_GROUP ? rows - group : SPK_GROUP;
       w_group = group;
       w_panel = p;
@@ -119,12 +125,12 @@ static void SPK_CAT(SPK_NAME, _tiles)(SPK_NET *net, const uint8_t *x, const uint
     }
     t_group = (uint32_t)(((uint64_t)t_group + SPK_GROUP) % steps);
   }
-  spk_tiles_end();
   if (waiting) {
     SPK_HELD held;
     SPK_CAT(SPK_NAME, _take)(net, (size_t)w_panel * SPK_WIDE, &held);
     (void)SPK_SOME(net, &held, net->sums[cur ^ 1u], (size_t)w_panel * SPK_WIDE, w_group, 0, waiting, w_t, steps);
     SPK_CAT(SPK_NAME, _keep)(net, (size_t)w_panel * SPK_WIDE, &held);
+    SPK_CAT(SPK_NAME, _count)((size_t)w_panel * SPK_WIDE, &held, fired);
   }
 }
 #undef SPK_PAIRS_OF
