@@ -78,7 +78,7 @@ fuzz: $(READY) ## ten minutes (FUZZ_SECONDS) of libFuzzer over the emitted C's e
 bench-mapping: $(READY) ## networks onto the cores of Loihi 2: cores, messages, hops, seconds
 	$(BIN)/python benchmarks/mapping.py
 
-bench-passes: $(READY) ## what pruning, few bits and early answers cost and save, five tasks (hours); resumes; renews docs/optimizing.md
+bench-passes: $(READY) ## what pruning, few bits, early answers, … cost and save, six tasks (hours); resumes; renews docs/optimizing.md
 	$(BIN)/python benchmarks/passes.py --write
 
 bench-sparsity: $(READY) ## what each pattern of pruning saves in time and bytes of the emitted C; layers of values

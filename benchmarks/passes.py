@@ -46,6 +46,8 @@ from spikec.account import unaccounted
 from spikec.backend import load_backend
 from spikec.backends.c.backend import _compiled, checked_inputs
 from spikec.cutoff import calibrate
+from spikec.inputs import check_inputs
+from spikec.ir.graph import Graph
 from spikec.ir.ops import Conv, Dense, Sparse
 from spikec.ir.types import Array
 from spikec.score import scored_output
@@ -163,7 +165,7 @@ def time_ratio(build: Any, other: Any, x: Array) -> float:
         graph = one.graph()
         engine: Any = load_backend("c", one.target)
         compiled = _compiled(graph, (), engine._choices(graph))
-        given = checked_inputs(graph, compiled.network, {graph.inputs[0].name: x[:TIMED]})
+        given = checked_inputs(graph, compiled.network, check_inputs(graph, x[:TIMED]))  # merged where steps are
         name = scored_output(graph)
         port = next(k for k, item in enumerate(compiled.network.ports[: compiled.network.outputs]) if item.name == name)
         margins = cutoff.margins(x.shape[1]) if cutoff else np.array([math.inf])
@@ -318,12 +320,62 @@ def both(bench: Bench) -> Found:
 
 
 def shorter(bench: Bench) -> Found:
-    """Fewer, longer steps, as far as the calibration data allow."""
+    """Half of the steps, fine-tuned in them."""
     if bench.task.per_step:
         return bench.none(NO_EARLY)
-    build = bench.compile(bits=8, steps_loss=BUDGET)
-    told = [entry.measured for entry in build.ledger if entry.pass_name == "shorten" and "of steps" in entry.measured]
-    return bench.after(build, steps=told[-1]["steps"] / told[-1]["of steps"] if told else 1.0)
+    x = bench.task.test.x
+    build = bench.recover(bench.compile(bits=8, steps_to=x.shape[1] // 2))
+    steps = next(iter(check_inputs(build.graph(), x[:1]).values())).shape[1]
+    return bench.after(build, steps=steps / x.shape[1], time=time_ratio(build, bench.plain, x))
+
+
+def windows(bench: Bench) -> Found:
+    """Layers in the steps that decide only, as far as the calibration data allow."""
+    if bench.task.per_step:
+        return bench.none(NO_EARLY)
+    build = bench.compile(bits=8, windows_loss=BUDGET)
+    (told,) = [entry.measured for entry in build.ledger if "loss with less input" in entry.measured] or [{}]
+    share = told["operations"] / told["of operations"] if told else 1.0
+    found = tasks.score_of(build, bench.task)
+    before = tasks.score_of(bench.plain, bench.task)
+    return Found(before, found, {"operations": share, "time": time_ratio(build, bench.plain, bench.task.test.x)})
+
+
+def delays_rounded(bench: Bench) -> Found:
+    """Delays in multiples of two steps."""
+    return _delays(bench, delay_step=2)
+
+
+def delays_shared(bench: Bench) -> Found:
+    """Three different delays a layer."""
+    return _delays(bench, share_delays=3)
+
+
+def delays_short(bench: Bench) -> Found:
+    """Delays of half the length."""
+    return _delays(bench, max_delay=delay_values(bench.graph)[-1] // 2)
+
+
+def delays_axonal(bench: Bench) -> Found:
+    """One delay for each source."""
+    return _delays(bench, share_delays="axonal")
+
+
+def _delays(bench: Bench, **options: Any) -> Found:
+    build = bench.compile(bits=8, **options)
+    calibrated = float(np.mean(tasks.score_of(build, bench.task)))
+    build = bench.recover(build)
+    found = bench.after(build, delays=len(delay_values(build.graph())), longest=delay_values(build.graph())[-1])
+    ring, whole = (item.memory().total for item in (build, bench.plain))
+    lost = 100 * (float(np.mean(bench.right)) - calibrated)
+    found.figures.update({"memory": ring / whole, "points before recovery": lost})
+    return found
+
+
+def delay_values(graph: Graph) -> list[int]:
+    """The different delays of synapses with weights, rising."""
+    layers = [node for node in graph.nodes if isinstance(node, (Dense, Sparse, Conv)) and node.delay is not None]
+    return sorted({int(value) for node in layers for value in np.unique(node.delay[node.weight != 0])})
 
 
 def simpler(bench: Bench) -> Found:
@@ -349,10 +401,24 @@ ROWS: Final[dict[str, tuple[str, float | None, dict[str, float], Callable[[Bench
     "halved": ("50 % of the neurons removed, recovered", 1.0, {"reference": 0.5, "numpy": 0.5, "c": 0.5, "lava": 0.5}, halved),
     "early": ("early answer, against the whole run", 0.2, {"steps": 0.5}, early),
     "both": ("half of the neurons and early answer", 0.5, {"time": 0.4}, both),
-    "shorter": ("fewer steps", None, {}, shorter),
+    "shorter": ("half of the steps, recovered", 0.5, {"steps": 0.5}, shorter),
+    "windows": ("steps without a decision left out, layer by layer", 0.2, {"operations": 0.7}, windows),
+    "delay-step": ("delays in multiples of two, recovered", 0.5, {"delays": 4}, delays_rounded),
+    "delay-share": ("three different delays, recovered", 0.5, {"delays": 3}, delays_shared),
+    "delay-short": ("delays of half the length, recovered", 0.5, {"delays": 4, "memory": 0.75}, delays_short),
+    "delay-axonal": ("one delay for each source, recovered", 0.5, {}, delays_axonal),
     "simpler": ("simpler neurons", None, {}, simpler),
     "unasked": ("nothing asked for: changes not in the ledger", None, {"host": 0, "loihi2": 0}, unasked),
 }
+
+
+#: Rows of tasks whose networks have delays, which show these and their plain build alone.
+DELAYS: Final = ("delay-step", "delay-share", "delay-short", "delay-axonal")
+
+
+def rows_of(name: str, keys: Iterable[str]) -> list[str]:
+    """Those of the rows that a task has."""
+    return [key for key in keys if key == "8bits" or (key in DELAYS) == name.endswith("-delays")]
 
 
 # ------------------------------------------------------------------------------------------------------------- running
@@ -388,7 +454,7 @@ def latest(names: Iterable[str], seeds: Iterable[int], keys: list[str]) -> dict[
     outcomes = {}
     for name, seed in ((name, seed) for name in names for seed in seeds):
         rows = {}
-        for key in dict.fromkeys(["8bits", *keys]):
+        for key in dict.fromkeys(["8bits", *rows_of(name, keys)]):
             paths = (tasks.KEPT / "rows").glob(f"{name}-{seed}-{key}-*.npz")
             if path := max(paths, key=lambda path: path.stat().st_mtime, default=None):
                 rows[key] = stored(path)
@@ -416,7 +482,7 @@ def unit(name: str, seed: int, rows: list[str], again: bool) -> tuple[Array, dic
     torch.set_num_threads(1)
     bench = Bench(tasks.load(name, seed - VALIDATION if seed >= VALIDATION else None), seed)
     outcome = {}
-    for key in rows:
+    for key in rows_of(name, rows):
         begin = time.perf_counter()
         outcome[key] = measured(bench, key, again)
         loss = 100 * float(np.mean(bench_loss(outcome[key])))

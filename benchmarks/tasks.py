@@ -200,6 +200,15 @@ def feedforward(sizes: list[int], seed: int, beta: float) -> Graph:
     return verify(Graph("net", "float", tuple(nodes), ((before, Ref(before)),)))
 
 
+def with_delays(graph: Graph, layer: str, longest: int, seed: int) -> Graph:
+    """The graph with a random delay of at most so many steps for every synapse of a layer."""
+    rng = np.random.default_rng(seed)
+    node = graph[layer]
+    assert isinstance(node, Dense)
+    delayed = replace(node, delay=rng.integers(0, longest + 1, node.weight.shape))
+    return verify(graph.with_nodes(delayed if each is node else each for each in graph.nodes))
+
+
 def with_weights(graph: Graph, weights: dict[str, Array]) -> Graph:
     """The graph with other weights."""
     return verify(graph.with_nodes(replace(n, weight=weights[n.name]) if isinstance(n, Dense) else n for n in graph.nodes))
@@ -351,12 +360,15 @@ def _trained_here(
     drop: float,
     recovery: tuple[int, int],
     early: float = 0.0,
+    longest: int = 0,
 ) -> Task:
     train, test = _data(data(), fold)
     length, size = recovery
 
     def network(seed: int) -> Graph:
-        return trained(name, feedforward(sizes, seed, beta), train, seed, epochs, rate, drop, early)
+        start = feedforward(sizes, seed, beta)
+        start = with_delays(start, "fc1", longest, seed) if longest else start
+        return trained(name, start, train, seed, epochs, rate, drop, early)
 
     return Task(name, train, test, network, length, size, drop, early=early)
 
@@ -376,6 +388,9 @@ TASKS: Final[dict[str, Callable[[int | None], Task]]] = {
     "digits": lambda fold: _trained_here("digits", _digits, fold, [64, 512, 256, 10], 0.9, 40, 2e-3, 0.2, (40, 64)),
     "mnist": lambda fold: _trained_here("mnist", _mnist, fold, [784, 256, 10], 0.9, 12, 2e-3, 0.1, (24, 128)),
     "spoken": lambda fold: _trained_here("spoken", _fsdd, fold, [96, 512, 256, 10], 0.95, 24, 2e-3, 0.25, (30, 64), 1.0),
+    "spoken-delays": lambda fold: _trained_here(
+        "spoken-delays", _fsdd, fold, [96, 128, 10], 0.9, 24, 2e-3, 0.1, (12, 64), longest=7
+    ),
     "mnist-cuba": _given_cuba,
     "ecg": _given_ecg,
 }

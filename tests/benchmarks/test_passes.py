@@ -120,6 +120,37 @@ def test_neurons_are_halved_where_they_run_and_time_falls() -> None:
     assert passes.size_ratio(half, one.graph) < passes.size_ratio(one.plain, one.graph)
 
 
+def test_half_of_the_steps_is_half_of_the_steps_where_it_runs() -> None:
+    one = bench()
+    found = passes.shorter(one)
+    assert found.figures["steps"] == 0.5
+    build = one.compile(bits=8, steps_to=3)
+    assert build.run(one.task.test.x, "c").outputs["lif2"].shape[1] == 3
+
+
+def test_windows_say_how_much_is_left_to_do() -> None:
+    one = bench()
+    x = one.task.train.x.copy()
+    x[:, 3:] = 0
+    one.calibration = {"calibrate": x, "labels": one.task.train.y}
+    found = passes.windows(one)  # nothing is sent in the second half of what it is calibrated on
+    assert 0 < found.figures["operations"] < 0.9
+    assert len(found.after) == 40
+
+
+def test_rows_of_delays() -> None:
+    assert passes.rows_of("spoken", ["8bits", "windows", "delay-step"]) == ["8bits", "windows"]
+    assert passes.rows_of("spoken-delays", ["8bits", "windows", "delay-step"]) == ["8bits", "delay-step"]
+    one = bench()
+    one.graph = tasks.with_delays(one.graph, "fc1", 7, 3)
+    found = {key: passes.ROWS[key][3](one).figures for key in passes.DELAYS}
+    assert found["delay-step"]["delays"] == 4 and found["delay-step"]["longest"] == 6
+    assert found["delay-share"]["delays"] <= 4
+    assert found["delay-short"]["longest"] == 3 and found["delay-short"]["memory"] < 1
+    assert found["delay-axonal"]["delays"] <= 8
+    assert passes.delay_values(one.graph) == list(range(8))
+
+
 def test_nothing_changes_by_surprise() -> None:
     found = passes.unasked(bench())
     assert found.figures == {"host": 0, "loihi2": 0}

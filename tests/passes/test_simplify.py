@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
 import pytest
+from many import require_compiler
 from nets import F, dense, graph, random_spikes, spikes
 
 import spikec
+from spikec.backends.c.backend import _compiled
+from spikec.backends.c.forms import Choices
 from spikec.diagnostics import CompileError
 from spikec.ir.interpret import interpret
 from spikec.ir.ops import Neuron, Ref
@@ -99,6 +103,53 @@ def test_engines_agree_and_the_target_finds_its_lif() -> None:
     wanted = build.run(x).outputs["n"]
     for engine in ("numpy", "c"):
         np.testing.assert_array_equal(build.run(x, engine).outputs["n"], wanted)
+
+
+LIF = parse_program("neuron @lif(a) params(beta, theta) state(v = 0) { v = beta * v + a s = v > theta v = select(s, 0, v) emit s }")
+SIZE = 1024
+
+
+@pytest.mark.parametrize(
+    ("program", "params", "states", "constants"),
+    [
+        # A leak and a threshold for every neuron are constants; a synaptic current and an adaptation are states.
+        (LIF, {"beta": "each", "theta": "each"}, 0, 2 * SIZE),
+        (CUBA, {"alpha": 0.5, "beta": 0.75, "theta": 2.0}, SIZE, 0),
+        (ADAPTIVE, {"beta": 0.75, "theta": 2.0, "rho": 0.5, "kappa": 0.01}, SIZE, 0),
+    ],
+)
+def test_what_is_gained_in_c(program: Any, params: Any, states: int, constants: int) -> None:
+    """Bytes of states and constants, and time: the same network with what can be simplified, and without."""
+    require_compiler()
+    rng = np.random.default_rng(0)
+    values = {name: 0.6 + 0.3 * rng.random(SIZE) if value == "each" else value for name, value in params.items()}
+    node = Neuron(name="n", inputs=(Ref("a"),), program=program, params={k: np.asarray(v, F) for k, v in values.items()})
+    w = (rng.random((SIZE, 16)) < 0.3) * rng.random((SIZE, 16))
+    g = graph(spikes((16,)), dense("a", "in", w.astype(F)), node, out=["n"])
+    x = {"in": random_spikes((20, 40, 16), 1, 0.2)}
+    plain, simple = (
+        spikec.compile(g, target="host", bits=8, calibrate={"in": x["in"][:4, :8]}, **more) for more in ({}, {"simplify": 0.99})
+    )
+    assert [entry.kind for entry in simple.ledger if entry.pass_name == "simplify"].count("approximation") >= 1
+    before, after = plain.memory(), simple.memory()
+    assert before.total - after.total >= states * 2  # states have two bytes at least
+    assert before.constants - after.constants >= constants
+    assert _seconds(simple, x, plain) < 1
+
+
+def _seconds(build: Any, data: Any, other: Any) -> float:
+    """Processor time of the compiled code over that of another build's, of each the least of some rounds."""
+    rounds = []
+    for one in (build, other):
+        network = _compiled(one.graph(), (), Choices())
+        given = {"in": data["in"].astype(np.int8)}
+        times = []
+        for _ in range(7):
+            begin = time.thread_time()
+            network.run(given, 20, 40, 0, [])
+            times.append(time.thread_time() - begin)
+        rounds.append(min(times))
+    return rounds[0] / rounds[1]
 
 
 @pytest.mark.parametrize(
