@@ -375,7 +375,7 @@ def _trained_here(
 
 def _given_cuba(fold: int | None) -> Task:
     train, test = _data(_cuba(), fold)
-    return Task("mnist-cuba", train, test, lambda seed: cuba_network(), 36, 64, 0.2, 0.05, given=True)
+    return Task("mnist-cuba", train, test, lambda seed: cuba_network(), 10, 64, 0.15, 0.04, given=True)
 
 
 def _given_ecg(fold: int | None) -> Task:
