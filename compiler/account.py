@@ -20,11 +20,9 @@ from spikec.ir.ops import Concat, Conv, Dense, Gather, Input, Neuron, Reshape, S
 from spikec.ir.types import Array
 from spikec.ledger import Entry
 from spikec.passes.groups import silent_value
-from spikec.pipeline import Stage
+from spikec.pipeline import QUANTIZERS, Stage
 from spikec.target import NativeNeuron, Target
 
-#: The passes that turn floats into integers.
-QUANTIZERS = ("quantize", "to-fixed")
 WEIGHTED = (Dense, Sparse, Conv)
 
 

@@ -261,7 +261,7 @@ def _compile(options: argparse.Namespace) -> int:
     for name in options.print_after or ():
         if name != "input":
             load_pass(name)
-        if name not in ("input", "to-fixed", *OPTIONAL, *target.passes):
+        if name not in ("input", "match-rates", "to-fixed", *OPTIONAL, *target.passes):
             raise CompileError("SPK005", f"the target '{target.name}' does not run the pass '{name}'")
     place = Path(options.output)
     check_place(place)

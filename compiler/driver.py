@@ -30,7 +30,7 @@ from spikec.ir.types import KINDS, Array, Kind
 from spikec.ledger import Ledger
 from spikec.models import torch_module, traced
 from spikec.options import fits, typed
-from spikec.pipeline import OPTIONAL, Stage, load_pass, run_passes, with_optional
+from spikec.pipeline import OPTIONAL, Stage, load_pass, run_passes, with_matching, with_optional
 from spikec.score import answers, check_labels, classes, scored_output
 from spikec.spelling import did_you_mean
 from spikec.target import FOLDER, Target, load_target, parse_target
@@ -210,6 +210,8 @@ def compile(
         given["calibrate"] = calibrate
     if labels is not None:
         given["labels"] = _labels(labels, calibrate, graph)
+    if calibrate is not None:
+        passes = with_matching(passes, graph)
     stages = run_passes(graph, passes, {**given, **asked.options}, ledger, seen)
     if asked.strict:
         ledger.strict()

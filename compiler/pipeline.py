@@ -32,6 +32,7 @@ PASSES: Final[dict[str, str]] = {
     "max-pool": "spikec.passes.max_pool:MaxPool",
     "fold-linear": "spikec.passes.fold_linear:FoldLinear",
     "legalise": "spikec.passes.legalise:Legalise",
+    "match-rates": "spikec.passes.match_rates:MatchRates",
     "quantize": "spikec.passes.quantize:Quantize",
     "to-fixed": "spikec.passes.to_fixed:ToFixed",
     "retime": "spikec.passes.retime:Retime",
@@ -42,6 +43,8 @@ PASSES: Final[dict[str, str]] = {
 
 #: Passes that no target lists: they run after `canonicalise`, in this order, when an option in their `asked_by` is given.
 OPTIONAL: Final = ("prune", "encode-inputs", "shorten", "simplify", "delays", "windows")
+#: The passes that turn floats into integers.
+QUANTIZERS: Final = ("quantize", "to-fixed")
 
 
 class Pass(Protocol):
@@ -91,6 +94,15 @@ def with_optional(names: Iterable[str], options: Mapping[str, Any]) -> list[str]
             place += 1
         elif lone := sorted((given & own) - used):
             raise CompileError("SPK001", f"the option '{lone[0]}' does nothing without one of {', '.join(asked_by)}")
+    return chosen
+
+
+def with_matching(names: Iterable[str], graph: Graph) -> list[str]:
+    """A pipeline for a build with calibration data: biases, where a network has any, are matched before it becomes integers."""
+    chosen = [*names]
+    place = next((index for index, name in enumerate(chosen) if name in QUANTIZERS), None)
+    if place is not None and any(getattr(node, "bias", None) is not None for node in graph.nodes):
+        chosen.insert(place, "match-rates")
     return chosen
 
 

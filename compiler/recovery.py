@@ -26,12 +26,10 @@ from spikec.ir.types import Array
 from spikec.ledger import Ledger
 from spikec.passes.prune import Prune
 from spikec.passes.shrink import shrink
-from spikec.pipeline import Stage, make_pass, run_passes
+from spikec.pipeline import QUANTIZERS, Stage, make_pass, run_passes
 from spikec.progress import Bar
 from spikec.score import check_labels, classes, score, scored_output
 
-#: The passes that turn floats into integers.
-QUANTIZERS: Final = ("quantize", "to-fixed")
 WEIGHTED: Final = (Dense, Sparse, Conv)
 #: Options of the pruning pass that take synapses.
 _OF_SYNAPSES: Final = ("prune", "max_synapses", "max_bytes", "prune_pattern")
@@ -128,7 +126,8 @@ def recover(
         first = names.index("prune")
         ledger = Ledger()
         ledger.entries = [entry for entry in build.ledger if entry.pass_name not in names[first:]]
-        neurons_only = {key: value for key, value in options.items() if key not in _OF_SYNAPSES}
+        # Biases are not matched to weights that are yet to change: those that are trained with stay.
+        neurons_only = {"scales": {}} | {key: value for key, value in options.items() if key not in _OF_SYNAPSES}
         now = [*stages[:first], *run_passes(stages[first - 1].graph, names[first : place + 1], neurons_only, ledger)[1:]]
         pruner = _Pruner.of(now[place - 1].graph, stages[names.index("prune")].graph, options)
     source, fixed = now[place - 1].graph, now[place].graph

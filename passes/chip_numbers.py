@@ -18,6 +18,7 @@ from spikec.mantissas import stored
 from spikec.native import begun
 from spikec.passes.chip_grid import AMOUNTS, ChipGrid, one_each
 from spikec.passes.groups import WEIGHTED
+from spikec.passes.rounding import TOGETHER, rounded
 from spikec.passes.translate import Widths, largest_amount, translate
 from spikec.passes.units import infer_units, is_truth
 from spikec.target import NativeNeuron
@@ -32,15 +33,17 @@ def convert(
     ledger: Ledger,
     units: dict[tuple[str, str], float],
     carried: Mapping[str, float] | None = None,
+    seen: Mapping[str, Array] | None = None,
 ) -> list[Node]:
     """The nodes of a group in the target's integers at a scale; the ledger is told every rounding, and `units`, by node and port,
-    what 1 is in the model. carried: by layer, the unit of the messages that it reads, which its weights here are multiplied by."""
+    what 1 is in the model. carried: by layer, the unit of the messages that it reads, which its weights here are multiplied by.
+    seen: by layer, what its rounding is to look at (see `spikec.passes.rounding`)."""
     return [
         _custom(grid, node, graph, scale, records, ledger, units)
         if isinstance(node, Neuron) and grid.native(node) is None
         else _neuron(grid, node, scale, ledger, units)
         if isinstance(node, Neuron)
-        else _weights(grid, node, scale, ledger, (carried or {}).get(node.name, 1.0))
+        else _weights(grid, node, scale, ledger, (carried or {}).get(node.name, 1.0), (seen or {}).get(node.name))
         if isinstance(node, WEIGHTED)
         else replace(node, dtype="")  # type: ignore[call-arg]  # only some operations have a dtype
         if hasattr(node, "dtype")
@@ -49,18 +52,21 @@ def convert(
     ]
 
 
-def _weights(grid: ChipGrid, node: Dense | Sparse | Conv, scale: float, ledger: Ledger, carried: float) -> Node:
+def _weights(
+    grid: ChipGrid, node: Dense | Sparse | Conv, scale: float, ledger: Ledger, carried: float, moment: Array | None
+) -> Node:
     if one_each(node):
         return _one_each(grid, node, scale, ledger)
     wanted = node.weight.astype(np.float64) * scale
     step, bottom, top = grid.layer_grid(node, wanted)
-    rounded = step * np.rint(wanted / step)
-    weight = np.clip(rounded, bottom, top)
-    clipped = int(np.count_nonzero(weight != rounded))
+    nearest = step * np.rint(wanted / step)
+    weight = rounded(wanted, step, bottom, top, moment)
+    clipped = int(np.count_nonzero((nearest > top) | (nearest < bottom)))
     own = scale * carried  # of the model's weights
     error = np.abs(weight - wanted) / own
     if np.any(error):
         what = f"weights to multiples of {step / own:.6g}" + (f", {clipped} of them clipped" if clipped else "")
+        what += TOGETHER if moment is not None else ""
         _approximate(grid, ledger, node, what, error, measured={"scale": scale})
     else:
         ledger.record(node, "exact", f"weights are multiples of {step / own:.6g}", measured={"scale": scale})

@@ -19,6 +19,7 @@ from spikec.passes.chip_grid import AMOUNTS, ChipGrid, one_each
 from spikec.passes.chip_numbers import convert
 from spikec.passes.groups import Group
 from spikec.passes.payloads import Payload
+from spikec.passes.rounding import moments
 from spikec.passes.translate import level_scale, levels
 
 #: Candidate scales, as multiples of the largest that clips no weight.
@@ -76,13 +77,38 @@ def exact_scale(grid: ChipGrid, group: Group, largest: float) -> float | None:
     return None
 
 
-def changed_spikes(grid: ChipGrid, group: Group, graph: Graph, records: Mapping[str, Array], scale: float) -> int:
+def group_moments(
+    grid: ChipGrid,
+    group: Group,
+    graph: Graph,
+    records: Mapping[str, Array] | None,
+    scale: float,
+) -> dict[str, Array]:
+    """What the rounding of a group's weights at a scale looks at, by layer; nothing where the nearest weights change no more
+    spikes."""
+    if records is None or not group.neurons:
+        return {}
+    found = {node.name: moment for node in group.weighted if (moment := moments(graph, node, records)) is not None}
+    if not found or not _spiking(group):
+        return found
+    nearest = changed_spikes(grid, group, graph, records, scale)
+    return found if nearest and changed_spikes(grid, group, graph, records, scale, found) < nearest else {}
+
+
+def changed_spikes(
+    grid: ChipGrid,
+    group: Group,
+    graph: Graph,
+    records: Mapping[str, Array],
+    scale: float,
+    seen: Mapping[str, Array] | None = None,
+) -> int:
     """Spikes of the group's populations that change at a scale, when they get the float network's spikes."""
     own = {node.name for node in group.nodes}
     inputs: dict[str, Input] = {}
     data: dict[str, Array] = {}
     nodes = []
-    for node in convert(grid, group.nodes, graph, scale, records, Ledger(), {}):
+    for node in convert(grid, group.nodes, graph, scale, records, Ledger(), {}, seen=seen):
         refs = []
         for ref in node.inputs:
             if ref.node in own and graph.type_of(ref).kind == "value":

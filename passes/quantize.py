@@ -3,7 +3,8 @@
 All weights that reach a population, its threshold and its bias share one scale S, because the target shifts both the synaptic
 sum and the threshold by the same number of bits: W = step * round(S w / step), vth = round(S theta), bias = round(2^shift S b).
 S is a power of two where that makes everything exact; otherwise it is searched for on the calibration data, by the spikes that
-change, a little beyond the scale at which the largest weight is clipped; without data it is the largest that clips nothing.
+change, a little beyond the scale at which the largest weight is clipped; without data it is the largest that clips nothing. With
+data a neuron's weights are then rounded together (`spikec.passes.rounding`).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from spikec.passes.chip_bias import place_biases
 from spikec.passes.chip_grid import ChipGrid, one_each
 from spikec.passes.chip_headroom import check_head_room
 from spikec.passes.chip_numbers import convert
-from spikec.passes.chip_scale import changed_spikes, float_run, group_scale
+from spikec.passes.chip_scale import changed_spikes, float_run, group_moments, group_scale
 from spikec.passes.groups import WEIGHTED, groups_of, measure
 from spikec.passes.mixed import Quantise, choose_widths
 from spikec.passes.payloads import (
@@ -86,7 +87,8 @@ class Quantize:
         units: dict[tuple[str, str], float] = {}
         for group in groups_of(graph):
             scale = group_scale(grid, group, graph, records, payloads, self.scales)
-            for node in convert(grid, group.nodes, graph, scale, records, ledger, units, carried):
+            seen = group_moments(grid, group, graph, records, scale)
+            for node in convert(grid, group.nodes, graph, scale, records, ledger, units, carried, seen):
                 converted[node.name] = node
                 if not isinstance(node, Neuron):
                     units[node.name, ""] = 1 / scale

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -30,6 +31,7 @@ from spikec.passes.mixed import choose_widths
 from spikec.passes.payloads import as_integers, by_range, check_options, on_grid, real_inputs, tell
 from spikec.passes.readouts import cure, means_as_sums, tell_units
 from spikec.passes.rewrite import fresh_name, redirect, redirect_outputs
+from spikec.passes.rounding import TOGETHER, moments, rounded
 from spikec.passes.translate import NARROW_BITS, STATE_BITS, Widths, largest_amount, level_scale, levels, translate
 from spikec.passes.units import infer_units, is_truth
 from spikec.target import Target
@@ -232,7 +234,12 @@ class ToFixed:
                     f"{1 / sources[layer.name]:.6g}, and the sum, for {others}, is in units of {1 / scale:.6g}",
                     fix="give it a population of its own, or more bits",
                 )
-        for node in self._convert(group, graph, grids, scale, sources, scales, records, ledger):
+        seen = {n.name: found for n in group.weighted if group.neurons and (found := moments(graph, n, records)) is not None}
+        if seen and records is not None and _spiking(group):
+            each = (self._convert(group, graph, grids, scale, sources, scales, records, Ledger(), part) for part in ({}, seen))
+            nearest, together = (self._changed(group, graph, trial, scales, records) for trial in each)
+            seen = seen if together < nearest else {}
+        for node in self._convert(group, graph, grids, scale, sources, scales, records, ledger, seen):
             converted[node.name] = node
 
     def _without_weights(self, group: Group, graph: Graph, scales: Mapping[tuple[str, str], float]) -> float:
@@ -311,7 +318,7 @@ class ToFixed:
                 data[name] = records[record_name((ref.node, ref.port))]
                 refs.append(replace(ref, node=name, port=""))
             result.append(replace(node, inputs=tuple(refs)))
-        spiking = [node for node in group.neurons if node.program.emits[0].kind == "spike" or levels(node)]
+        spiking = _spiking(group)
         outputs = tuple((node.name, Ref(node.name)) for node in spiking)
         got = interpret(Graph("search", "fixed", (*inputs.values(), *result), outputs), data).outputs
         return sum(int(np.count_nonzero(got[n.name] != records[n.name])) for n in spiking)
@@ -328,7 +335,9 @@ class ToFixed:
         scales: dict[tuple[str, str], float],
         records: Mapping[str, Array] | None,
         ledger: Ledger,
+        seen: Mapping[str, Array] = MappingProxyType({}),
     ) -> list[Node]:
+        """The nodes of a group in integers. seen: by layer, what its rounding is to look at (see `spikec.passes.rounding`)."""
         bias_moves = all(len(n.inputs) == 1 for n in group.neurons) and not any(
             ref.delay and graph.type_of(ref).kind == "value" for n in group.nodes if not isinstance(n, WEIGHTED) for ref in n.inputs
         )
@@ -345,7 +354,8 @@ class ToFixed:
         result: list[Node] = []
         for node in group.nodes:
             if isinstance(node, WEIGHTED):
-                result.append(self._weights(node, grids[node.name], scale / sources[node.name], scale, bias_moves, ledger))
+                factor, moment = scale / sources[node.name], seen.get(node.name)
+                result.append(self._weights(node, grids[node.name], factor, scale, bias_moves, moment, ledger))
             elif isinstance(node, Neuron):
                 result.append(self._neuron(node, graph, scale, scales, bias_moves, own, sources.values(), records, ledger))
             elif isinstance(node, Constant):
@@ -394,11 +404,18 @@ class ToFixed:
         return replace(node, value=integers(whole))
 
     def _weights(
-        self, node: Dense | Sparse | Conv, grid: _Grid, factor: float, scale: float, bias_moves: bool, ledger: Ledger
+        self,
+        node: Dense | Sparse | Conv,
+        grid: _Grid,
+        factor: float,
+        scale: float,
+        bias_moves: bool,
+        moment: Array | None,
+        ledger: Ledger,
     ) -> Node:
         wanted = node.weight.astype(np.float64) * factor
-        weight = np.clip(grid.step * np.rint(wanted / grid.step), -grid.largest, grid.largest)
-        what = f"weights to multiples of {grid.step / factor:.6g}"
+        weight = rounded(wanted, grid.step, -grid.largest, grid.largest, moment)
+        what = f"weights to multiples of {grid.step / factor:.6g}" + (TOGETHER if moment is not None else "")
         self._note(ledger, node, what, np.abs(weight - wanted) / factor, measured={"scale": factor})
         bias = None
         if node.bias is not None and not bias_moves:
@@ -465,6 +482,11 @@ class ToFixed:
             asked=f"--bits {self.bits}",
             **more,
         )
+
+
+def _spiking(group: Group) -> list[Neuron]:
+    """Populations whose spikes, or counts of them, can be compared with the float network's."""
+    return [node for node in group.neurons if node.program.emits[0].kind == "spike" or levels(node)]
 
 
 def _handed_on(graph: Graph) -> set[str]:

@@ -78,6 +78,13 @@ def largest_amount(node: Neuron, records: Mapping[str, Array] | None) -> float:
     return max((16 * float(np.max(np.abs(a[np.isfinite(a)]), initial=0.0)) for a in compared), default=0.0)
 
 
+def thresholds(node: Neuron) -> Array | None:
+    """What a population's amounts are compared with, by neuron; None where that is no parameter, or not above 0."""
+    compared = [np.asarray(node.params[name], np.float64) for name in sorted(_compared(node.program))]
+    positive = [array for array in compared if np.all(np.isfinite(array) & (array > 0))]
+    return max(positive, key=lambda array: float(array.mean()), default=None)
+
+
 def fraction_bits(largest: float, scale: float, bits: int = STATE_BITS) -> int:
     """Fraction bits that leave states of `bits` bits head-room, four times the largest amount that is expected."""
     room = (1 << (bits - 1)) / (4 * largest * scale or 1.0)
