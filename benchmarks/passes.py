@@ -7,7 +7,8 @@ For every task and seed a float network is trained (or the given one taken), com
 samples by the C engine. The loss is the float network's share of right answers less the compiled one's, on the same samples;
 printed is the mean over all seeds, with a paired 95 % interval (bootstrap over seeds and samples). What passes look at and
 recoveries learn from is training data alone. Times are processor seconds of the C engine on one core, both builds in turn, of each
-the least of some rounds. Bytes are the constants of the emitted C, against four bytes a weight and bias of the float network.
+the least of some rounds, making the network (spk_init) included. Bytes are the constants of the emitted C, against four bytes a
+number of the float network; the footprint is constants, states and buffers together, against the 8-bit build's.
 
 Finished rows are kept in build/bench-passes by data, network, settings and how they are measured: a command that was interrupted
 goes on where it was. After a change of the compiler `--again` measures everything anew. `--kept` measures nothing: it prints what
@@ -55,7 +56,7 @@ from spikec.score import scored_output
 #: Samples that quantizers and budgets are calibrated on; where samples are long, fewer.
 CALIBRATION, LONG = 512, 32
 #: Rounds of a time measurement, and the samples of each at most.
-ROUNDS, TIMED = 7, 300
+ROUNDS, TIMED = 15, 1000
 #: Share of the answers that an early answer, or fewer steps, or simpler neurons may cost on the calibration data; and what an early
 #: answer of half of the neurons may cost, where half a point may go in all.
 BUDGET, BOTH = 0.002, 0.003
@@ -129,14 +130,21 @@ class Row:
 
 
 def float_bytes(graph: Any) -> int:
-    """Bytes of the float32 model's weights and biases."""
+    """Bytes of the float32 model's weights, biases and parameters of neurons."""
     layers = [node for node in graph.nodes if isinstance(node, (Dense, Sparse, Conv))]
-    return sum(4 * (node.weight.size + (0 if node.bias is None else node.bias.size)) for node in layers)
+    weights = sum(node.weight.size + (0 if node.bias is None else node.bias.size) for node in layers)
+    return 4 * int(weights + sum(array.size for node in graph.neurons for array in node.params.values()))
 
 
 def size_ratio(build: Any, graph: Any) -> float:
     """Constants of the emitted C over the bytes of the float32 model."""
     return float(build.memory().constants) / float_bytes(graph)
+
+
+def footprint_ratio(build: Any, other: Any) -> float:
+    """Constants and memory together where a build runs, over those of another."""
+    one, two = build.memory(), other.memory()
+    return float(one.total + one.constants) / float(two.total + two.constants)
 
 
 def synapses(graph: Any) -> int:
@@ -287,7 +295,8 @@ def pruned_blocks(bench: Bench) -> Found:
 def _pruned(bench: Bench, build: Any) -> Found:
     left = synapses(build.graph()) / synapses(bench.graph)
     x = bench.task.test.x
-    return bench.after(build, synapses=left, bytes=size_ratio(build, bench.graph), time=time_ratio(build, bench.plain, x))
+    figures = {"bytes": size_ratio(build, bench.graph), "time": time_ratio(build, bench.plain, x)}
+    return bench.after(build, synapses=left, **figures, footprint=footprint_ratio(build, bench.plain))
 
 
 def halved(bench: Bench) -> Found:

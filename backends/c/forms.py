@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
+from spikec.backends.c.parts import lanes
 from spikec.ir.types import Array
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def forms(present: Array, stride: int, vector: int, weight: int = 1) -> list[For
     found = [Form("rows", sources * stride * weight, prices.places * stride / 64)]
     packed = -(-sources // 8) + int(present.any(axis=1).sum()) * -(-targets // 8) + count
     if weight == 1 and pays(packed, sources * targets):
-        found.append(Form("packed", packed, found[0].cycles, sources * stride))
+        found.append(Form("packed", packed, found[0].cycles, sources * lanes(targets)))
     for place, width in enumerate(BLOCKS):
         blocks = int(blocks_of(present, width).sum())
         size = 4 * (sources + 1) + blocks * (2 + width * weight)

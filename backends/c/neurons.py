@@ -305,10 +305,7 @@ class _Function:
             f"    SPK_UNROLL for (j = ({last}u + SPK_N{w} - 1u) / SPK_N{w}; j < 64u / SPK_N{w}; j++) {{",
             *(f"      {m}[j] = spk_truth{w}(0);" for m in masks),
             "    }",
-            *(
-                f"    c{k} = spk_events_u{index[4:6]}(spk_bits{w}(m{k}) & UINT64_C({(1 << last) - 1}), (uint32_t)i, e{k}, c{k});"
-                for k, _, index in lists
-            ),
+            *(f"    c{k} = spk_some_u{index[4:6]}(spk_bits{w}(m{k}), {last}u, (uint32_t)i, e{k}, c{k});" for k, _, index in lists),
             "  }",
         ]
         if width < 64:

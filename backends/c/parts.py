@@ -57,6 +57,11 @@ def tail(size: int) -> int:
     return max(-size % 32 if size % 64 >= FEW else 0, rest(size))
 
 
+def lanes(size: int) -> int:
+    """Elements of a row that is added in few runs over the events (spk_simd.h): sixteen, thirty-two, or vectors of 64 bytes."""
+    return next((whole for whole in (16, 32) if size <= whole), -(-size // 64) * 64)
+
+
 def rest(size: int) -> int:
     """Elements that fill a row of accumulators up to whole vectors of sixteen."""
     return -size % 16

@@ -42,7 +42,7 @@ class Storage(Sums, Neurons):
                     total = self.plan.stored[self.merged[node.name][0], ""]
                     kind, halo = total.kind, total.halo
                     length = halo.length if halo else length
-                length += tail(stored.size) if self.integer else 0
+                length += self.room(stored.size) if self.integer else 0
                 name = self.member(f"s_{node.name}_{state.name}", C_TYPES[kind], length, WIDTH[kind])
                 if self.merged.get(node.name, ("", None, ""))[2] == state.name:
                     total.member = name
@@ -68,7 +68,8 @@ class Storage(Sums, Neurons):
             stored.dense_depth = max(stored.dense_depth, 0)
         owner = stored.wire[0]
         if stored.dense_depth >= 0:
-            length = (stored.halo.length if stored.halo else stored.size * stored.ring) + tail(stored.size)
+            room = self.room(stored.size) if self.integer and owner in self.plan.sums else tail(stored.size)
+            length = (stored.halo.length if stored.halo else stored.size * stored.ring) + room
             step = stored.ring == 1 and not stored.observed and not isinstance(node, (Neuron, Constant))
             self.members.append(Member(stored.member, C_TYPES[stored.kind], length, WIDTH[stored.kind], owner, step))
         if stored.list_depth >= 0:

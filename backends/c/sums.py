@@ -11,7 +11,7 @@ import numpy as np
 from spikec.backends.c.exprs import C_TYPES, Operand, added_to, fits32, literal
 from spikec.backends.c.forms import LARGE, Form, blocks_of, choose, forms, steps
 from spikec.backends.c.grouped import two
-from spikec.backends.c.parts import DTYPE, WIDTH, event_room, rest
+from spikec.backends.c.parts import DTYPE, WIDTH, event_room, lanes, rest
 from spikec.backends.c.plan import Halo, Read, Stored, Sum, Weighted, arranged, common_shift, order_of, place_of, weighted_interval
 from spikec.backends.c.writer import Writer
 from spikec.ir.ops import Conv, Dense, Neuron, Pool, Sparse
@@ -118,7 +118,7 @@ class Sums(Writer):
             length *= state.depth
             if state.depth > 1:
                 self.rings.add(state.depth)
-        room = length + rest(stored.size)
+        room = length + (self.room(stored.size) if self.integer else rest(stored.size))
         state.member = self.member(f"a_{total.node.name}", C_TYPES[state.kind], room, WIDTH[state.kind])
         self.members[-1].step = not state.delayed
 
@@ -346,8 +346,15 @@ class Sums(Writer):
         if self.plan.multiplied(total, part):
             return first
         formed = self.form(part, state, stored)
-        first = first and (not state.direct or stored.ring == 1 or rest(stored.size) == 0)
-        return first and formed is not None and (formed.narrow or formed.wide) and formed.form.name in _ROWS
+        if not first or formed is None or not (formed.narrow or formed.wide) or formed.form.name not in _ROWS:
+            return False
+        return not state.direct or stored.ring == 1 or self.stride(formed) == stored.size
+
+    def stride(self, formed: _Formed) -> int:
+        """Weights of a row that is added in whole vectors. Those behind the last output are zero, and the accumulators have room.
+        Packed, they cost memory alone, and fewer runs over the events are worth that."""
+        out = formed.matrix.shape[1]
+        return lanes(out) if formed.form.name == "packed" else out + rest(out)
 
     def weighted(self, part: Weighted, state: _SumState, stored: Stored) -> None:
         """One call of a kernel: the events of the operand add their rows."""
@@ -399,9 +406,8 @@ class Sums(Writer):
             rows = matrix[order] if one and formed is None else matrix
             fast = formed is not None and (formed.narrow or formed.wide)
             macros |= {"SPK_IN": f"{fan_in}u", "SPK_OUT": f"{out}u", "SPK_ONE": int(one), "SPK_FAST": int(fast)}
-            if fast:
-                # Whole vectors: the weights behind the last output are zero, and the accumulators have room.
-                rows = np.pad(rows, ((0, 0), (0, rest(out)))).astype(np.int8)
+            if formed is not None and fast:
+                rows = np.pad(rows, ((0, 0), (0, self.stride(formed) - out))).astype(np.int8)
                 rows[:, ::2] ^= np.int8(-128)
                 macros |= {"SPK_STRIDE": f"{rows.shape[1]}u", "SPK_FRESH": int(self.starts(part, state, stored))}
             if formed is not None and formed.wide:

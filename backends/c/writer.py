@@ -8,7 +8,7 @@ import numpy as np
 
 from spikec.backends.c.exprs import C_TYPES, Lanes, Operand, fits32, literal
 from spikec.backends.c.forms import Choices, pays
-from spikec.backends.c.parts import DTYPE, WIDTH, Member, StateRow, event_room, tail
+from spikec.backends.c.parts import DTYPE, WIDTH, Member, StateRow, event_room, lanes, tail
 from spikec.backends.c.plan import Plan, Read, Stored, arranged
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import Wire
@@ -118,6 +118,10 @@ class Writer:
         if self.choices.packed and not self.choices.small and pays(bits.size + values.size, rows.size):
             return self.packed(name, rows, rows.shape[1], zero, zero)
         return self.constant(name, "i8", rows)
+
+    def room(self, size: int) -> int:
+        """Elements behind accumulators: whole vectors of a population, and of packed rows."""
+        return max(tail(size), lanes(size) - size if self.choices.packed else 0)
 
     def padded(self, array: Array) -> Array:
         """An array with room behind that vectors may read, in a network of integers."""

@@ -36,8 +36,9 @@ FIRE = parse_program(
 )
 
 
-def pruned_net(weight: Array, *, sparse: bool = False, fire: bool = False, twice: bool = False) -> Graph:
-    """Input, one layer, a population `l`. fire: integrate and fire, whose weights go into the membrane; twice: two layers in one sum."""
+def pruned_net(weight: Array, *, sparse: bool = False, fire: bool = False, twice: bool = False, late: bool = False) -> Graph:
+    """Input, one layer, a population `l`. fire: integrate and fire, whose weights go into the membrane; twice: two layers in one sum;
+    late: sums of the last three steps are kept, side by side."""
     fan_in = weight.shape[1]
     rows, columns = np.nonzero(weight)
     layer: Node = Dense(name="fc", inputs=(Ref("x"),), weight=weight.astype(np.int16))
@@ -50,7 +51,10 @@ def pruned_net(weight: Array, *, sparse: bool = False, fire: bool = False, twice
         nodes.append(Dense(name="more", inputs=(Ref("x", delay=1),), weight=np.roll(weight, 1, axis=1).astype(np.int16)))
         nodes.append(Add(name="sum", inputs=(Ref("more"), Ref("fc"))))
     params = {"th": np.array(50, np.int32)}
-    nodes.append(Neuron(name="l", inputs=(Ref(nodes[-1].name),), program=FIRE if fire else LIF, params=params))
+    total = nodes[-1].name
+    nodes.append(Neuron(name="l", inputs=(Ref(total),), program=FIRE if fire else LIF, params=params))
+    if late:
+        nodes.append(Neuron(name="later", inputs=(Ref(total, delay=2),), program=LIF, params=params))
     return verify(Graph("net", "fixed", tuple(nodes), (("l", Ref("l")),)))
 
 
@@ -113,7 +117,9 @@ def programs() -> tuple[list[Graph], list[Choices]]:
             for _ in range(2):
                 there = list(patterns(rng, out, fan_in).values())[number % 5]
                 weight = rng.integers(-most, most + 1, (out, fan_in)) * there
-                graphs.append(pruned_net(weight, sparse=number % 2 == 1, fire=number % 3 == 1, twice=number % 3 == 2))
+                graphs.append(
+                    pruned_net(weight, sparse=number % 2 == 1, fire=number % 3 == 1, twice=number % 3 == 2, late=number % 4 == 3)
+                )
                 chosen.append(Choices(form=form))
                 number += 1
             number += 1

@@ -298,7 +298,16 @@ SPK_FN uint32_t spk_list32_u16(const spk_m32 *m, uint32_t first, uint16_t *SPK_R
   count = spk_squeeze(_mm512_kunpackw(m[1], m[0]), first, event, count);
   return spk_squeeze(_mm512_kunpackw(m[3], m[2]), first + 32u, event, count);
 }
+/* The same for the true ones among `n` neurons, at most 63. */
+SPK_FN uint32_t spk_some_u16(uint64_t bits, const uint32_t n, uint32_t first, uint16_t *SPK_RESTRICT event, uint32_t count) {
+  bits &= ((uint64_t)1 << n) - 1u;
+  count = spk_squeeze((__mmask32)bits, first, event, count);
+  return n > 32u ? spk_squeeze((__mmask32)(bits >> 32), first + 32u, event, count) : count;
+}
 #else
+SPK_FN uint32_t spk_some_u16(uint64_t bits, const uint32_t n, uint32_t first, uint16_t *SPK_RESTRICT event, uint32_t count) {
+  return spk_events_u16(bits & (((uint64_t)1 << n) - 1u), first, event, count);
+}
 SPK_FN uint32_t spk_list16_u16(const spk_m16 *m, uint32_t first, uint16_t *SPK_RESTRICT event, uint32_t count) {
   return spk_events_u16(spk_bits16(m), first, event, count);
 }
@@ -306,6 +315,9 @@ SPK_FN uint32_t spk_list32_u16(const spk_m32 *m, uint32_t first, uint16_t *SPK_R
   return spk_events_u16(spk_bits32(m), first, event, count);
 }
 #endif
+SPK_FN uint32_t spk_some_u32(uint64_t bits, const uint32_t n, uint32_t first, uint32_t *SPK_RESTRICT event, uint32_t count) {
+  return spk_events_u32(bits & (((uint64_t)1 << n) - 1u), first, event, count);
+}
 SPK_FN uint32_t spk_list16_u32(const spk_m16 *m, uint32_t first, uint32_t *SPK_RESTRICT event, uint32_t count) {
   return spk_events_u32(spk_bits16(m), first, event, count);
 }
