@@ -113,7 +113,14 @@ def programs() -> tuple[list[Graph], list[Choices]]:
     rng = np.random.default_rng(3)
     graphs, chosen, number = [], [], 0
     for form in FORMS:
-        for (fan_in, out), most in (((9, 7), 127), ((33, 40), 50), ((70, 150), 30), ((20, 530), 127), ((40, 64), 3000), ((400, 40), 127)):
+        for (fan_in, out), most in (
+            ((9, 7), 127),
+            ((33, 40), 50),
+            ((70, 150), 30),
+            ((20, 530), 127),
+            ((40, 64), 3000),
+            ((400, 40), 127),
+        ):
             for _ in range(2):
                 there = list(patterns(rng, out, fan_in).values())[number % 5]
                 weight = rng.integers(-most, most + 1, (out, fan_in)) * there
