@@ -118,6 +118,7 @@ class _Blocks(Elements, Assembly):
         self.beginning: dict[str, list[str]] = {}  # population -> the lines that reset its states
         self.units: list[str] = []
         self.totals: dict[Wire, int] = {}
+        self.late: dict[Wire, str] = {}  # what counts the spikes of such a row, once it is moved
         self.brief: dict[Wire, _Tiled] = {}  # wires whose rows are moved as they come, and then of no use
         for total in self.plan.sums.values():
             if (reader := self.reader(total)) is not None:
@@ -276,6 +277,17 @@ class _Blocks(Elements, Assembly):
         return f"net->e_{member} + (size_t)r * {pitch}u", f"net->n_{member}[r]"
 
     def fired(self, stored: Stored, counter: int) -> None:
+        found = self.brief.get(stored.wire)
+        if found is not None and found.pool is not None and int(np.prod(found.pool.kernel)) * 8 < 256:
+            # Of rows that are summed as they come the sums are counted, which are fewer.
+            assert found.moved is not None and found.tiles is not None
+            size, shift = int(np.prod(self.graph.shape_of(found.pool.name))), (found.tiles.shifts or (0,))[0]
+            sums = f"spk_ones({found.moved[0]} + (size_t)r * {found.moved[1]}u + {shift}u, {size}u)"
+            self.late[stored.wire] = f"net->count[{counter}] += {sums};"
+            self.line(f"if (!net->early_{stored.member}[0]) {{")
+            self.line(f"net->count[{counter}] += spk_ones({self.array(stored)}, {stored.size}u);")
+            self.line("}")
+            return
         self.line(f"net->count[{counter}] += spk_ones({self.array(stored)}, {stored.size}u);")
 
     def input(self, node: Input, number: int) -> None:
@@ -350,7 +362,7 @@ class _Blocks(Elements, Assembly):
             assert found.moved is not None
             member = self.read_by(found).member
             self.line(f"if (net->early_{member}[0]) {{")
-            for line in found.moved[2]:
+            for line in (*found.moved[2], self.late.get(self.read_by(found).wire, "")):
                 self.line(line)
             self.line("}")
         tiled = self.tiled.get(sums[0]) if len(sums) == 1 else None

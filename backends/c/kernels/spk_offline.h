@@ -176,7 +176,7 @@ static SPK_UNUSED uint64_t spk_total(const uint8_t *SPK_RESTRICT x, const int8_t
 }
 #endif
 
-/* How many of `size` bytes that are 0 or 1 are 1. */
+/* How many of `size` bytes that are 0 or 1 are 1; or the sum of bytes of which no eight are more than 255. */
 static SPK_UNUSED uint32_t spk_ones(const uint8_t *x, uint32_t size) {
   uint32_t count = 0, i = 0;
 #if defined(__AVX512BW__) && !defined(SPK_NO_SIMD)
