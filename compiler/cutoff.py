@@ -101,11 +101,19 @@ def calibrate(output: Array, labels: Array | None, name: str, budget: float) -> 
     output (samples, T, *classes) of the whole run. The loss is the share of the samples whose right answer is lost less that of
     wrong ones that become right, with labels (samples,); else the share whose answer changes. Margins fall with time along a
     straight line, from `a` to a share of `a` that is searched for as well; two numbers are too few to learn the samples by heart.
-    Raises CompileError SPK001 for a budget out of range.
+    Samples with a label below 0 are left out. Raises CompileError SPK001 for a budget out of range or an output of one value.
     """
     if not 0 <= budget < 1:
         raise CompileError("SPK001", f"cutoff is the share of answers that may be lost, from 0 up to but without 1, not {budget}")
+    if labels is not None:
+        output, labels = output[labels >= 0], labels[labels >= 0]
     sums = np.cumsum(output.reshape(*output.shape[:2], -1), axis=1)
+    if sums.shape[2] < 2:
+        raise CompileError(
+            "SPK001",
+            f"cutoff answers with the class that leads, and the output {name} has one value: nothing to choose from",
+            fix="leave cutoff out; it is for classifiers with an output for each class",
+        )
     samples, steps = len(output), output.shape[1]
     leads, found, final, rows = lead(sums), sums.argmax(axis=2), answers(output), np.arange(samples)
     right = final if labels is None else labels
@@ -120,12 +128,13 @@ def calibrate(output: Array, labels: Array | None, name: str, budget: float) -> 
         gained = int(np.sum((final != right) & (early == right)))
         return float(lost - gained + math.sqrt(lost + gained)) / samples
 
+    whole = bool(np.all(output == np.rint(output)))
     best: tuple[float, float | tuple[float, ...]] = (math.inf, math.inf)
     for share in _SHARES:
         shape = np.linspace(1, share, steps)
         # The loss grows as margins fall, but not at every step: from the largest down, as long as the budget holds.
         for start in starts:
-            margins = np.ceil(start * shape) if output.dtype.kind in "iub" else start * shape
+            margins = np.ceil(start * shape) if whole else start * shape
             taken = _steps(leads, margins)
             if loss(taken) > budget:
                 break

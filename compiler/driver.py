@@ -474,20 +474,32 @@ def _cutoff(graph: Graph, given: Mapping[str, Any], budget: float, ledger: Ledge
     """The margin for an early answer, from the last graph on the calibration data."""
     if given["calibrate"] is None:
         raise CompileError("SPK001", "cutoff needs calibration data to choose its margin on", fix="give calibrate (--calibrate)")
-    labels = given["labels"] if given["labels"] is not None and given["labels"].ndim == 1 else None
+    labels = given["labels"]
+    if labels is not None and labels.ndim == 2:
+        what = "cutoff gives one answer a sample, and these labels ask for one at every step"
+        raise CompileError("SPK001", what, fix="leave cutoff out, or give one label a sample")
     name = scored_output(graph)
     inputs = check_inputs(graph, given["calibrate"])
     output = load_backend("numpy", target).run(graph, inputs, record=()).outputs[name]
     found = calibrate_cutoff(output, labels, name, budget)
-    decided = found.decide(output)
-    lost = np.mean(decided.answers != answers(output))
+    decided, final = found.decide(output), answers(output)
+    measured = {
+        "mean steps": decided.mean_steps,
+        "of steps": float(output.shape[1]),
+        "answers changed": float(np.mean(decided.answers != final)),
+    }
+    if labels is not None:
+        counted = labels >= 0
+        for when, answer in (("accuracy of the whole run", final), ("accuracy", decided.answers)):
+            measured[when] = float(np.mean(answer[counted] == labels[counted]))
     ledger.pass_name = "cutoff"
     ledger.record(
         graph.output(name).node,
         "approximation",
-        f"answers are given as soon as one class leads by {found.text()}",
+        f"answers are given as soon as one class leads by {found.text()}"
+        + ("" if labels is not None else " (no labels: as few answers change as may be lost)"),
         asked=f"--cutoff {budget}",
-        measured={"mean steps": decided.mean_steps, "of steps": float(output.shape[1]), "answers changed": float(lost)},
+        measured=measured,
     )
     return found
 

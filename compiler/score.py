@@ -44,12 +44,31 @@ def check_labels(labels: Any, samples: int, steps: int, classes: int | None = No
     """Labels as integers (samples,) or (samples, steps), below `classes`. Raises CompileError SPK006 or SPK007."""
     array = np.asarray(labels)
     if array.shape not in ((samples,), (samples, steps)):
-        raise CompileError(
-            "SPK006", f"the labels have shape {array.shape}, not ({samples},), one a sample, or ({samples}, {steps}), one a step"
-        )
+        what = f"the labels have shape {array.shape}, not ({samples},), one a sample, or ({samples}, {steps}), one a step"
+        raise CompileError("SPK006", what, fix=_shape_cure(array, samples))
     if array.dtype.kind not in "iu":
-        raise CompileError("SPK007", f"the labels are {array.dtype}, not whole numbers")
+        whole = array.dtype.kind in "bf" and bool(np.all(np.isfinite(array) & (array == np.floor(array))))
+        cure = "labels are classes, counted from 0; a network that gives quantities has none"
+        if whole:
+            cure = "give y.astype(int)"
+        elif array.dtype.kind not in "bf":
+            cure = "number the classes from 0, in the order of the outputs"
+        raise CompileError("SPK007", f"the labels are {array.dtype}, not whole numbers", fix=cure)
     if classes is not None and array.size and array.max() >= classes:
         what = f"the labels reach {array.max()}, but the output tells {classes} classes apart, 0 to {classes - 1}"
-        raise CompileError("SPK007", what, fix="count classes from 0; a label below 0 is left out of the score")
+        one = array.max() == classes and array[array >= 0].min() == 1
+        cure = "these count from 1: give y - 1" if one else "count classes from 0; a label below 0 is left out of the score"
+        raise CompileError("SPK007", what, fix=cure)
+    if array.size and array.max() < 0:
+        raise CompileError("SPK007", "every label is below 0: none counts", fix="count classes from 0")
     return array
+
+
+def _shape_cure(labels: Array, samples: int) -> str:
+    """What makes labels of a wrong shape right, as far as it can be told."""
+    if labels.shape == (samples, 1):
+        return "give y[:, 0]"
+    numbers = labels.ndim == 2 and len(labels) == samples and labels.dtype.kind in "biuf"
+    if numbers and np.all((labels == 0) | (labels == 1)) and np.all(labels.sum(axis=1) == 1):
+        return "these are one-hot: give y.argmax(axis=1)"
+    return f"give a label for each of the {samples} samples, in their order"

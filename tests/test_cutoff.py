@@ -46,7 +46,7 @@ def test_the_rule(output: Any, margin: Any) -> None:
 
 
 @settings(deadline=None)
-@given(OUTPUTS, st.sampled_from([0.0, 0.1, 0.5]), st.booleans())
+@given(OUTPUTS.filter(lambda output: output.shape[2] > 1), st.sampled_from([0.0, 0.1, 0.5]), st.booleans())
 def test_the_budget_holds_on_the_calibration_data(output: Any, budget: float, with_labels: bool) -> None:
     labels = np.arange(len(output)) % output.shape[2] if with_labels else None
     cutoff = calibrate(output, labels, "o", budget)
@@ -141,10 +141,35 @@ def test_membranes_and_a_single_class() -> None:
     for classes in (1, 3):
         w = np.random.default_rng(0).normal(0, 0.8, (classes, 16)).astype(F)
         g = graph(spikes((16,)), dense("a", "in", w), leaky("l", "a", 0.75, 1e9), out=[("v", Ref("l", "v"))])
-        build = spikec.compile(g, target="host", bits=8, calibrate=data(), cutoff=0.1)
+        build = spikec.compile(g, target="host", bits=8, calibrate=data(), **({"cutoff": 0.1} if classes > 1 else {}))
+        build.cutoff = build.cutoff or Cutoff("v", 1_000_000, 0.1)
         wanted, found = build.decide(data(20, 3)), build.decide(data(20, 3), "c")
         np.testing.assert_array_equal(found.answers, wanted.answers)
         np.testing.assert_array_equal(found.steps, wanted.steps)
+
+
+def test_one_value_is_no_choice() -> None:
+    """The answer would be 0 after one step, whatever the input."""
+    g = graph(spikes((16,)), dense("a", "in", np.ones((1, 16), F)), leaky("l", "a", 0.75), out=["l"])
+    with pytest.raises(CompileError, match="the output l has one value: nothing to choose from"):
+        spikec.compile(g, target="host", bits=8, calibrate=data(), cutoff=0.1)
+
+
+def test_labels_of_a_cutoff() -> None:
+    x, rng = data(), np.random.default_rng(0)
+    y = rng.integers(0, 4, len(x))
+    options: dict[str, Any] = {"target": "host", "bits": 8, "calibrate": x, "cutoff": 0.1}
+    with pytest.raises(CompileError, match="these labels ask for one at every step"):
+        spikec.compile(net(), **options, labels=np.repeat(y[:, None], 20, axis=1))
+    build = spikec.compile(net(), **options, labels=y)
+    (entry,) = [e for e in build.ledger if e.pass_name == "cutoff"]
+    assert entry.measured["accuracy"] >= entry.measured["accuracy of the whole run"] - 0.1
+    (entry,) = [e for e in spikec.compile(net(), **options).ledger if e.pass_name == "cutoff"]
+    assert "no labels" in entry.what and "accuracy" not in entry.measured
+    # Samples that do not count change nothing.
+    output = build.run(x).outputs["l2"]
+    more, unknown = np.concatenate([output, output[::-1]]), np.concatenate([y, np.full(len(y), -1)])
+    assert calibrate(more, unknown, "l2", 0.1) == calibrate(output, y, "l2", 0.1)
 
 
 def test_bad_options() -> None:
