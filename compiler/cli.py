@@ -363,24 +363,28 @@ def _tune(options: argparse.Namespace) -> int:
             bits = [int(part) for part in options.bits.split(",")]
         except ValueError:
             raise CompileError("SPK001", f"--bits is a list such as 8,4, not '{options.bits}'") from None
-    found = tune(
-        options.model,
-        example(options),
-        data=data,
-        labels=labels,
-        output=options.output,
-        target=options.target,
-        budget=budget,
-        min_score=options.min_score,
-        trials=options.trials,
-        jobs=options.jobs,
-        seed=options.seed,
-        held_out=options.held_out,
-        bits=bits,
-        epochs=(0, options.recover) if options.recover else (0,),
-        weights=options.weights,
-        **dict(option(pair) for pair in options.option or ()),
-    )
+    try:
+        found = tune(
+            options.model,
+            example(options),
+            data=data,
+            labels=labels,
+            output=options.output,
+            target=options.target,
+            budget=budget,
+            min_score=options.min_score,
+            trials=options.trials,
+            jobs=options.jobs,
+            seed=options.seed,
+            held_out=options.held_out,
+            bits=bits,
+            epochs=(0, options.recover) if options.recover else (0,),
+            weights=options.weights,
+            **dict(option(pair) for pair in options.option or ()),
+        )
+    except KeyboardInterrupt:
+        print(f"the finished trials are in {options.output}: the same command goes on from there", file=sys.stderr)
+        raise
     if options.json:
         print_json(found.as_json())
     else:

@@ -195,6 +195,10 @@ def tune(
     }
     if not space["bits"]:
         raise CompileError("SPK001", "bits: give at least one width")
+    known = _known_widths(start)
+    if strange := [width for width in space["bits"] if width not in known]:
+        widths = f"{known[0]} to {known[-1]}" if list(known) == [*range(known[0], known[-1] + 1)] else ", ".join(map(str, known))
+        raise CompileError("SPK001", f"{_words(strange)} bits: a weight has {widths} on {start.target.name}")
     search = _Search(place, start, inputs, labels, space, seed, held_out)
     _open(search)
     study = search.study(create=True)
@@ -418,7 +422,8 @@ def _check(
     ]
     for bad, message in wrong:
         if bad:
-            raise CompileError("SPK001", message)
+            percent = min_score if min_score is not None and 1 < min_score <= 100 and "min_score" in message else None
+            raise CompileError("SPK001", message, fix=None if percent is None else f"{percent / 100:g} for {percent:g} %")
 
 
 def _few(data: Any) -> Any:
@@ -426,8 +431,13 @@ def _few(data: Any) -> Any:
     return {name: array[:_CALIBRATION] for name, array in data.items()} if isinstance(data, Mapping) else data[:_CALIBRATION]
 
 
+def _known_widths(start: Build) -> Sequence[int]:
+    """Widths of a weight that the target has, rising."""
+    return sorted(CHIP_WIDTHS) if "quantize" in start.target.passes else range(2, 17)
+
+
 def _bits_of(start: Build) -> Sequence[int]:
-    """Widths of a weight that the target has, from 8 down to 3."""
+    """Those that are tried where nothing is said, from 8 down to 3."""
     if "quantize" not in start.target.passes:
         return (8, 6, 5, 4, 3)
     return [bits for bits in CHIP_WIDTHS if 3 <= bits <= 8]
@@ -467,8 +477,28 @@ def _open(search: _Search) -> None:
             before = json.loads(note.read_text(encoding="utf-8"))
         except ValueError:
             raise CompileError("SPK002", f"{note}: not readable", fix="give a new folder") from None
-    if differ := [key for key in told if before.get(key) != told[key]]:
-        raise CompileError("SPK001", f"{place}: holds a search with other {' and '.join(differ)}", fix="give a new folder")
+    if differ := list(_differences(before, json.loads(json.dumps(told)))):
+        raise CompileError("SPK001", f"{place}: holds another search: {'; '.join(differ)}", fix="give a new folder")
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterable[str]:
+    """In words, what of a search was otherwise: model and data by name, the rest with its values."""
+    for key in now:
+        then = before.get(key)
+        if then == now[key]:
+            continue
+        if isinstance(now[key], dict) and isinstance(then, dict):
+            yield from _differences({**dict.fromkeys(now[key]), **then}, {**dict.fromkeys(then), **now[key]})
+        elif key in ("model", "data", "target"):
+            yield f"of another {key}" if key != "data" else "of other data"
+        else:
+            yield f"{key.replace('_', ' ')} {_words(then)}, not {_words(now[key])}"
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, list):
+        return f"{value[0]} to {value[-1]}" if len(value) > 6 else " ".join(map(str, value))
+    return "left out" if value is None else str(value)
 
 
 def _mend(study: Any) -> None:
@@ -522,13 +552,14 @@ def _spawn(search: _Search, trials: int, budget: Mapping[str, float], min_score:
         for worker in range(jobs):
             note = json.dumps({**task, "worker": worker})
             command = [sys.executable, "-m", "spikec.tuning", str(search.folder), note]
-            started.append(subprocess.Popen(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL))
+            # Its input is a pipe that closes when this process ends, however it does.
+            started.append(subprocess.Popen(command, stderr=subprocess.PIPE, stdin=subprocess.PIPE))
         study = search.study()
         while any(process.poll() is None for process in started):
             bar(_done(study), trials)
             time.sleep(_POLL)
         for process in started:
-            _, said = process.communicate()
+            said = process.stderr.read() if process.stderr else b""
             if process.returncode:
                 raise RuntimeError(f"a process of the search ended with status {process.returncode}: {said.decode()[-2000:]}")
     finally:
@@ -536,6 +567,9 @@ def _spawn(search: _Search, trials: int, budget: Mapping[str, float], min_score:
             if process.poll() is None:
                 process.terminate()
                 process.wait()
+            for pipe in (process.stdin, process.stderr):
+                if pipe:
+                    pipe.close()
         (search.folder / _DATA).unlink(missing_ok=True)
 
 
@@ -605,13 +639,19 @@ def _plot(folder: Path, found: Tuning) -> None:
                 xs, ys = [trial.figures[name] for trial in trials], [100 * trial.score for trial in trials]
                 axes.scatter(xs, ys, color=colour, label=label, zorder=2 if label == "front" else 1)
             for trial in found.front:
-                axes.annotate(str(trial.number), (trial.figures[name], 100 * trial.score), fontsize=7)
+                place = (trial.figures[name], 100 * trial.score)
+                axes.annotate(str(trial.number), place, (0, 5), textcoords="offset points", ha="center", fontsize=8)
             if name in found.budget:
                 axes.axvline(found.budget[name], color="tab:red", linewidth=1, label="budget")
             if found.min_score is not None:
-                axes.axhline(100 * found.min_score, color="tab:red", linewidth=1)
+                axes.axhline(100 * found.min_score, color="tab:red", linewidth=1, linestyle="--", label="least score")
             axes.set(xlabel=FIGURES[name], ylabel="score in %" if name == _SMALLER[0] else "")
             axes.grid(alpha=0.3)
+            axes.margins(y=0.08)
+        bottom, below = _shown(found)
+        if below:
+            axes.set_ylim(bottom=bottom)
+            axes.set_title(f"{below} of {len(found.trials)} trials lie below", loc="right", fontsize=8)
         axes.legend()
         for kind, metadata in (("png", {}), ("svg", {"Date": None})):
             buffer = io.BytesIO()
@@ -619,5 +659,26 @@ def _plot(folder: Path, found: Tuning) -> None:
             _write(folder / f"front.{kind}", buffer.getvalue())
 
 
+def _shown(found: Tuning) -> tuple[float, int]:
+    """From which score in percent on a plot shows what matters, and how many trials lie below."""
+    wanted = [100 * trial.score for trial in found.front] + ([100 * found.min_score] if found.min_score is not None else [])
+    if not wanted:
+        return 0.0, 0
+    bottom = min(wanted) - max(10.0, max(wanted) - min(wanted))
+    return bottom, sum(100 * trial.score < bottom for trial in found.trials)
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it has ended, killed or not."""
+    import threading
+
+    def watch() -> None:
+        os.read(0, 1)  # not sys.stdin, whose lock would be missed at the end
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 if __name__ == "__main__":
+    _end_with_parent()
     _worker(Path(sys.argv[1]), json.loads(sys.argv[2]))

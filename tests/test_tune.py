@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import spikec
 from spikec.cli import main
 from spikec.diagnostics import CompileError
 from spikec.ir.text import write_graph
-from spikec.tuning import FIGURES, Trial, _Lock, front_of, measured, tune
+from spikec.tuning import FIGURES, Trial, Tuning, _Lock, _shown, front_of, measured, tune
 
 CLASSES, INPUTS = 4, 16
 
@@ -95,7 +97,7 @@ def test_interrupted_and_whole_are_the_same(found: tuple[Path, Any], tmp_path: P
     search(tmp_path / "s", trials=3)
     again = search(tmp_path / "s")
     assert [(t.options, t.score, t.figures) for t in again.trials] == [(t.options, t.score, t.figures) for t in whole.trials]
-    with pytest.raises(CompileError, match="a search with other seed") as caught:
+    with pytest.raises(CompileError, match="holds another search: seed 0, not 5") as caught:
         search(tmp_path / "s", seed=5)
     assert caught.value.diagnostics[0].code == "SPK001"
 
@@ -151,7 +153,8 @@ def test_the_command(tmp_path: Path, capsys: Any) -> None:
         ({"cutoffs": ()}, "cutoffs are shares"),
         ({"epochs": (-1,)}, "epochs must be 0 or more"),
         ({"bits": ()}, "at least one width"),
-        ({"bits": (40,)}, "none of . trials could be compiled; trial 0: .*40 bits"),
+        ({"bits": (40,)}, "40 bits: a weight has 2 to 16 on host"),
+        ({"min_score": 90}, r"min_score is a share above 0 and up to 1, not 90\n.*0.9 for 90 %"),
     ],
 )
 def test_errors(more: Any, message: str, tmp_path: Path) -> None:
@@ -175,6 +178,67 @@ def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
     lock = _Lock(tmp_path)
     assert lock.acquire()
     lock.release()
+
+
+def test_workers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
+    code = (
+        "import subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', sys.argv[1]], stdin=subprocess.PIPE, stdout=subprocess.PIPE)\n"
+        "child.stdout.readline()\n"
+        "print(child.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    waits = (
+        "import time; from spikec.tuning import _end_with_parent; _end_with_parent(); print('ready', flush=True); time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code, waits], stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    os.kill(child, 0)
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    for _ in range(300):
+        # A process that has ended may wait for whoever inherited it.
+        state = Path(f"/proc/{child}/stat")
+        if not state.exists() or state.read_text().rsplit(")", 1)[1].split()[0] == "Z":
+            return
+        time.sleep(0.1)
+    raise AssertionError("the child goes on")
+
+
+def test_an_interrupt_says_how_to_go_on(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    def stop(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    x, y = task()
+    write_graph(net(), tmp_path / "net.sir")
+    np.savez(tmp_path / "data.npz", x=x, y=y)
+    monkeypatch.setattr("spikec.tuning._Search.point", stop)
+    line = ["tune", str(tmp_path / "net.sir"), "--target", "host", "-o", str(tmp_path / "s"), "--calibrate"]
+    assert main([*line, str(tmp_path / "data.npz"), "--trials", "2"]) == 130
+    assert f"the finished trials are in {tmp_path / 's'}: the same command goes on from there" in capsys.readouterr().err
+
+
+def test_another_search_says_what_is_other(tmp_path: Path) -> None:
+    search(tmp_path / "s", trials=1, bits=(8,))
+    for more, text in (
+        ({"bits": (8, 4)}, "holds another search: bits 8, not 8 4"),
+        ({"target": "rpi5"}, "of another target"),
+        ({"prune": 0.5}, "prune 0.0 to 0.95, not 0.0 to 0.5"),
+    ):
+        with pytest.raises(CompileError, match=text):
+            search(tmp_path / "s", trials=1, **{"bits": (8,), **more})
+
+
+def test_the_plot_shows_what_matters() -> None:
+    def trial(number: int, score: float) -> Trial:
+        return Trial(number, {}, score, dict.fromkeys(FIGURES, 1.0), None)
+
+    trials = tuple(trial(i, score) for i, score in enumerate((0.95, 0.93, 0.84, 0.5, 0.1)))
+    assert _shown(Tuning(trials[:2], trials, {}, 10, {}, None)) == (pytest.approx(83), 2)
+    assert _shown(Tuning(trials[:1], trials, {}, 10, {}, 0.6)) == (pytest.approx(25), 1)
+    assert _shown(Tuning((), trials, {}, 10, {}, None)) == (0.0, 0)
 
 
 def test_a_folder_of_other_files(tmp_path: Path) -> None:
