@@ -1,6 +1,7 @@
 """A graph as a torch module: it computes what the interpreter does, and can be trained.
 
-Populations that feed no loop are run layer by layer, all steps of a layer at once; those on a loop step by step. A comparison is a
+Populations that feed no loop are run layer by layer, all steps of a layer at once, and so is one that dense layers lead back to;
+others on a loop step by step. A comparison is a
 Heaviside step forward and a surrogate gradient backward (an arctangent's, of the distance to the threshold in units of the
 threshold); what a comparison resets gets no gradient from it. Rounding operations pass gradients through. Integer graphs are
 computed in float64, which holds every integer below 2^53.
@@ -8,7 +9,9 @@ computed in float64, which holds every integer below 2^53.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import functools
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import networkx
@@ -16,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from spikec.frontend.nn.population import Steps, scale_of, surrogate
+from spikec.frontend.nn.population import Feedback, Steps, scale_of, surrogate
 from spikec.ir.graph import Graph
 from spikec.ir.neuron import COMPARISONS, LOGIC, STEP, Call, Expr, Num, Program, Var
 from spikec.ir.ops import Add, Concat, Constant, Conv, Dense, Gather, Input, Neuron, Node, Pool, Ref, Reshape, Scale, Sparse, spread
@@ -245,6 +248,8 @@ class _Run:
 
     def step_by_step(self, part: list[Node]) -> None:
         """The nodes of a loop, one step after the other."""
+        if self._recurrent(part):
+            return
         self.past = {(node.name, port): [] for node in part for port, _ in self.graph.types[node.name]}
         machines = {node.name: self._machine(node) for node in part if isinstance(node, Neuron)}
         for t in range(self.steps):
@@ -259,18 +264,61 @@ class _Run:
             self.values[wire] = torch.stack(values, dim=1)
         self.past = {}
 
-    def _population(self, node: Neuron, inputs: list[torch.Tensor]) -> None:
-        """All steps of a population, of inputs (batch, T, *shape)."""
+    def _recurrent(self, part: list[Node]) -> bool:
+        """All steps of a loop that is one population and dense layers back to it; False where it is anything else."""
+        neurons = [node for node in part if isinstance(node, Neuron)]
+        own = {node.name for node in part}
+        others = [node for node in part if not isinstance(node, Neuron)]
+        seen = {ref.node for _, ref in self.graph.outputs}
+        seen |= {ref.node for node in self.graph.nodes if node.name not in own for ref in node.inputs}
+        plain = all(isinstance(node, (Dense, Add)) and node.name not in seen for node in others)
+        if len(neurons) != 1 or not plain or len(self.graph.shape_of(neurons[0].name)) != 1:
+            return False
+        (node,) = neurons
+        back: list[Feedback] = []
+        inputs = [self._from_outside(ref, index, node, own, back) for index, ref in enumerate(node.inputs)]
+        given = [value for value in inputs if value is not None]
+        return len(given) == len(inputs) and self._at_once(node, given, back)
+
+    def _from_outside(self, ref: Ref, index: int, node: Neuron, own: set[str], back: list[Feedback]) -> torch.Tensor | None:
+        """What reaches an input of a population from outside its loop; `back` gets what it sends itself. None: not that simple."""
+        if ref.node not in own:
+            return self.all_of(ref)
+        inner = self.graph[ref.node]
+        if ref.delay or ref.init is not None:
+            return None
+        if isinstance(inner, Add):
+            parts = [self._from_outside(operand, index, node, own, back) for operand in inner.inputs]
+            found = [part for part in parts if part is not None]
+            return None if len(found) < len(parts) else functools.reduce(operator.add, found)
+        if not isinstance(inner, Dense) or inner.delay is not None:
+            return None
+        (source,) = inner.inputs
+        if source.node != node.name or source.port or source.init is not None:
+            return None
+        back.append(Feedback(index, source.delay, self.used[inner.name].to(self._state_dtype(node))))
+        none = torch.zeros((self.batch, self.steps, *self.graph.shape_of(inner.name)), dtype=self.dtype(inner, ""))
+        return none if inner.bias is None else none + self.module.biases[self.module._keys[inner.name]]
+
+    def _at_once(self, node: Neuron, inputs: list[torch.Tensor], back: Sequence[Feedback] = ()) -> bool:
+        """All steps of a population as one node of torch's record; False where its program is not known there."""
         ports = [port for port, _ in self.graph.types[node.name]]
         shape, dtype = self.graph.shape_of(node.name), self._state_dtype(node)
         steps = self.module.steps_of(node)
-        params, states = self._params(node), self._states(node)
+        params = self._params(node)
         one_type = all(value.dtype == dtype for value in (*inputs, *(p for p in params.values() if p.ndim)))
         one_type &= all(self.dtype(node, port) == dtype for port in ports)
-        if inputs and steps.known and one_type and all(value.shape[2:] == shape for value in inputs):
-            rows = steps.run(inputs, params, states, node.start, _eval)
-            self.values |= {(node.name, port): value for port, value in zip(ports, rows, strict=True)}
+        if not (inputs and steps.known and one_type and all(value.shape[2:] == shape for value in inputs)):
+            return False
+        rows = steps.run(inputs, params, self._states(node), node.start, _eval, back)
+        self.values |= {(node.name, port): value for port, value in zip(ports, rows, strict=True)}
+        return True
+
+    def _population(self, node: Neuron, inputs: list[torch.Tensor]) -> None:
+        """All steps of a population, of inputs (batch, T, *shape)."""
+        if self._at_once(node, inputs):
             return
+        ports = [port for port, _ in self.graph.types[node.name]]
         machine = self._machine(node)
         reads = [value.unbind(1) for value in inputs]  # the gradient of an index in every step would be as large as all steps
         found: dict[str, list[torch.Tensor]] = {port: [] for port in ports}

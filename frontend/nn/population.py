@@ -51,6 +51,15 @@ class _Named:
     value: str
 
 
+@dataclass(frozen=True)
+class Feedback:
+    """A population's first emission, `delay` steps ago, reaches one of its inputs through weights (neurons, neurons)."""
+
+    operand: int
+    delay: int
+    weight: torch.Tensor
+
+
 class Steps:
     """A program in single operations, to be run forward and backward."""
 
@@ -117,12 +126,15 @@ class Steps:
         states: Mapping[str, torch.Tensor],
         start: int,
         evaluate: Evaluate,
+        back: Sequence[Feedback] = (),
     ) -> list[torch.Tensor]:
         """What is emitted (batch, T, *shape), of inputs of that shape.
 
-        states: before the first step, (batch, *shape). start: steps before this one emit zeros and change nothing.
+        states: before the first step, (batch, *shape). start: steps before this one emit zeros and change nothing. back: what its
+        own first emission adds to its inputs.
         """
-        return list(_Run.apply(self, params, states, start, evaluate, *inputs))
+        ways = [(way.operand, way.delay) for way in back]
+        return list(_Run.apply(self, params, states, start, evaluate, ways, *(way.weight for way in back), *inputs))
 
 
 class _Run(torch.autograd.Function):
@@ -134,10 +146,12 @@ class _Run(torch.autograd.Function):
         states: Mapping[str, torch.Tensor],
         start: int,
         evaluate: Evaluate,
-        *inputs: torch.Tensor,
+        back: Sequence[tuple[int, int]],
+        *tensors: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
         program = steps.program
-        ctx.steps, ctx.start, ctx.saved = steps, start, []
+        weights, inputs = tensors[: len(back)], tensors[len(back) :]
+        ctx.steps, ctx.start, ctx.saved, ctx.back = steps, start, [], back
         ctx.set_materialize_grads(False)
         keep = any(ctx.needs_input_grad)
         emitted = [torch.zeros_like(inputs[0]) for _ in program.emits]
@@ -146,12 +160,11 @@ class _Run(torch.autograd.Function):
         given = [x.unbind(1) for x in inputs]
         held: dict[str, Any] = dict(states)
         for t in range(start, ctx.total):
-            values: dict[str, Any] = {
-                **params,
-                **held,
-                **{name: x[t] for name, x in zip(program.inputs, given, strict=True)},
-                STEP: t,
-            }
+            read = [x[t] for x in given]
+            for (operand, delay), weight in zip(back, weights, strict=True):
+                if t >= delay:
+                    read[operand] = read[operand] + emitted[0][:, t - delay] @ weight.T
+            values: dict[str, Any] = {**params, **held, **dict(zip(program.inputs, read, strict=True)), STEP: t}
             saved: list[Any] = []
             for line in steps.code:
                 if isinstance(line, _Operation):
@@ -172,6 +185,8 @@ class _Run(torch.autograd.Function):
             for emit, rows in zip(program.emits, emitted, strict=True):
                 rows[:, t] = values[steps.now.get(emit.name, emit.name)]
             ctx.saved.append(saved)
+        if back:
+            ctx.save_for_backward(*weights, emitted[0])
         return tuple(emitted)
 
     @staticmethod
@@ -181,6 +196,8 @@ class _Run(torch.autograd.Function):
         operations = [line for line in steps.code if isinstance(line, _Operation)]
         rows: dict[str, list[torch.Tensor | None]] = {name: [None] * ctx.total for name in program.inputs}
         later: dict[str, torch.Tensor] = {}
+        *weights, sent = ctx.saved_tensors or (None,)
+        returned: dict[int, torch.Tensor] = {}  # by step, the gradient that reaches its emission on the way back
         for t in range(ctx.total - 1, ctx.start - 1, -1):
             found: dict[str, torch.Tensor] = {}
 
@@ -192,6 +209,8 @@ class _Run(torch.autograd.Function):
             for emit, whole in zip(program.emits, gradients, strict=True):
                 if whole is not None:
                     add(steps.now.get(emit.name, emit.name), whole[:, t])
+            if t in returned:
+                add(steps.now.get(program.emits[0].name, program.emits[0].name), returned.pop(t))
             for line, kept in zip(reversed(operations), reversed(ctx.saved[t - ctx.start]), strict=True):
                 gradient = found.get(line.target)
                 if gradient is not None and any(line.wanted):
@@ -201,13 +220,27 @@ class _Run(torch.autograd.Function):
             later = {name: found[name] for name in program.state_names if name in found}
             for name in program.inputs:
                 rows[name][t] = found.get(name)
+            for (operand, delay), weight in zip(ctx.back, weights, strict=True):
+                gradient = found.get(program.inputs[operand])
+                if gradient is not None and t >= delay:
+                    part = gradient @ weight
+                    returned[t - delay] = returned[t - delay] + part if t - delay in returned else part
         ctx.saved = []
         parts = []
         for name in program.inputs:
             some = next((row for row in rows[name] if row is not None), None)
             none = None if some is None else torch.zeros_like(some)
             parts.append(None if none is None else torch.stack([none if row is None else row for row in rows[name]], dim=1))
-        return (None, None, None, None, None, *parts)
+        slopes = []
+        for (operand, delay), weight in zip(ctx.back, weights, strict=True):
+            whole = parts[operand]
+            late = min(delay, ctx.total)
+            slopes.append(
+                torch.zeros_like(weight)
+                if whole is None
+                else whole[:, late:].flatten(0, 1).T @ sent[:, : ctx.total - late].flatten(0, 1)
+            )
+        return (None, None, None, None, None, None, *slopes, *parts)
 
 
 def _spread(value: Any, like: torch.Tensor) -> torch.Tensor:

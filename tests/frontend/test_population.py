@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 import torch
 from nets import dense, graph, spikes
 
+from spikec.frontend.nn import graph_module
 from spikec.frontend.nn.graph_module import GraphModule
 from spikec.frontend.nn.population import Steps
-from spikec.ir.ops import Neuron, Ref
+from spikec.ir.interpret import interpret
+from spikec.ir.ops import Add, Neuron, Ref
 from spikec.ir.text import parse_program
 
 #: Programs of floats and of integers, with every operation that is known.
@@ -89,3 +92,72 @@ def test_what_is_not_known_is_left_to_torch(body: str) -> None:
     assert not Steps(parse_program(program)).known
     _, slope = outcome(module(program, "float"))
     assert slope.abs().max() > 0
+
+
+def recurrent(name: str, level: str, joined: bool, delay: int) -> GraphModule:
+    """A population whose spikes come back to it through weights and a bias, added to its sum or as an input of their own."""
+    rng = np.random.default_rng(0)
+    text = (FLOAT if level == "float" else FIXED)[name]
+    text = (
+        text
+        if joined
+        else text.replace("(x)", "(x, y)").replace("\n", "\nw = x + y\n", 1).replace("+ x", "+ w").replace("(x <<", "(w <<")
+    )
+    parsed = parse_program(text)
+    if level == "float":
+        weight, back = (rng.normal(0, 0.9, (7, n)).astype(np.float32) for n in (5, 7))
+        bias = rng.normal(0, 0.1, 7).astype(np.float32)
+        params: dict[str, Any] = {"beta": np.float32(0.8), "theta": np.linspace(0.5, 1.5, 7, dtype=np.float32)}
+    else:
+        weight, back = (rng.integers(-30, 60, (7, n)).astype(np.int8) for n in (5, 7))
+        bias = rng.integers(-9, 9, 7).astype(np.int32)
+        params = {"beta": np.array(40, np.int32), "theta": np.arange(20, 90, 10, dtype=np.int32)}
+    used = {key: value for key, value in params.items() if key in parsed.params}
+    layers = [
+        spikes((5,), dtype="f32" if level == "float" else "i8"),
+        dense("fc", "in", weight, bias),
+        dense("back", "n", back, bias),
+    ]
+    layers[-1] = replace(layers[-1], inputs=(Ref("n", delay=delay),))
+    inputs = (Ref("sum"),) if joined else (Ref("fc"), Ref("back"))
+    layers += [Add(name="sum", inputs=(Ref("fc"), Ref("back")))] if joined else []
+    neuron = Neuron(name="n", inputs=inputs, program=parsed, params=used, start=2)
+    return GraphModule(graph(*layers, neuron, out=["n"], level=level))
+
+
+@pytest.mark.parametrize("delay", [1, 3])
+@pytest.mark.parametrize("joined", [True, False])
+@pytest.mark.parametrize(("name", "level"), [("leaky", "float"), ("subtract", "float"), ("loihi", "fixed"), ("floor", "fixed")])
+def test_a_loop_of_one_population_is_one_node(
+    name: str, level: str, joined: bool, delay: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.from_numpy(np.random.default_rng(1).random((4, 2 * STEPS, 5)) < 0.5).float()
+    results, called, run = [], [], Steps.run
+    monkeypatch.setattr(Steps, "run", lambda *args: called.append(bool(args[-1])) or run(*args))
+    for at_once in (True, False):
+        net = recurrent(name, level, joined, delay)
+        if not at_once:
+            monkeypatch.setattr(graph_module._Run, "_recurrent", lambda self, part: False)
+        value = net(x)["n"]
+        assert called == [True], "only at once"
+        (value * torch.randn(value.shape, generator=torch.Generator().manual_seed(0))).sum().backward()
+        results.append((value.detach(), [p.grad for p in (*net.weights.values(), *net.biases.values())]))
+    (one, slopes), (two, wanted) = results
+    assert torch.equal(one, two) and len(one.unique()) > 1
+    assert wanted[0] is not None and wanted[0].abs().max() > 0 and wanted[1] is not None and wanted[1].abs().max() > 0
+    for slope, want in zip(slopes, wanted, strict=True):
+        torch.testing.assert_close(slope, want, rtol=1e-4, atol=1e-5)
+
+
+def test_a_loop_of_two_populations_goes_step_by_step() -> None:
+    text = FLOAT["leaky"]
+    params = {"beta": np.float32(0.8), "theta": np.float32(0.7)}
+    weights = [np.random.default_rng(k).normal(0.3, 0.9, (4, 4)).astype(np.float32) for k in range(3)]
+    nodes = [spikes((4,)), dense("a", "in", weights[0]), replace(dense("c", "in", weights[2]), inputs=(Ref("m", delay=1),))]
+    nodes += [Add(name="s", inputs=(Ref("a"), Ref("c")))]
+    nodes += [Neuron(name="n", inputs=(Ref("s"),), program=parse_program(text), params=params), dense("b", "n", weights[1])]
+    nodes += [Neuron(name="m", inputs=(Ref("b"),), program=parse_program(text), params=params)]
+    whole = graph(*nodes, out=["m"])
+    x = np.random.default_rng(1).integers(0, 2, (3, 9, 4)).astype(np.float32)
+    found = GraphModule(whole)(torch.from_numpy(x))["m"].detach().numpy()
+    assert np.array_equal(found, interpret(whole, {"in": x}).outputs["m"]) and found.any()
