@@ -76,7 +76,7 @@ def _numbers(before: Graph, after: Graph, entries: Sequence[Entry], target: Targ
         if layers[name].weight.shape != weight.shape:
             yield f"%{name}: its weights have another shape"
             continue
-        carried = _message_unit(after, layers[name]) if messages and name in scales else 1.0
+        carried = _message_unit(after, layers[name]) if messages else 1.0
         error = np.abs(layers[name].weight / scale / carried - weight)
         yield from _compared(
             name, "weights", error, by_node.get(name, []), (1e-9 if name in scales else 1e-5) * float(np.abs(weight).max(initial=0))

@@ -31,7 +31,7 @@ from spikec.ledger import Entry, Ledger
 from spikec.memory import Memory
 from spikec.names import find_wire
 from spikec.options import typed
-from spikec.pipeline import Stage
+from spikec.pipeline import MATCHED, Stage
 from spikec.result import Result
 from spikec.spelling import did_you_mean
 from spikec.stream import Stream
@@ -117,14 +117,15 @@ class Build:
 
     @typed(after="string", level="string")
     def graph(self, after: str | None = None, level: str | None = None) -> Graph:
-        """The graph after a pass, or the last one of a level; without either the last of all.
+        """The graph after a pass, or the last one of a level (of floats that before biases were matched to the integers); without
+        either the last of all.
 
         Raises CompileError SPK404 if the build does not hold it.
         """
         found = [
             index
             for index, stage in enumerate(self._stages)
-            if (after is None or stage.name == after) and (level is None or _level(stage) == level)
+            if (stage.name != MATCHED if after is None else stage.name == after) and (level is None or _level(stage) == level)
         ]
         if not found:
             if after is not None and after not in self.stage_names:

@@ -45,6 +45,8 @@ PASSES: Final[dict[str, str]] = {
 OPTIONAL: Final = ("prune", "encode-inputs", "shorten", "simplify", "delays", "windows")
 #: The passes that turn floats into integers.
 QUANTIZERS: Final = ("quantize", "to-fixed")
+#: The pass that suits biases to what those make of the weights: its floats are no longer the network as trained.
+MATCHED: Final = "match-rates"
 
 
 class Pass(Protocol):
@@ -102,7 +104,7 @@ def with_matching(names: Iterable[str], graph: Graph) -> list[str]:
     chosen = [*names]
     place = next((index for index, name in enumerate(chosen) if name in QUANTIZERS), None)
     if place is not None and any(getattr(node, "bias", None) is not None for node in graph.nodes):
-        chosen.insert(place, "match-rates")
+        chosen.insert(place, MATCHED)
     return chosen
 
 

@@ -31,6 +31,8 @@ from spikec.target import Target
 #: Rounds of correction, and the share of a difference that each takes back.
 ROUNDS: Final = 3
 _PACE: Final = 0.7
+#: A difference, in squares relative to what is wanted, that is left as it is: rates that are off by about 1 %.
+ENOUGH: Final = 1e-4
 #: At most so many calibration samples are looked at; the quantizer of a round sees all that it searches on, as it will after it.
 SAMPLES: Final = 32
 SEARCHED: Final = 96
@@ -81,6 +83,8 @@ class MatchRates:
             units = {entry.what.split()[2]: entry.measured["unit"] for entry in told if "unit" in entry.measured}
             found = _means(integers, recode(graph, integers, data), places, units)
             rounds.append((_distance(places, wanted, found), number, now))
+            if rounds[-1][0] < ENOUGH:
+                break
             if number < ROUNDS:
                 now = _moved(now, places, wanted, found)
         (before, _, _), (after, number, best) = rounds[0], min(rounds, key=lambda item: item[:2])
