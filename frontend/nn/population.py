@@ -196,7 +196,8 @@ class _Run(torch.autograd.Function):
         operations = [line for line in steps.code if isinstance(line, _Operation)]
         rows: dict[str, list[torch.Tensor | None]] = {name: [None] * ctx.total for name in program.inputs}
         later: dict[str, torch.Tensor] = {}
-        *weights, sent = ctx.saved_tensors or (None,)
+        kept_tensors: tuple[Any, ...] = ctx.saved_tensors or (None,)
+        weights, sent = kept_tensors[:-1], kept_tensors[-1]
         returned: dict[int, torch.Tensor] = {}  # by step, the gradient that reaches its emission on the way back
         for t in range(ctx.total - 1, ctx.start - 1, -1):
             found: dict[str, torch.Tensor] = {}
