@@ -495,7 +495,7 @@ class Sums(Writer):
         x = read.stored
         out, fan_in = part.weight.shape
         low, high = x.interval
-        byte = 1 if low >= 0 and high <= 255 else 2 if low >= -128 and high <= 127 else 0
+        byte = int(low >= 0 and high <= 255) + 2 * int(low >= -128 and high <= 127)
         raised = byte == 2 and self.choices.vector > 16
         rows = np.pad((part.weight >> state.shift).T[order_of(x.layout, x.size)], ((0, -fan_in % 4), (0, rest(out))))
         zero = -128 if raised else 0

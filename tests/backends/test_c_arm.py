@@ -150,9 +150,9 @@ class Nets:
         nodes: list[Node] = [
             Input(name="x", type=TensorType("graded", (inputs,), "i16"), bounds=(-128, 127)),
             Input(name="y", type=TensorType("graded", (inputs,), "i16"), bounds=(0, 255)),
-            Dense(name="fx", inputs=(Ref("x"),), weight=self.weights(out, inputs)),
-            Dense(name="fy", inputs=(Ref("y"),), weight=self.weights(out, inputs)),
-            Add(name="sum", inputs=(Ref("fx"), Ref("fy"))),
+            Input(name="z", type=TensorType("graded", (inputs,), "i16"), bounds=(0, 127)),
+            *(Dense(name=f"f{x}", inputs=(Ref(x),), weight=self.weights(out, inputs)) for x in "xyz"),
+            Add(name="sum", inputs=tuple(Ref(f"f{x}") for x in "xyz")),
             self.lif("l1", "sum", 90000),
         ]
         for width in (1, 8, 16, 32):
@@ -329,6 +329,22 @@ def test_the_dot_product_gives_the_same_bits(tools: Tools, tmp_path: Path) -> No
     static(tmp_path, program, compiler, "-march=armv8.2-a+dotprod -O2 -static", (emulator, "-cpu", "max"))
     listed = run(["aarch64-linux-gnu-objdump", "-d", "driver"], tmp_path).decode()
     assert re.search(r"\bsdot\s+v\d+\.4s", listed)
+
+
+def test_values_of_seven_bits_take_the_dot_product_too(tools: Tools, tmp_path: Path) -> None:
+    """They are bytes with a sign as well as without one."""
+    compiler, _, emulator, *_ = MACHINES["aarch64"]
+    tools(compiler, emulator)
+    rng = np.random.default_rng(0)
+    nodes = (
+        Input(name="x", type=TensorType("graded", (45,), "i16"), bounds=(0, 127)),
+        Dense(name="fc", inputs=(Ref("x"),), weight=rng.integers(-127, 128, (70, 45)).astype(np.int16)),
+        Nets().lif("l", "fc", 9000),
+    )
+    graph = verify(Graph("seven", "fixed", nodes, (("l", Ref("l")),)))
+    program = batch_program([graph], 2, 9, [Choices.of(load_target("rpi5"))])
+    static(tmp_path, program, compiler, "-march=armv8.2-a+dotprod -O2 -static", (emulator, "-cpu", "max"))
+    assert re.search(r"\bsdot\s+v\d+\.4s", run(["aarch64-linux-gnu-objdump", "-d", "driver"], tmp_path).decode())
 
 
 @pytest.mark.parametrize("machine", MACHINES)

@@ -5,7 +5,8 @@
  * SPK_NAME    name of the function
  * SPK_ACC     type of an accumulator, int16_t or int32_t: the compiler of the network has proven that no sum leaves it, and all
  *             here is modulo 2^32
- * SPK_X       type of a value; SPK_BYTE 1 if values are 0 to 255, 2 if they are -128 to 127, else 0 and they fit int16_t
+ * SPK_X       type of a value; SPK_BYTE 1 if values are 0 to 255, 2 if they are -128 to 127, 3 if both (0 to 127), else 0 and they fit
+ *             int16_t
  * SPK_IN      inputs; SPK_OUT outputs
  * SPK_FRESH   1 if what stands in the accumulators before is no matter
  * SPK_RAISED  1 if weights are stored with 128 added; then 128 times the sum of the values is taken off
@@ -17,11 +18,11 @@
 #define SPK_ROOM ((SPK_OUT + 15u) / 16u * 16u)
 /* SPK_AS_BYTES: the processor multiplies these bytes by those; 1: values without sign by weights with one, 2: the other way
  * round, 3: both with sign. */
-#if SPK_MULTIPLY == 2 && SPK_BYTE == 1 && !SPK_RAISED
+#if SPK_MULTIPLY == 2 && (SPK_BYTE & 1) != 0 && !SPK_RAISED
 #define SPK_AS_BYTES 1
 #elif SPK_MULTIPLY == 2 && SPK_BYTE == 2 && SPK_RAISED
 #define SPK_AS_BYTES 2
-#elif SPK_MULTIPLY == 3 && SPK_BYTE == 2 && !SPK_RAISED
+#elif SPK_MULTIPLY == 3 && (SPK_BYTE & 2) != 0 && !SPK_RAISED
 #define SPK_AS_BYTES 3
 #else
 #define SPK_AS_BYTES 0
