@@ -1,10 +1,13 @@
 """`make bench-kernels`: what one connection costs in the emitted C, layer by layer: convolutions of every kind, and delays.
 
-    python benchmarks/kernels.py [--rounds N] [--only conv,delay] [--machines native,avx2,sse2,aarch64,cortex-m]
+    python benchmarks/kernels.py [--rounds N] [--only conv,delay,activity] [--machines native,avx2,sse2,aarch64,cortex-m]
 
 Each network is one layer of integers and a population that never fires. The time of a run with 5 % active inputs, less that of a
 run with one event a step, is what the events took; divided by the connections that they used it is the price of one. x86 is
 timed, in rounds of all layers, and the least time counts; Arm is counted in instructions by the emulator.
+
+`activity` compares two ways to compute a dense layer of spikes, event by event and as a product of bytes over all inputs, as
+layers of values are, at shares of active inputs from 5 % to all: where is the crossover?
 """
 
 from __future__ import annotations
@@ -84,6 +87,40 @@ DELAYS: dict[str, Callable[[], Graph]] = {
 }
 
 
+#: Sizes, and shares of active inputs, of the question whether a layer is better computed event by event or as a product.
+SIZES, ACTIVITIES = ((256, 128), (784, 512), (1024, 256), (2048, 1024)), (0.05, 0.1, 0.3, 0.5, 0.75, 1.0)
+
+
+def product(fan_in: int, out: int, whole: bool) -> Graph:
+    """A dense layer of spikes; whole: of an input that may hold 2 as well, and so is multiplied in all steps."""
+    weight = np.random.default_rng(6).integers(-127, 128, (out, fan_in)).astype(np.int16)
+    graph = layer((fan_in,), Dense(name="fc", inputs=(Ref("in"),), weight=weight))
+    values = Input(name="in", type=TensorType("graded", (fan_in,), "i8"), bounds=(0, 2))
+    return verify(graph.with_nodes(values if whole and isinstance(node, Input) else node for node in graph.nodes))
+
+
+def crossover(machines: list[str], rounds: int) -> None:
+    """Time, or instructions, of the product over those of the events, by the share of active inputs."""
+    print("\nactivity: a product of bytes over event by event; above 1 events are quicker")
+    print(f"{'':24}" + "".join(f"{share:>8.0%}" for share in ACTIVITIES))
+    for fan_in, out in SIZES:
+        for machine in machines:
+            tool = sparsity.MACHINES[machine][2]
+            made = [
+                sparsity.program(product(fan_in, out, whole), machine, f"activity_{fan_in}_{whole}")[0] for whole in (False, True)
+            ]
+            cells = []
+            for share in ACTIVITIES:
+                x = (np.random.default_rng(7).random((2, 20, fan_in)) < share).astype(np.float32)
+                data = sparsity.events(sparsity.BUILD / f"activity_{fan_in}.bin", x)
+                found = [[sparsity.measured(tool, one, data) for one in made] for _ in range(rounds if tool == "time" else 1)]
+                if len({spikes for one in found for _, spikes in one}) != 1:
+                    raise SystemExit(f"{fan_in}-{out}, {machine}: other spikes as a product")
+                events, whole = (min(one[way][0] for one in found) for way in (0, 1))
+                cells.append(f"{whole / events:8.2f}")
+            print(f"{f'{fan_in}-{out} {machine}':24}" + "".join(cells), flush=True)
+
+
 def operations(executable: Path, data: Path) -> float:
     """Connections that a sample used."""
     out = subprocess.run([str(executable), str(data), "1"], check=True, capture_output=True, text=True).stdout
@@ -130,12 +167,15 @@ def main() -> int:
     """Print the tables."""
     parser = argparse.ArgumentParser(description="what one connection costs in the emitted C, layer by layer")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", default="conv,delay")
+    parser.add_argument("--only", default="conv,delay,activity")
     parser.add_argument("--machines", default="native,avx2,sse2")
     options = parser.parse_args()
     sparsity.BUILD.mkdir(parents=True, exist_ok=True)
     run.BUILD.mkdir(parents=True, exist_ok=True)
     for name in options.only.split(","):
+        if name == "activity":
+            crossover(options.machines.split(","), options.rounds)
+            continue
         made = {"conv": CONVOLUTIONS, "delay": DELAYS}[name]
         table(name, {label: graph() for label, graph in made.items()}, options.machines.split(","), options.rounds)
     return 0

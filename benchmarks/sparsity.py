@@ -57,6 +57,12 @@ MACHINES = {
     "avx2": ("gcc", run.FLAGS["avx2"], "time", "host"),
     "sse2": ("gcc", run.FLAGS["sse2"], "time", "host"),
     "aarch64": ("aarch64-linux-gnu-gcc", ["-O3", "-march=armv8-a", "-fno-loop-unroll-and-jam", "-static"], "qemu-aarch64", "rpi4"),
+    "aarch64-dot": (
+        "aarch64-linux-gnu-gcc",
+        ["-O3", "-march=armv8.2-a+dotprod", "-fno-loop-unroll-and-jam", "-static"],
+        "qemu-aarch64",
+        "rpi5",
+    ),
     "cortex-m": (
         "arm-linux-gnueabihf-gcc",
         ["-O2", "-mthumb", "-march=armv7-a", "-mtune=cortex-m4", "-mfpu=vfpv3-d16", "-static"],
