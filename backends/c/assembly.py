@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from spikec.runtime.encoders import GOLDEN, mix
 #: Arrays of at least so many elements go to a binary file if the numbers of a network would fill more text than that.
 _LARGE: Final = 1024
 _MUCH_TEXT: Final = 1 << 20
+#: Bytes of constants in a network whose arrays may share their room.
+_SMALL: Final = 1 << 14
 #: Words of a binary file that are added up at a time.
 _WORDS: Final = 1 << 20
 
@@ -25,15 +27,49 @@ _WORDS: Final = 1 << 20
 class Assembly(Storage):
     """Source, header and data."""
 
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.pools: list[tuple[str, str, list[str]]] = []  # C type, name and parts of an array of several
+
     binary = "weights.bin"  # the file of the large arrays
     marks = "SPK_ALIGNED"  # of an array as text
+
+    def join(self) -> None:
+        """Give arrays room behind them where it is read. In a small network those that need some lie in one array of their type:
+        each is the room of the one before."""
+        small = sum(array.nbytes for _, _, array in self.arrays) < _SMALL
+        groups: dict[str, list[str]] = {}
+        sizes = {name: array.size for name, _, array in self.arrays}
+        for name, c_type, _ in self.arrays:
+            if small and self.tails.get(name):
+                groups.setdefault(c_type, []).append(name)
+        ends = {name: tail for name, tail in self.tails.items() if tail}
+        for c_type, names in groups.items():
+            # Arrays that need none may be the room of others.
+            names += [name for name, other, _ in self.arrays if other == c_type and name not in names]
+            names.sort(key=lambda name: -self.tails.get(name, 0))
+            if len(names) < 2:
+                continue
+            behind, end = 0, 0
+            for name in reversed(names):
+                end = max(end, self.tails.get(name, 0) - behind)
+                behind += sizes[name]
+                ends.pop(name, None)
+            ends[names[-1]] = end
+            self.pools.append((c_type, self.name(f"{self.p}numbers_{c_type.removesuffix('_t')}"), names))
+        self.arrays = [(name, c_type, np.pad(array, (0, ends.get(name, 0)))) for name, c_type, array in self.arrays]
 
     def data(self, embed: bool) -> tuple[str, bytes | None, str | None]:
         """The arrays: as text, or the large ones of a large network as a binary file and the source that links it."""
         text_size = sum(3 * a.size * max(1, a.itemsize // 2) for _, _, a in self.arrays)
         large = embed and text_size > _MUCH_TEXT
         texts, fields, blob = [], [], bytearray()
-        for name, c_type, array in self.arrays:
+        pooled = {name for _, _, names in self.pools for name in names}
+        contents = {name: array for name, _, array in self.arrays}
+        arrays = [item for item in self.arrays if item[0] not in pooled]
+        for c_type, pool, names in self.pools:
+            arrays.append((pool, c_type, np.concatenate([contents[name] for name in names])))
+        for name, c_type, array in arrays:
             width = width_of(c_type)
             if large and array.size >= _LARGE:
                 blob += bytes(-len(blob) % 64)
@@ -56,6 +92,10 @@ class Assembly(Storage):
                 numbers = [literal(n, "i32") for n in array.tolist()]
             rows = _rows(numbers or ["0"])
             texts.append(f"static const {c_type} {name}[{max(array.size, 1)}] {self.marks} = {{\n{rows}\n}};")
+            at = 0
+            for part in next((names for _, pool, names in self.pools if pool == name), ()):
+                texts.append(f"#define {part} ({name} + {at}u)")
+                at += contents[part].size
         if not fields:
             return "\n\n".join(texts), None, None
         blob += bytes(-len(blob) % 64)

@@ -21,10 +21,11 @@ from spikec.ir.neuron import COMPARISONS, LOGIC, STEP, Call, Expr, Num, Program,
 from spikec.ir.ranges import INT64, Interval, ProgramRanges
 from spikec.ir.types import Array, short_dtype
 
-#: C types by short name; "u8" holds 0 and 1, "b" is a truth value in a local variable.
+#: C types by short name; "u8" holds 0 and 1, "u16" is of parameters, "b" is a truth value in a local variable.
 C_TYPES: Final[dict[str, str]] = {
     "u8": "uint8_t",
     "i8": "int8_t",
+    "u16": "uint16_t",
     "i16": "int16_t",
     "i32": "int32_t",
     "i64": "int64_t",
@@ -425,7 +426,7 @@ class _VectorLoop(_IntLoop):
         if operand.value is not None:
             return _constant(int(operand.value))
         kind = operand.stored or operand.kind
-        if not operand.pointer or int(kind[1:]) > self.bits:
+        if not operand.pointer or int(kind[1:]) > self.bits or (kind == "u16" and self.bits == 16):
             raise Unsupported("an operand wider than the lanes")
         text = f"spk_load{self.bits}_{kind}({operand.pointer} + i)"
         if operand.shift:

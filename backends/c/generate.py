@@ -97,6 +97,7 @@ class _Generator(Elements, Assembly):
             Port(n.name, (n.name, ""), n.type.size, n.type.kind, self.plan.stored[n.name, ""].api, n.lag) for n in graph.inputs
         ]
         result = Network(p, "", "", None, None, in_ports, ports, len(graph.outputs), states, self.counters, self.bytes())
+        self.join()
         result.constants = sum(array.size * width_of(c_type) for _, c_type, array in self.arrays)
         result.shared = sum(member.length * member.width for member in self.members if not member.owner)
         result.memory = self.memory()

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from spikec.backends.c.exprs import C_TYPES, Lanes, Loop, Operand, float_loop, integer_loop, literal, vector_loop
-from spikec.backends.c.parts import FEW, StateRow
+from spikec.backends.c.parts import FEW, StateRow, overrun
 from spikec.backends.c.plan import Halo, Stored, arranged, state_kinds
 from spikec.backends.c.quiet import resting
 from spikec.backends.c.writer import Writer
@@ -43,6 +43,7 @@ class Neurons(Writer):
                 result[name] = Operand(value=int(array.flat[0]) if array.size else 0)
             else:
                 kind = narrowest(*of_array(array)) or "i64"
+                kind = "u16" if kind == "i32" and array.min() >= 0 and array.max() < 1 << 16 else kind
                 data = self.parameter(node, name, array, kind)
                 result[name] = Operand(f"{data}[i]", kind, pointer=data)
         for row in self.states:
@@ -56,7 +57,11 @@ class Neurons(Writer):
         stored = self.plan.stored[node.name, ""]
         shape = self.graph.shape_of(node.name)
         full = np.broadcast_to(spread(array, shape), shape).reshape(-1)
-        return self.constant(f"{node.name}_{name}", kind, self.padded(arranged(full, stored.layout)))
+        return self.constant(f"{node.name}_{name}", kind, self.laid(arranged(full, stored.layout)))
+
+    def laid(self, array: Array) -> Array:
+        """A parameter's numbers as they lie among the constants; what vectors read behind them is found when all are known."""
+        return array
 
     def loop(self, node: Neuron) -> Loop:
         """The program as the body of a loop."""
@@ -96,6 +101,10 @@ class Neurons(Writer):
         ports = [(port, self.plan.stored[node.name, port], type_.kind) for port, type_ in self.graph.types[node.name]]
         first = self.plan.stored[node.name, ""]
         loop, lanes = self.loop(node), self.lanes.get(node.name)
+        if lanes is not None:
+            for operand in self.operands(node).values():
+                if operand.pointer in self.owners:
+                    self.overruns(operand.pointer, overrun(first.size, lanes.bits))
         halo = self.plan.stored[self.merged[node.name][0], ""].halo if node.name in self.merged else None
         self.title(node)
         self.line("{")

@@ -256,6 +256,13 @@ class _Blocks(Elements, Assembly):
         """Whole rows: a block of steps reads them where they lie."""
         return self.constant(name, "i8", rows)
 
+    def laid(self, array: Array) -> Array:
+        return self.padded(array)
+
+    def tight(self, rows: Array, out: int, state: _SumState, stored: Stored) -> bool:
+        """Never: sums of a block of steps lie side by side."""
+        return False
+
     def array(self, stored: Stored, delay: int = 0) -> str:
         pitch = self.rowed.get(stored.member)
         if stored.wire in self.brief:
@@ -679,6 +686,7 @@ class _Blocks(Elements, Assembly):
             if member.name in self.rowed:
                 member.length = member.length * rows + RUN
         wide = max((found.tiles.wide for found in self.tiled.values() if found.tiles is not None), default=0)
+        self.join()
         data, binary, binary_source = self.data(embed)
         if binary_source is not None:
             binary_source = embedded("offline_weights", p, len(binary or b""))

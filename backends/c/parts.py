@@ -16,10 +16,11 @@ from spikec.memory import LayerMemory
 
 API: Final = {"i8": "SPK_I8", "i16": "SPK_I16", "i32": "SPK_I32", "i64": "SPK_I64", "f32": "SPK_F32", "f64": "SPK_F64"}
 KIND: Final = {"spike": "SPK_SPIKE", "graded": "SPK_GRADED", "value": "SPK_VALUE"}
-WIDTH: Final = {"u8": 1, "i8": 1, "i16": 2, "i32": 4, "i64": 8, "f32": 4, "f64": 8}
+WIDTH: Final = {"u8": 1, "i8": 1, "u16": 2, "i16": 2, "i32": 4, "i64": 8, "f32": 4, "f64": 8}
 DTYPE: Final = {
     "u8": np.uint8,
     "i8": np.int8,
+    "u16": np.uint16,
     "i16": np.int16,
     "i32": np.int32,
     "i64": np.int64,
@@ -55,6 +56,11 @@ FEW: Final = 5
 def tail(size: int) -> int:
     """Room behind an array that a population reads or writes in vectors beyond its last neuron, of up to 32 lanes."""
     return max(-size % 32 if size % 64 >= FEW else 0, rest(size))
+
+
+def overrun(size: int, bits: int) -> int:
+    """Elements that vectors with lanes of so many bits read beyond the last neuron, at most."""
+    return -size % (512 // bits) if size % 64 >= FEW else 0
 
 
 def lanes(size: int) -> int:

@@ -19,6 +19,8 @@ from spikec.ir.ranges import Interval, hull, of_array
 from spikec.ir.types import Array, narrowest
 from spikec.ir.windows import needed
 
+#: Room behind rows is left out where it is at least this part of the network's weights.
+_WORTH: Final = 64
 #: Weights of a convolution of at most so many are kept in 16 bits, which saves widening them at every event.
 _WIDEN: Final = 1 << 14
 #: The largest number of sixteen bits.
@@ -356,6 +358,13 @@ class Sums(Writer):
         out = formed.matrix.shape[1]
         return lanes(out) if formed.form.name == "packed" else out + rest(out)
 
+    def tight(self, rows: Array, out: int, state: _SumState, stored: Stored) -> bool:
+        """Whether rows lie one behind the other without room: it must be worth it, and what is read behind a row, which belongs to
+        the next, must not get into an earlier step of a ring."""
+        whole = sum(part.weight.size for total in self.plan.sums.values() for part in total.parts)
+        unused = len(rows) * (rows.shape[1] - out)
+        return out < 64 and _WORTH * unused >= whole and (not state.direct or stored.ring == 1)
+
     def weighted(self, part: Weighted, state: _SumState, stored: Stored) -> None:
         """One call of a kernel: the events of the operand add their rows."""
         self.owner = part.name
@@ -408,14 +417,19 @@ class Sums(Writer):
             macros |= {"SPK_IN": f"{fan_in}u", "SPK_OUT": f"{out}u", "SPK_ONE": int(one), "SPK_FAST": int(fast)}
             if formed is not None and fast:
                 rows = np.pad(rows, ((0, 0), (0, self.stride(formed) - out))).astype(np.int8)
+                tight = formed.form.name == "rows" and self.tight(rows, out, state, stored)
                 rows[:, ::2] ^= np.int8(-128)
-                macros |= {"SPK_STRIDE": f"{rows.shape[1]}u", "SPK_FRESH": int(self.starts(part, state, stored))}
+                macros |= {"SPK_STRIDE": f"{out if tight else rows.shape[1]}u", "SPK_FRESH": int(self.starts(part, state, stored))}
+                if tight:
+                    macros["SPK_RUN"] = f"{rows.shape[1]}u"
+                    rows = rows[:, :out]
             if formed is not None and formed.wide:
                 macros["SPK_WIDE"] = f"{_LARGEST // max(int(np.abs(formed.matrix).max()), 1)}u"
             if formed is not None and formed.form.name == "packed":
                 arguments = [self.packed(f"{part.name}_weight", rows, out, -128 if fast else 0)]
             else:
                 arguments = [self.constant(f"{part.name}_weight", w_kind, rows)]
+                self.overruns(arguments[0], rest(out) if fast else 0)
             if delayed:
                 arguments.append(self.delays(part.name, delay.T[order] if one else delay.T, macros["SPK_DELAY"]))
             header, operations = "spk_dense.h", f"* {out}u"
@@ -515,7 +529,7 @@ class Sums(Writer):
         own = self.member(f"v_{part.name}", "int16_t", 4 * len(fours), 2)
         self.members[-1].step = True
         self.scratch["uint16_t"] = max(self.scratch.get("uint16_t", 0), len(fours))
-        weight = self.rows(f"{part.name}_weight", fours.reshape(len(fours), -1), zero)
+        weight = self.rows(f"{part.name}_weight", fours.reshape(len(fours), -1), zero, 4 * rest(out))
         events, operations = self.count(f"{part.name} events"), self.count(f"{part.name} operations")
         self.line("{")
         self.line(self.pointer("x", read))

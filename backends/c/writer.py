@@ -57,6 +57,7 @@ class Writer:
         self.owner = ""  # the layer that is being written
         self.owners: dict[str, str] = {}  # array -> layer
         self.blocks: list[int] = []  # where in `steps` each layer begins
+        self.tails: dict[str, int] = {}  # array -> elements behind it that are read and not used
         self.unpacked: dict[tuple[int, bytes], str] = {}  # whole rows -> the member that spk_init writes them to
         self.unpacks: list[str] = []
         self.shared: dict[str, tuple[str, int]] = {}  # member of a step -> the shared area and the element where it begins
@@ -95,6 +96,11 @@ class Writer:
             self.arrays.append((found, c_type, data))
         return self.constants[key]
 
+    def overruns(self, name: str, count: int) -> str:
+        """Note that so many elements behind an array are read, of whatever value."""
+        self.tails[name] = max(self.tails.get(name, 0), count)
+        return name
+
     def packed(self, name: str, rows: Array, width: int, even: int = 0, odd: int = 0) -> str:
         """Rows of bytes that lie packed among the constants (spk_packed.h), and are written out when a network is made: text of the
         array. rows: (sources, stride) as the kernel reads them; behind `width` they are zeros, which are `even` and `odd` there."""
@@ -112,12 +118,13 @@ class Writer:
             self.unpacked[key] = f"net->{member}"
         return self.unpacked[key]
 
-    def rows(self, name: str, rows: Array, zero: int) -> str:
-        """Rows of bytes among which `zero` stands for no weight, packed where that is allowed and pays: text of the array."""
+    def rows(self, name: str, rows: Array, zero: int, unused: int) -> str:
+        """Rows of bytes among which `zero` stands for no weight, packed where that is allowed and pays: text of the array. The last
+        bytes of the last row may be any."""
         bits, values = packed_rows(rows, rows.shape[1], zero, zero)
         if self.choices.packed and not self.choices.small and pays(bits.size + values.size, rows.size):
             return self.packed(name, rows, rows.shape[1], zero, zero)
-        return self.constant(name, "i8", rows)
+        return self.overruns(self.constant(name, "i8", rows.ravel()[: rows.size - unused]), unused)
 
     def room(self, size: int) -> int:
         """Elements behind accumulators: whole vectors of a population, and of packed rows."""

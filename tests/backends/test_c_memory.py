@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from many import compile_many, differences, drawn_graphs, require_compiler
+from many import batch_program, compile_many, differences, drawn_graphs, require_compiler
 from strategies import random_inputs
 
 from spikec.backends.c.backend import CBackend, collect
@@ -124,3 +125,47 @@ def test_the_size_is_exact_and_checked_by_the_compiler(tmp_path: Path) -> None:
         kept = sum(row.kept for row in network.memory)
         assert network.shared + kept <= network.bytes
         assert int(re.findall(r"#define SPK_BYTES (\d+)u", (folder / "network.h").read_text())[0]) == network.bytes
+
+
+PARAMETERS = parse_program(
+    "neuron @p(a) params(decay, gain, th, low) state(v: i32 = 0) {\nv = clip((v * decay >> 15) + (a * gain >> 8) + low, 24)\ns = v > th\n"
+    "v = select(s, 0, v)\nemit s\n}"
+)
+
+
+def uneven(size: int, number: int) -> Graph:
+    """Neurons with parameters of 8, 16 and 32 bits and of 16 without sign, rows and products that fill no vector."""
+    rng = np.random.default_rng(number)
+
+    def weights(out: int, fan_in: int) -> np.ndarray:
+        return rng.integers(-60, 61, (out, fan_in)).astype(np.int8)
+
+    def neuron(name: str, source: str, size: int) -> Neuron:
+        bounds = {"decay": (20000, 32768), "gain": (100, 65536), "th": (3000, 1 << 20), "low": (-9, 100)}
+        params = {key: rng.integers(low, high, size).astype(np.int32) for key, (low, high) in bounds.items()}
+        return Neuron(name=name, inputs=(Ref(source),), program=PARAMETERS, params=params)
+
+    nodes: list[Node] = [
+        Input(name="x", type=TensorType("graded", (5,), "i8"), bounds=(-7, 7)),
+        Dense(name="fc", inputs=(Ref("x"),), weight=weights(size, 5), bias=rng.integers(-9, 9, size).astype(np.int32)),
+        neuron("l", "fc", size),
+        Dense(name="out", inputs=(Ref("l"),), weight=weights(size // 3 + 1, size)),
+        neuron("o", "out", size // 3 + 1),
+    ]
+    return verify(Graph("net", "fixed", tuple(nodes), (("o", Ref("o")),)))
+
+
+@pytest.mark.parametrize(
+    "flags", ["-march=native -fsanitize=address,undefined", "-mavx2 -mpopcnt -fsanitize=address", "-DSPK_NO_SIMD"]
+)
+def test_arrays_of_a_small_network_are_the_room_of_each_other(flags: str, tmp_path: Path) -> None:
+    require_compiler()
+    graphs = [uneven(size, number) for number, size in enumerate((1, 6, 17, 36, 47, 64, 70, 101, 130))]
+    program = batch_program(graphs, 2, 9)
+    program.write(tmp_path)
+    subprocess.run(["cc", "-std=c99", "-O1", *flags.split(), "-o", "driver", *program.compiled], cwd=tmp_path, check=True)
+    printed = subprocess.run(["./driver"], cwd=tmp_path, check=True, capture_output=True).stdout
+    assert program.differences(printed) == []
+    small = generate(graphs[3])
+    weights, parameters = 36 * 5 + 13 * 36, (36 + 13) * (2 + 2 + 4 + 1)
+    assert weights + parameters + 2 * 36 < small.constants < 1.15 * (weights + parameters + 2 * 36)

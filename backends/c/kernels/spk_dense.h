@@ -17,6 +17,8 @@
  *             stored with 128 added, and blocks of outputs stay in vector registers while the loop runs over the events (spk_simd.h)
  * SPK_WIDE    with SPK_FAST, where accumulators are int32_t: no sum of so many rows leaves 16 bits. The sums of as many events at a
  *             time are made in 16 bits and added to the accumulators, which have room for SPK_OUT
+ * SPK_RUN     elements of a row that are added, SPK_STRIDE if not given; only with SPK_FAST. What is beyond SPK_STRIDE belongs to the
+ *             next row, and the sums of it to nothing
  * SPK_FRESH   1 if what stands in the accumulators before is no matter; only with SPK_FAST
  *
  * Otherwise four rows at a time while there are as many: the accumulators are then read and written once for four events. */
@@ -25,6 +27,9 @@
 #define SPK_PANEL 512u
 #if !defined(SPK_STRIDE)
 #define SPK_STRIDE SPK_OUT
+#endif
+#if !defined(SPK_RUN)
+#define SPK_RUN SPK_STRIDE
 #endif
 #if defined(SPK_X)
 #define SPK_TERM(w) ((SPK_ACC)((SPK_PRODUCT)(w) * value))
@@ -67,14 +72,14 @@ static void SPK_NAME(SPK_ACC *SPK_RESTRICT acc, const SPK_WEIGHT *SPK_RESTRICT w
 #if SPK_FAST && SPK_SIMD && defined(SPK_WIDE)
   do {
     const uint32_t some = count - e < SPK_WIDE ? count - e : SPK_WIDE;
-    for (o = 0; o < SPK_STRIDE; o += SPK_PANEL) {
+    for (o = 0; o < SPK_RUN; o += SPK_PANEL) {
       int16_t sum[SPK_PANEL];
       const uint32_t end = SPK_OUT - o < SPK_PANEL ? SPK_OUT - o : SPK_PANEL;
       uint32_t k;
-      if (SPK_STRIDE - o >= SPK_PANEL) {
+      if (SPK_RUN - o >= SPK_PANEL) {
         spk_rows(sum, weight + o, SPK_STRIDE, SPK_PANEL, event + e, some, 1);
       } else {
-        spk_rows(sum, weight + o, SPK_STRIDE, SPK_STRIDE % SPK_PANEL, event + e, some, 1);
+        spk_rows(sum, weight + o, SPK_STRIDE, SPK_RUN % SPK_PANEL, event + e, some, 1);
       }
       if (SPK_FRESH && e == 0) {
         for (k = 0; k < end; k++) { acc[o + k] = sum[k]; }
@@ -87,7 +92,7 @@ static void SPK_NAME(SPK_ACC *SPK_RESTRICT acc, const SPK_WEIGHT *SPK_RESTRICT w
 #elif SPK_FAST && SPK_SIMD
   (void)e;
   (void)o;
-  spk_rows(acc, weight, SPK_STRIDE, SPK_STRIDE, event, count, SPK_FRESH);
+  spk_rows(acc, weight, SPK_STRIDE, SPK_RUN, event, count, SPK_FRESH);
 #elif SPK_FAST && defined(SPK_WIDE)
   for (o = 0; SPK_FRESH && o < SPK_OUT; o++) { acc[o] = 0; }
   for (; e < count; e++) {
@@ -100,13 +105,13 @@ static void SPK_NAME(SPK_ACC *SPK_RESTRICT acc, const SPK_WEIGHT *SPK_RESTRICT w
   }
 #elif SPK_FAST
   const int16_t bias = (int16_t)(uint16_t)(128u * count);
-  for (o = 0; o < SPK_STRIDE; o += 2u) {
+  for (o = 0; o < SPK_RUN; o += 2u) {
     acc[o] = (int16_t)((SPK_FRESH ? 0 : acc[o]) - bias);
     acc[o + 1u] = SPK_FRESH ? 0 : acc[o + 1u];
   }
   for (; e < count; e++) {
     const int8_t *SPK_RESTRICT w = weight + (size_t)event[e] * SPK_STRIDE;
-    for (o = 0; o < SPK_STRIDE; o += 2u) {
+    for (o = 0; o < SPK_RUN; o += 2u) {
       acc[o] = (int16_t)(acc[o] + (uint8_t)w[o]);
       acc[o + 1u] = (int16_t)(acc[o + 1u] + w[o + 1u]);
     }
@@ -151,5 +156,6 @@ static void SPK_NAME(SPK_ACC *SPK_RESTRICT acc, const SPK_WEIGHT *SPK_RESTRICT w
 #undef SPK_FAST
 #undef SPK_FRESH
 #undef SPK_STRIDE
+#undef SPK_RUN
 #undef SPK_WIDE
 #undef SPK_PANEL

@@ -95,6 +95,7 @@ typedef __mmask16 spk_m32;
 SPK_COMPARE(16, spk_m16)
 SPK_COMPARE(32, spk_m32)
 SPK_FN spk_x32 spk_load32_i16(const void *p) { return (spk_x32)_mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)p)); }
+SPK_FN spk_x32 spk_load32_u16(const void *p) { return (spk_x32)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)); }
 SPK_FN void spk_store32_i16(void *p, spk_x32 x) { _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16((__m512i)x)); }
 SPK_FN void spk_flags16(uint8_t *y, spk_m16 m) {
 #if defined(__AVX512VL__)
@@ -133,6 +134,7 @@ SPK_LEAST(16, max)
 SPK_LEAST(32, min)
 SPK_LEAST(32, max)
 SPK_FN spk_x32 spk_load32_i16(const void *p) { return (spk_x32)_mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i *)p)); }
+SPK_FN spk_x32 spk_load32_u16(const void *p) { return (spk_x32)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)); }
 SPK_FN void spk_store32_i16(void *p, spk_x32 x) {
   const __m256i packed = _mm256_permute4x64_epi64(_mm256_packs_epi32((__m256i)x, (__m256i)x), 0xd8);
   _mm_storeu_si128((__m128i *)p, _mm256_castsi256_si128(packed));
@@ -146,6 +148,9 @@ SPK_FN spk_x32 spk_load32_i16(const void *p) {
   const __m128i words = _mm_loadl_epi64((const __m128i *)p);
   return (spk_x32)_mm_srai_epi32(_mm_unpacklo_epi16(words, words), 16);
 }
+SPK_FN spk_x32 spk_load32_u16(const void *p) {
+  return (spk_x32)_mm_unpacklo_epi16(_mm_loadl_epi64((const __m128i *)p), _mm_setzero_si128());
+}
 SPK_FN void spk_store32_i16(void *p, spk_x32 x) { _mm_storel_epi64((__m128i *)p, _mm_packs_epi32((__m128i)x, (__m128i)x)); }
 #else
 SPK_FN spk_x16 spk_vmin16(spk_x16 a, spk_x16 b) { return (spk_x16)vminq_s16((int16x8_t)a, (int16x8_t)b); }
@@ -153,6 +158,7 @@ SPK_FN spk_x16 spk_vmax16(spk_x16 a, spk_x16 b) { return (spk_x16)vmaxq_s16((int
 SPK_FN spk_x32 spk_vmin32(spk_x32 a, spk_x32 b) { return (spk_x32)vminq_s32((int32x4_t)a, (int32x4_t)b); }
 SPK_FN spk_x32 spk_vmax32(spk_x32 a, spk_x32 b) { return (spk_x32)vmaxq_s32((int32x4_t)a, (int32x4_t)b); }
 SPK_FN spk_x32 spk_load32_i16(const void *p) { return (spk_x32)vmovl_s16(vld1_s16((const int16_t *)p)); }
+SPK_FN spk_x32 spk_load32_u16(const void *p) { return (spk_x32)vmovl_u16(vld1_u16((const uint16_t *)p)); }
 SPK_FN void spk_store32_i16(void *p, spk_x32 x) { vst1_s16((int16_t *)p, vmovn_s32((int32x4_t)x)); }
 #endif
 #endif
