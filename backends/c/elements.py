@@ -13,6 +13,7 @@ from spikec.backends.c.writer import Writer
 from spikec.ir.ops import Add, Concat, Constant, Gather, Input, Node, Pool, Reshape, Scale, spread
 from spikec.ir.ranges import Interval, hull, input_range, of_array
 from spikec.ir.types import Array, int_range, narrowest
+from spikec.ir.windows import needed
 
 
 class Elements(Writer):
@@ -58,7 +59,12 @@ class Elements(Writer):
         array = self.array(stored) if stored.dense_depth >= 0 else "NULL"
         self.title(node)
         call = f"{name}_load(in + {number}, {array}, {events});"
+        window = "" if stored.observed else self.within(needed(self.graph, node.name))
+        if window:
+            self.line(f"if ({window}) {{")
         self.line(f"{count} = {call}" if count else f"(void){call}")
+        if window:
+            self.line(f"}} else {{ {count} = 0; }}" if count else "}")
 
     def constant_node(self, node: Constant) -> None:
         """A constant, from the step on at which it starts."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from spikec.ir.graph import Graph
-from spikec.ir.ops import Constant, Input, Neuron
+from spikec.ir.ops import Constant, Neuron
 
 #: The steps from the first on and before the second; None is for ever.
 Window = tuple[int, int | None]
@@ -27,9 +27,9 @@ def joined(one: Window, other: Window) -> Window:
 
 
 def needed(graph: Graph, name: str) -> Window:
-    """The steps in which somebody looks at what a node without memory gives."""
+    """The steps in which somebody looks at what an input or a node without memory gives."""
     node = graph[name]
-    if isinstance(node, (Input, Constant, Neuron)) or getattr(node, "delay", None) is not None:
+    if isinstance(node, (Constant, Neuron)) or getattr(node, "delay", None) is not None:
         return ALWAYS
     if not graph.users[name] or any(ref.node == name for _, ref in graph.outputs):
         return ALWAYS

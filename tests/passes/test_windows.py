@@ -20,6 +20,8 @@ from spikec.backends.events import run_events
 from spikec.cli import main
 from spikec.counts import count
 from spikec.diagnostics import CompileError
+from spikec.frontend.nir import write_nir
+from spikec.frontend.slayer.write import write_net
 from spikec.ir.interpret import default_record, interpret
 from spikec.ir.ops import Add, Neuron, Ref
 from spikec.ir.rules import verify
@@ -186,6 +188,7 @@ def test_the_c_code_skips_what_lies_outside(size: int, program: str) -> None:
     assert differences(want, collect(g, compiled, x, default_record(g))) == []
     _, _, counters = compiled.run({"in": x["in"]}, 3, 10, 0, [])
     told = count(g, x, want.records)
+    assert compiled.network.source.count("if (net->t >= 2 && net->t < 7) {") == 3  # the input, its sum and the population
     assert counters["a events"] == x["in"][:, 2:7].sum() < x["in"].sum()
     assert counters["a operations"] == told["l1"].synaptic_operations == size * counters["a events"]
     assert counters["b events"] == want.records["l1"][:, 4:].sum() < want.records["l1"].sum()
@@ -269,3 +272,14 @@ def test_the_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_options(options: Any, message: str) -> None:
     with pytest.raises(CompileError, match=message):
         Windows(**{"windows_loss": 0.1, "calibrate": data()[0], **options}).run(net(), Ledger())
+
+
+def test_formats_without_windows_say_so(tmp_path: Path) -> None:
+    stopped = graph(spikes((5,)), dense("a", "in", np.ones((3, 5), F)), leaky("n", "a", 0.8, stop=4), out=["n"])
+    with pytest.raises(CompileError, match="stops early, which NIR cannot say"):
+        write_nir(stopped, tmp_path / "g.nir")
+    build = spikec.compile(net(), target="loihi2", calibrate=data()[0])
+    fixed = next(stage.graph for stage in build.stages if stage.name == "quantize")
+    write_net(fixed, tmp_path / "g.net")
+    with pytest.raises(CompileError, match="stops early"):
+        write_net(with_windows(fixed, {"l1": (0, 5), "l2": (0, 24)}, 24), tmp_path / "h.net")
