@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from spikec.diagnostics import CompileError
 from spikec.files import check_file, reading
@@ -125,11 +125,20 @@ def data_for(text: str, graph: Graph) -> Any:
     return choose(path, found, [node.name for node in graph.inputs])
 
 
+#: What labels are called in files of other programs.
+_LABELS: Final = ("label", "labels", "target", "targets", "classes", "y_train", "y_test")
+
+
 def calibration(text: str) -> tuple[Any, Any]:
-    """Calibration data and, under y, labels. The graph is not there yet: several inputs go by name."""
+    """Calibration data and, under y, labels. The graph is not there yet: several inputs go by name.
+
+    Labels under another name would be ignored beside x: SPK001.
+    """
     _, found = arrays_in(text)
     labels = found.pop("y", None) if len(found) > 1 else None
     if "x" in found:
+        if labels is None and (other := next((name for name in found if name.lower() in _LABELS), None)):
+            raise CompileError("SPK001", f"{text}: labels go under the key y, not '{other}'", fix=f"np.savez(..., x=x, y={other})")
         return found["x"], labels
     return (next(iter(found.values())) if len(found) == 1 else found), labels
 

@@ -56,14 +56,23 @@ class Bisection:
         if not self.worst:
             lines.append(f"{self.samples} samples: the score never fell")
             return "\n".join(lines)
-        lines.append(
-            f"{self.samples} samples: the score fell most in the pass {self.worst}" + (f", at %{self.layer}" if self.layer else "")
-        )
+        rows: list[str] = []
+        places = f"%{self.layer}"
+        unknown: list[str] = []  # layers whose loss is in the figure of the next that has one
         for layer in self.layers:
-            lines.append(
-                f"  %{layer.name}: " + ("cannot be told apart" if layer.loss is None else f"{100 * layer.loss:.2f} points")
-            )
-        return "\n".join(lines)
+            if layer.loss is None:
+                unknown.append(layer.name)
+                continue
+            rows += [f"  %{name}: cannot be told apart, its loss is in that of %{layer.name}" for name in unknown]
+            rows.append(f"  %{layer.name}: {100 * layer.loss:.2f} points")
+            if layer.name == self.layer:
+                places = " or ".join(f"%{name}" for name in (*unknown, layer.name))
+            unknown = []
+        rows += [f"  %{name}: cannot be told apart" for name in unknown]
+        lines.append(
+            f"{self.samples} samples: the score fell most in the pass {self.worst}" + (f", at {places}" if self.layer else "")
+        )
+        return "\n".join([*lines, *rows])
 
     def as_json(self) -> dict[str, Any]:
         """The same as plain data."""

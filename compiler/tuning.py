@@ -105,7 +105,7 @@ class Tuning:
             rows.append([str(trial.number), f"{100 * trial.score:.2f}%", *figures, *options, place])
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-        limits = [f"{name} <= {limit:g}" for name, limit in self.budget.items()]
+        limits = [f"{name} <= {limit:.10g}" for name, limit in self.budget.items()]
         limits += [f"score >= {self.min_score:g}"] if self.min_score is not None else []
         failed = f", {len(self.failed)} could not be compiled" if self.failed else ""
         lines.append(f"{len(self.trials)} trials on {self.samples} held-out samples{failed}; {', '.join(limits) or 'no budget'}")
@@ -612,7 +612,7 @@ def _finish(search: _Search, budget: Mapping[str, float], min_score: float | Non
         missed = [
             f"score {100 * near.score:.2f}% of {100 * (min_score or 0):g}%"
             if name == "score"
-            else f"{near.figures[name]:.6g} {name} of {budget[name]:g}"
+            else f"{near.figures[name]:.6g} {name} of {budget[name]:.10g}"
             for name in near.excess(budget, min_score)
         ]
         chosen = ", ".join(f"{name} {value:g}" for name, value in near.options.items())

@@ -47,8 +47,8 @@ def test_the_pass_and_the_layer() -> None:
     # Neurons that nobody reads any more are gone: what they sent cannot be fed to those that stayed.
     assert told == {"l1": None, "l2": pytest.approx(lost)}
     assert found.layer == "l2"
-    assert "the score fell most in the pass prune, at %l2" in found.text()
-    assert "%l1: cannot be told apart" in found.text()
+    assert "the score fell most in the pass prune, at %l1 or %l2\n" in found.text()
+    assert "%l1: cannot be told apart, its loss is in that of %l2\n" in found.text()
 
 
 def test_a_score_that_never_falls() -> None:
@@ -81,6 +81,13 @@ def test_two_bits_are_blamed_on_the_quantizer(tmp_path: Path, capsys: pytest.Cap
     np.savez(tmp_path / "e.npz", x=x)
     assert main(["verify", str(tmp_path / "b"), "--bisect", "--input", str(tmp_path / "e.npz")]) == 1
     assert "has no labels" in capsys.readouterr().err
+    np.savez(tmp_path / "l.npz", x=x, labels=y)
+    for command in (
+        ["verify", str(tmp_path / "b"), "--bisect", "--input"],
+        ["compile", str(tmp_path / "b"), "-o", "c", "--calibrate"],
+    ):
+        assert main([*command, str(tmp_path / "l.npz")]) == 1
+        assert "l.npz: labels go under the key y, not 'labels'" in capsys.readouterr().err
     assert main(["verify", str(tmp_path / "b"), "--bisect"]) == 1
     assert "--bisect needs labelled data" in capsys.readouterr().err
 

@@ -133,7 +133,7 @@ def test_the_command(tmp_path: Path, capsys: Any) -> None:
     np.savez(tmp_path / "plain.npz", x=x)
     line = ["tune", str(tmp_path / "net.sir"), "--target", "host", "--trials", "2", "--bits", "8", "-o", str(tmp_path / "s")]
     assert main([*line, "--calibrate", str(tmp_path / "data.npz"), "--budget", "bytes=1M", "--budget", "steps=12"]) == 0
-    assert "2 trials on 24 held-out samples; bytes <= 1.04858e+06, steps <= 12" in capsys.readouterr().out
+    assert "2 trials on 24 held-out samples; bytes <= 1048576, steps <= 12" in capsys.readouterr().out
     assert main([*line, "--calibrate", str(tmp_path / "data.npz"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["samples"] == 24
     assert main([*line, "--calibrate", str(tmp_path / "plain.npz")]) == 1
