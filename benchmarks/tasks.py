@@ -381,7 +381,7 @@ def _given_cuba(fold: int | None) -> Task:
 def _given_ecg(fold: int | None) -> Task:
     train, test = _data(_ecg(), fold)
     tuning = _windows(train, 325, 10)
-    return Task("ecg", train, test, lambda seed: ecg_network(), 6, 256, 0.0, 0.01, tuning, 10, {"input_bits": 4}, given=True)
+    return Task("ecg", train, test, lambda seed: ecg_network(), 30, 64, 0.0, 0.03, tuning, 10, {"input_bits": 4}, given=True)
 
 
 TASKS: Final[dict[str, Callable[[int | None], Task]]] = {
