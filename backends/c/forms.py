@@ -155,6 +155,11 @@ def forms(present: Array, stride: int, vector: int, weight: int = 1) -> list[For
     return found
 
 
+def connection(vector: int) -> float:
+    """What a connection costs that is added by itself."""
+    return _PRICES[max(size for size in _PRICES if size <= vector)].connection
+
+
 def choose(found: Sequence[Form], *, small: bool) -> Form:
     """The least time, or the fewest bytes, memory counted as well; where two are within a tenth of each other, the better in the
     other respect."""

@@ -11,6 +11,7 @@ import numpy as np
 from spikec.backends.c.exprs import C_TYPES, Operand, added_to, fits32, literal
 from spikec.backends.c.forms import LARGE, Form, blocks_of, choose, forms, steps
 from spikec.backends.c.grouped import two
+from spikec.backends.c.late import Late, arrivals
 from spikec.backends.c.parts import DTYPE, WIDTH, event_room, lanes, rest
 from spikec.backends.c.plan import Halo, Read, Stored, Sum, Weighted, arranged, common_shift, order_of, place_of, weighted_interval
 from spikec.backends.c.writer import Writer
@@ -63,6 +64,7 @@ class Sums(Writer):
         super().__init__(*args)
         self.sum_state: dict[str, _SumState] = {}
         self.formed: dict[str, _Formed | None] = {}
+        self.late: dict[str, Late] = {}  # layers with delays, of which whole rows arrive
 
     def prepare(self, total: Sum) -> None:
         """Choose the accumulators of a sum: their type, the power of two that is taken out, and where they lie."""
@@ -80,7 +82,7 @@ class Sums(Writer):
                 flat = np.broadcast_to(full, like).reshape(-1)
                 bias = flat if bias is None else bias + flat
         state.bias = None if bias is None else arranged(np.asarray(bias), stored.layout)
-        state.delayed = any(part.delay is not None and part.delay.size for part in total.parts)
+        state.delayed = any(part.delay is not None and part.delay.any() for part in total.parts) and not self.arrive(total)
         if self.integer:
             shift = min(common_shift([part.weight for part in total.parts]), 16)
             if all(_weight_kind(part.weight >> shift) == _weight_kind(part.weight) for part in total.parts):
@@ -123,6 +125,30 @@ class Sums(Writer):
         room = length + (self.room(stored.size) if self.integer else rest(stored.size))
         state.member = self.member(f"a_{total.node.name}", C_TYPES[state.kind], room, WIDTH[state.kind])
         self.members[-1].step = not state.delayed
+
+    def arrive(self, total: Sum) -> bool:
+        """Whether all delays of a sum are a matter of when a row is added. The fewest bytes are one delay for each connection."""
+        found: dict[str, Late] = {}
+        shift = min(common_shift([part.weight for part in total.parts]), 16) if self.integer else 0
+        for part in total.parts:
+            if part.delay is None or not part.delay.any():
+                continue
+            read, pool = self.plan.weighted_read(part.inputs[0])
+            x = read.stored
+            plain = self.integer and not self.choices.small and pool is None and read.init is None and x.binary
+            if not plain or isinstance(part, Conv) or x.size != (part.weight.shape[1] if isinstance(part, Dense) else part.fan_in):
+                return False
+            narrow = _weight_kind(part.weight >> shift) == "i8"
+            rows = arrivals(part, order_of(x.layout, x.size), self.choices.vector if narrow else 0)
+            if rows is None:
+                return False
+            found[part.name] = rows
+        for part in total.parts:
+            if part.name in found and found[part.name].whole:
+                read = self.plan.read(part.inputs[0])
+                read.stored.list_depth = max(read.stored.list_depth, read.delay + found[part.name].longest)
+        self.late |= found
+        return True
 
     def span(self, total: Sum) -> Interval:
         """Worst case of the sum and of every partial sum, without bias."""
@@ -220,7 +246,8 @@ class Sums(Writer):
         state = self.sum_state[total.node.name]
         ring = state.delayed and state.depth > 1
         self.title(total.node)
-        window = "" if state.delayed or stored.observed else self.within(needed(self.graph, total.node.name))
+        noted = any(part.name in self.late and not self.late[part.name].whole for part in total.parts)
+        window = "" if state.delayed or noted or stored.observed else self.within(needed(self.graph, total.node.name))
         self.line(f"if ({window}) {{" if window else "{")
         here = (
             self.array(stored)
@@ -316,7 +343,7 @@ class Sums(Writer):
         if isinstance(part, Conv) or not self.integer or state.delayed:
             return None
         x = self.operand(part)
-        matrix = _matrix(part)
+        matrix = self.late[part.name].matrix if part.name in self.late else _matrix(part)
         if matrix is None or not x.binary or x.size != len(matrix) or not matrix.size:
             return None
         matrix = (matrix >> state.shift)[order_of(x.layout, x.size)]
@@ -336,6 +363,8 @@ class Sums(Writer):
     def operand(self, part: Weighted) -> Stored:
         """The buffer whose events a set of weights takes, as it takes them."""
         read, pool = self.plan.weighted_read(part.inputs[0])
+        if part.name in self.late:
+            return replace(read.stored, size=len(self.late[part.name].matrix), layout=None, list_depth=0)
         return read.stored if pool is None else replace(self.plan.stored[pool.name, ""], kind="u8", binary=True, layout=None)
 
     def starts(self, part: Weighted, state: _SumState, stored: Stored) -> bool:
@@ -477,7 +506,9 @@ class Sums(Writer):
         # The operand's events and, unless all are 1, its values.
         self.line("{")
         events, count = self.events(source.stored, source.delay)
-        if pool is None:
+        if part.name in self.late:
+            self.arriving(part, source, x, events, count)
+        elif pool is None:
             self.line(f"const {x.index} *event = {events};")
             self.line(f"uint32_t count = {count};")
         else:
@@ -495,13 +526,44 @@ class Sums(Writer):
         call = f"{name}({', '.join([target_name, *head, *arguments, *tail])});"
         events_counter = self.count(f"{part.name} events")
         operations_counter = self.count(f"{part.name} operations")
-        self.line(f"net->count[{events_counter}] += count;")
+        sent = "sent" if part.name in self.late else "count"
+        self.line(f"net->count[{events_counter}] += {sent};")
         if result:
             self.line(f"net->count[{operations_counter}] += {call}")
         else:
-            self.line(f"net->count[{operations_counter}] += (uint64_t)count {operations};")
+            self.line(f"net->count[{operations_counter}] += (uint64_t){sent} {operations};")
             self.line(call)
+        if part.name in self.late and not self.late[part.name].whole:
+            self.line("waiting[now] = 0;")
         self.line("}")
+
+    def arriving(self, part: Weighted, read: Read, rows: Stored, events: str, count: str) -> None:
+        """The rows that arrive at this step as events, and how many sources sent (spk_late.h)."""
+        found, x = self.late[part.name], read.stored
+        ring = x.ring if found.whole else found.longest + 1
+        room = event_room(x) if found.whole else len(found.matrix)
+        name = self.name(f"{self.p}{part.name}_arrive")
+        self.rings.add(ring)
+        back = found.delay + read.delay if found.whole else found.delay
+        delay = self.constant(f"{part.name}_delay", "i64", back, "uint32_t")
+        sizes = {"SPK_DELAYS": f"{len(found.delay)}u", "SPK_IN": f"{x.size}u"} if found.whole else {}
+        self.kernel(
+            "spk_late.h", SPK_NAME=name, SPK_FROM=x.index, SPK_INDEX=rows.index, SPK_RING=f"{ring}u", SPK_ROOM=f"{room}u",
+            SPK_WHOLE=int(found.whole), **sizes,
+        )  # fmt: skip
+        self.line(f"const uint32_t sent = {count};")
+        self.line(f"const uint32_t now = net->pos_{ring};")
+        if found.whole:
+            self.scratch[rows.index] = max(self.scratch.get(rows.index, 0), rows.size)
+            self.line(f"{rows.index} *event = net->scratch{16 if rows.index == 'uint16_t' else 32};")
+            self.line(f"const uint32_t count = {name}(net->e_{x.member}, net->n_{x.member}, {delay}, now, event);")
+            return
+        start = self.constant(f"{part.name}_rows", "i64", found.start, "uint32_t")
+        lists = self.member(f"l_{part.name}", rows.index, ring * room, 2 if rows.index == "uint16_t" else 4)
+        counts = self.member(f"w_{part.name}", "uint32_t", ring, 4)
+        self.line(f"uint32_t *waiting = net->{counts};")
+        self.line(f"const {rows.index} *event = net->{lists} + (size_t)now * {room}u;")
+        self.line(f"const uint32_t count = {name}(net->{lists}, waiting, {start}, {delay}, now, {events}, sent);")
 
     def product(self, part: Dense, state: _SumState, stored: Stored) -> None:
         """One call of the kernel that multiplies values by weights, all at once."""

@@ -99,6 +99,18 @@ def late_net() -> Graph:
     return verify(Graph("late", "fixed", nodes, (("l1", Ref("l1")),)))
 
 
+def row_net() -> Graph:
+    """Connections with delays: whole rows arrive."""
+    nodes: tuple[Node, ...] = (
+        Input(name="x", type=TensorType("spike", (40,), "i8")),
+        Dense(name="fc", inputs=(Ref("x"),), weight=weights(64, 40), delay=RNG.integers(0, 4, (64, 40))),
+        lif("l1", "fc"),
+        Dense(name="out", inputs=(Ref("l1"),), weight=weights(30, 64), delay=np.resize([0, 3], (30, 64))),
+        lif("l2", "out"),
+    )
+    return verify(Graph("rows", "fixed", nodes, (("l2", Ref("l2")),)))
+
+
 def float_net() -> Graph:
     program = parse_program(
         """neuron @leaky(a) params(beta, theta) state(v = 0.0) {
@@ -218,6 +230,8 @@ def test_a_damaged_golden_vector_is_found(backend: CBackend, tmp_path: Path) -> 
         ("dense", "spk_simd.h", "(uint16_t)(128u * count)", "(uint16_t)(127u * count)"),
         ("dense", "spk_vector.h", "((x >> 31) & mask), n)", "((x >> 31) & mask), n - 1)"),
         ("dense", "spk_vector.h", "pair[k] = spk_pair32(m[2 * k], m[2 * k + 1])", "pair[k] = spk_pair32(m[2 * k], m[2 * k])"),
+        ("rows", "spk_late.h", "from[i] + k * SPK_IN", "from[i]"),
+        ("rows", "spk_late.h", "counts[step]++] = (SPK_INDEX)r", "counts[now]++] = (SPK_INDEX)r"),
         ("late", "spk_conv.h", "ty / SPK_SH >= SPK_HO", "ty / SPK_SH >= SPK_HO - 1"),
         ("conv", "spk_convgroup.h", "(j * SPK_TAPS + k) * SPK_RUN", "j * SPK_TAPS * SPK_RUN"),
         ("conv", "spk_pool.h", "iy < y0 + SPK_KH", "iy < y0 + 1"),
@@ -226,7 +240,7 @@ def test_a_damaged_golden_vector_is_found(backend: CBackend, tmp_path: Path) -> 
     ],
 )
 def test_a_damaged_kernel_is_found(net: str, file: str, before: str, after: str, backend: CBackend, tmp_path: Path) -> None:
-    graph = {**NETS, "late": late_net}[net]()
+    graph = {**NETS, "late": late_net, "rows": row_net}[net]()
     backend.emit(graph, tmp_path, golden(graph))
     path = tmp_path / file
     text = path.read_text()
