@@ -64,7 +64,7 @@ class Sums(Writer):
         super().__init__(*args)
         self.sum_state: dict[str, _SumState] = {}
         self.formed: dict[str, _Formed | None] = {}
-        self.late: dict[str, Late] = {}  # layers with delays, of which whole rows arrive
+        self.later: dict[str, Late] = {}  # layers with delays, of which whole rows arrive
 
     def prepare(self, total: Sum) -> None:
         """Choose the accumulators of a sum: their type, the power of two that is taken out, and where they lie."""
@@ -147,7 +147,7 @@ class Sums(Writer):
             if part.name in found and found[part.name].whole:
                 read = self.plan.read(part.inputs[0])
                 read.stored.list_depth = max(read.stored.list_depth, read.delay + found[part.name].longest)
-        self.late |= found
+        self.later |= found
         return True
 
     def span(self, total: Sum) -> Interval:
@@ -246,7 +246,7 @@ class Sums(Writer):
         state = self.sum_state[total.node.name]
         ring = state.delayed and state.depth > 1
         self.title(total.node)
-        noted = any(part.name in self.late and not self.late[part.name].whole for part in total.parts)
+        noted = any(part.name in self.later and not self.later[part.name].whole for part in total.parts)
         window = "" if state.delayed or noted or stored.observed else self.within(needed(self.graph, total.node.name))
         self.line(f"if ({window}) {{" if window else "{")
         here = (
@@ -343,7 +343,7 @@ class Sums(Writer):
         if isinstance(part, Conv) or not self.integer or state.delayed:
             return None
         x = self.operand(part)
-        matrix = self.late[part.name].matrix if part.name in self.late else _matrix(part)
+        matrix = self.later[part.name].matrix if part.name in self.later else _matrix(part)
         if matrix is None or not x.binary or x.size != len(matrix) or not matrix.size:
             return None
         matrix = (matrix >> state.shift)[order_of(x.layout, x.size)]
@@ -363,8 +363,8 @@ class Sums(Writer):
     def operand(self, part: Weighted) -> Stored:
         """The buffer whose events a set of weights takes, as it takes them."""
         read, pool = self.plan.weighted_read(part.inputs[0])
-        if part.name in self.late:
-            return replace(read.stored, size=len(self.late[part.name].matrix), layout=None, list_depth=0)
+        if part.name in self.later:
+            return replace(read.stored, size=len(self.later[part.name].matrix), layout=None, list_depth=0)
         return read.stored if pool is None else replace(self.plan.stored[pool.name, ""], kind="u8", binary=True, layout=None)
 
     def starts(self, part: Weighted, state: _SumState, stored: Stored) -> bool:
@@ -506,7 +506,7 @@ class Sums(Writer):
         # The operand's events and, unless all are 1, its values.
         self.line("{")
         events, count = self.events(source.stored, source.delay)
-        if part.name in self.late:
+        if part.name in self.later:
             self.arriving(part, source, x, events, count)
         elif pool is None:
             self.line(f"const {x.index} *event = {events};")
@@ -526,20 +526,20 @@ class Sums(Writer):
         call = f"{name}({', '.join([target_name, *head, *arguments, *tail])});"
         events_counter = self.count(f"{part.name} events")
         operations_counter = self.count(f"{part.name} operations")
-        sent = "sent" if part.name in self.late else "count"
+        sent = "sent" if part.name in self.later else "count"
         self.line(f"net->count[{events_counter}] += {sent};")
         if result:
             self.line(f"net->count[{operations_counter}] += {call}")
         else:
             self.line(f"net->count[{operations_counter}] += (uint64_t){sent} {operations};")
             self.line(call)
-        if part.name in self.late and not self.late[part.name].whole:
+        if part.name in self.later and not self.later[part.name].whole:
             self.line("waiting[now] = 0;")
         self.line("}")
 
     def arriving(self, part: Weighted, read: Read, rows: Stored, events: str, count: str) -> None:
         """The rows that arrive at this step as events, and how many sources sent (spk_late.h)."""
-        found, x = self.late[part.name], read.stored
+        found, x = self.later[part.name], read.stored
         ring = x.ring if found.whole else found.longest + 1
         room = event_room(x) if found.whole else len(found.matrix)
         name = self.name(f"{self.p}{part.name}_arrive")
