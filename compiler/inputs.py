@@ -14,6 +14,9 @@ from spikec.ir.ops import Input
 from spikec.ir.types import DTYPES, Array, int_range, is_float
 from spikec.runtime.encoders import EncodingError, encode
 
+#: Numbers that are looked at together: what is stored for them stays in the caches.
+_NEAR = 1 << 16
+
 
 def as_array(name: str, data: Any) -> Array:
     """Data as a NumPy array of numbers: arrays, tensors, nested lists, a `SpikeTrace`. Raises CompileError SPK006 or SPK007."""
@@ -128,6 +131,19 @@ def shape_text(shape: tuple[int, ...]) -> str:
     return "(" + ", ".join(["batch", "T", *map(str, shape)]) + ")"
 
 
+def _spikes(array: Array) -> Array | None:
+    """Where real numbers are 1, if they are 0 elsewhere; None if any is something else. A few samples at a time, so that what has
+    to be stored to look stays near."""
+    found = np.empty(array.shape, np.bool_)
+    few = max(1, _NEAR // max(array[0].size, 1))
+    for begin in range(0, len(array), few):
+        part, ones = array[begin : begin + few], found[begin : begin + few]
+        np.equal(part, 1, out=ones)
+        if np.count_nonzero(part != 0) != np.count_nonzero(ones):
+            return None
+    return found
+
+
 def _check(node: Input, array: Array) -> Array:
     shape = node.type.shape
     wanted = shape_text(shape)
@@ -149,9 +165,13 @@ def _check(node: Input, array: Array) -> Array:
             message = f"the input '{node.name}' holds {array[index]} at {list(index)}, {what}{count}"
             raise CompileError("SPK007", message, loc=node.loc)
 
+    dtype = DTYPES[node.type.dtype]
+    if array.dtype.kind == "f" and node.type.kind == "spike" and not node.encode and node.unit is None and node.bounds is None:
+        spikes = _spikes(array)
+        if spikes is not None:
+            return np.ascontiguousarray(array if array.dtype == dtype else spikes.view(np.int8), dtype=dtype)
     if array.dtype.kind == "f":
         refuse(~np.isfinite(array), "which is not a finite number")
-    dtype = DTYPES[node.type.dtype]
     if node.encode:
         try:
             array = encode(node.encode, array)

@@ -292,6 +292,25 @@ def test_bad_input(kind: str, dtype: str, data: object, code: str, message: str)
     fails(code, lambda: check_inputs(graph_with(kind, dtype, level), data), message)
 
 
+@pytest.mark.parametrize("value", [1.0, -0.0, 0.5, -1.0, 2.0, 257.0, np.nan, np.inf])
+@pytest.mark.parametrize("dtype", ["i8", "f32"])
+def test_spikes_given_as_real_numbers(value: float, dtype: str) -> None:
+    """Any number but 0 and 1 is found wherever it stands, in an array of any order; what is right arrives as it was."""
+    rng = np.random.default_rng(3)
+    x = (rng.random((700, 300, 2)) < 0.3).astype(np.float32)
+    graph = graph_with("spike", dtype, "fixed" if dtype == "i8" else "float")
+    for place in ((0, 0, 0), (350, 7, 1), (699, 299, 1)):
+        for given in (x.copy(), np.asfortranarray(x), x.astype(np.float64)):
+            given[place] = value
+            if value in (0.0, 1.0):
+                found = check_inputs(graph, given)["in"]
+                assert found.dtype == (np.int8 if dtype == "i8" else np.float32)
+                assert found.flags.c_contiguous
+                assert np.array_equal(found, given)
+            else:
+                fails("SPK007", lambda: check_inputs(graph, given), f"holds {given[place]} at {list(place)}")  # noqa: B023  # called at once
+
+
 def test_bounds_are_inclusive() -> None:
     graph = graph_with("graded", "i8", "fixed", (-3, 4))
     assert check_inputs(graph, np.array([[[-3.0, 4.0]]]))["in"].dtype == np.int8

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -37,6 +38,8 @@ _STATIC: Final = (
 )  # fmt: skip
 #: Samples between two reports of progress.
 _CHUNK: Final = 64
+#: Steps times bytes of weights up to which starting threads takes longer than they save.
+_LITTLE: Final = 1 << 19
 
 
 def folder_files(
@@ -207,7 +210,8 @@ def collect(
     given = checked_inputs(graph, network, inputs)
     place = {port.name: network.outputs + k for k, port in enumerate(network.ports[network.outputs :])}
     ports = [*range(network.outputs), *(place[name] for name in record)]
-    threads = max(1, min(threads or _processors(), batch))
+    little = batch * steps * network.constants < _LITTLE
+    threads = max(1, min(threads or (1 if little else _processors()), batch))
     size = min(_CHUNK, max(1, -(-batch // threads)))
     begins = list(range(0, batch, size)) if batch else [0]
     done = 0
@@ -224,8 +228,8 @@ def collect(
 
     records: list[list[Array]] = []
     states: list[list[Array]] = []
-    with ThreadPoolExecutor(threads) as pool:
-        for found, final, count in pool.map(run, begins) if threads > 1 else map(run, begins):
+    with ThreadPoolExecutor(threads) if threads > 1 else nullcontext() as pool:
+        for found, final, count in map(run, begins) if pool is None else pool.map(run, begins):
             records.append(found)
             states.append(final)
             done += count

@@ -25,6 +25,8 @@ from spikec.ir.types import DTYPES, Array
 FLAGS: Final = ("-std=c99", "-ffp-contract=off", "-O3", "-fPIC", "-shared")
 _TRY: Final = ("-fno-loop-unroll-and-jam", "-march=native")
 _FIX: Final = "install a C compiler (Debian, Ubuntu: apt-get install gcc; macOS: xcode-select --install), or name one in CC"
+#: Compilers that were found, by what was looked for: CC and PATH.
+_FOUND: Final[dict[tuple[str, ...], str]] = {}
 #: A lead that no output has.
 _NEVER: Final = (1 << 63) - 1
 _STATUS: Final = {
@@ -37,9 +39,13 @@ _STATUS: Final = {
 def find_compiler() -> list[str] | None:
     """The command in CC, else cc, gcc or clang; None if there is none."""
     given = os.environ.get("CC", "").split()
+    key = (*given, os.environ.get("PATH", ""))
+    if os.access(_FOUND.get(key, ""), os.X_OK):  # every run asks, and looking along PATH takes longer than a small network
+        return [_FOUND[key], *given[1:]]
     for command in [given] if given else [["cc"], ["gcc"], ["clang"]]:
         path = shutil.which(command[0])
         if path:
+            _FOUND[key] = path
             return [path, *command[1:]]
     return None
 
