@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -21,7 +21,7 @@ from spikec.backends.c.elements import Elements
 from spikec.backends.c.exprs import C_TYPES, Lanes, vector_loop
 from spikec.backends.c.forms import Choices
 from spikec.backends.c.parts import WIDTH, Member, Network, event_room, tail
-from spikec.backends.c.plan import Halo, Layout, Stored, Sum, arranged, order_of
+from spikec.backends.c.plan import Halo, Layout, Stored, Sum, Weighted, arranged, order_of
 from spikec.backends.c.sums import _SumState
 from spikec.backends.c.tiles import GROUP, PAIR, RUN, Tiles, tiles_of
 from spikec.ir.graph import Graph
@@ -36,6 +36,8 @@ _ROWS: Final = 128
 _BLOCK: Final = 3 << 19
 #: A list of events is longer than one in so many of its places rarely, and what is behind it is not touched.
 _SPARSE: Final = 8
+#: Sums of 16 bits in a vector.
+_VECTOR: Final = 32
 #: Layers with fewer connections a step are not worth a matrix unit.
 _SMALL: Final = 1 << 10
 #: Inputs that are active at the crossover, at most, for tiles to be kept; tiles may take so many times the weights' bytes.
@@ -152,7 +154,41 @@ class _Blocks(Elements, Assembly):
         return total.node.name not in self.tiled and super().merge(total, state)
 
     def halo(self, total: Sum) -> Halo | None:
-        return None if total.node.name in self.tiled else super().halo(total)
+        """Rows of whole vectors, for parts that add whole vectors."""
+        found = None if total.node.name in self.tiled else super().halo(total)
+        stored = self.plan.stored[total.node.name, ""]
+        if found is None or stored.layout is None or not any(self.by_vectors(part) for part in total.parts):
+            return found
+        pitch = -(-found.pitch // _VECTOR) * _VECTOR
+        base = found.base // found.pitch * pitch + found.base % found.pitch
+        length = found.length + (found.length // found.pitch + 1) * (pitch - found.pitch) + 4 * _VECTOR
+        return replace(found, pitch=pitch, base=base, length=length) if length // stored.layout[0] < 1 << 16 else found
+
+    def by_vectors(self, part: Weighted) -> bool:
+        """Whether events add whole vectors that hold several places of the map: where those of a channel follow each other along
+        a row, and each would else wait for parts of what the one before has written. Events of one place wait longer so."""
+        if not isinstance(part, Conv) or len(part.weight) not in (_VECTOR // 2, _VECTOR // 4):
+            return False
+        across = -(-part.weight.shape[-1] // part.stride[-1])
+        places = _VECTOR // len(part.weight)
+        stored = self.plan.stored[part.name, ""]
+        read, pool = self.plan.weighted_read(part.inputs[0])
+        along = read.stored.layout is None and pool is None
+        return along and self.in_rows(part, stored) and -(-(across + places - 1) // places) < across
+
+    def in_halo(self, part: Conv, weight: Array, halo: Halo) -> tuple[str, Array, dict[str, Any]]:
+        """Weights as whole vectors, for each place that an event may have in the first of them."""
+        header, rows, sizes = super().in_halo(part, weight, halo)
+        if not self.by_vectors(part) or halo.pitch % _VECTOR:
+            return header, rows, sizes
+        high, across = int(sizes["SPK_NY"][:-1]), int(sizes["SPK_NX"][:-1])
+        places = _VECTOR // len(weight)
+        vectors = -(-(across + places - 1) // places)
+        taps = rows.reshape(-1, high, across, len(weight))
+        full = np.zeros((len(taps), places, high, vectors * places, len(weight)), rows.dtype)
+        for place in range(places):
+            full[:, place, :, place : place + across] = taps
+        return "spk_convpair.h", full, {**sizes, "SPK_NX": f"{vectors}u"}
 
     def prepare(self, total: Sum) -> None:
         """As ever; a layer that turns out not to be tiled is prepared once more, since it may then be kept in other ways."""

@@ -490,10 +490,8 @@ class Sums(Writer):
                 arguments.append(self.constant(f"{part.name}_where", "i64", where, "uint32_t"))
                 rows = grouped.weights(weight, planes)
             elif stored.halo is not None:
-                header = "spk_convhalo.h"
-                taps = _phase_taps(part)
-                rows = _phase_rows(weight, part.stride, whole=True)
-                macros |= {"SPK_NY": f"{taps[0]}u", "SPK_NX": f"{taps[1]}u", "SPK_PITCH": f"{stored.halo.pitch}u"}
+                header, rows, own = self.in_halo(part, weight, stored.halo)
+                macros |= own
                 w_kind, macros["SPK_WEIGHT"] = "i16", "int16_t"
                 arguments.append(self.constant(f"{part.name}_where", "i64", self.where(part, stored.halo), "uint32_t"))
             elif self.in_rows(part, stored):
@@ -646,6 +644,12 @@ class Sums(Writer):
         self.line(f"{window.index} *event = net->scratch{16 if window.index == 'uint16_t' else 32};")
         cast = "" if c_type == window.index else f"({window.index})"
         self.line(f"for (i = 0; i < count; i++) {{ event[i] = {cast}{table}[from[i]]; }}")
+
+    def in_halo(self, part: Conv, weight: Array, halo: Halo) -> tuple[str, Array, dict[str, Any]]:
+        """A convolution into a map with room around: the kernel, its weights and sizes."""
+        taps = _phase_taps(part)
+        sizes = {"SPK_NY": f"{taps[0]}u", "SPK_NX": f"{taps[1]}u", "SPK_PITCH": f"{halo.pitch}u"}
+        return "spk_convhalo.h", _phase_rows(weight, part.stride, whole=True), sizes
 
     def where(self, part: Conv, halo: Halo) -> Array:
         """For every place of the input: outputs reached, phase of the stride, and where the first tap lands (spk_convhalo.h)."""

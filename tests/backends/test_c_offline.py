@@ -150,13 +150,13 @@ def conv_net(groups: int = 1) -> Graph:
     return verify(Graph("conv", "fixed", tuple(nodes), (("l4", Ref("l4")),)))
 
 
-def camera_net() -> Graph:
+def camera_net(channels: int = 16) -> Graph:
     """Layers that are added event by event, one behind the other, and a pool before one that tiles are for."""
     nodes: list[Node] = [
         Input(name="x", type=TensorType("spike", (2, 24, 24), "i8")),
-        Conv(name="c1", inputs=(Ref("x"),), weight=weights(4, 16, 2, 5, 5), padding=(2, 2), stride=(2, 2)),
+        Conv(name="c1", inputs=(Ref("x"),), weight=weights(4, channels, 2, 5, 5), padding=(2, 2), stride=(2, 2)),
         neuron("l1", "c1", IF, threshold=160),
-        Conv(name="c2", inputs=(Ref("l1"),), weight=weights(5, 16, 16, 3, 3), padding=(1, 1)),
+        Conv(name="c2", inputs=(Ref("l1"),), weight=weights(5, 16, channels, 3, 3), padding=(1, 1)),
         neuron("l2", "c2", IF, threshold=300),
         Pool(name="p", inputs=(Ref("l2"),), mode="sum", kernel=(2, 2)),
         Conv(name="c3", inputs=(Ref("p"),), weight=weights(6, 8, 16, 3, 3), padding=(1, 1)),
@@ -307,15 +307,16 @@ def test_the_crossover_takes_either_way() -> None:
         assert wrong(dense_net(), compiled[0], 4, 64, 5, density) == []
 
 
-@pytest.mark.parametrize("force", [False, True])
-def test_rows_that_are_moved_as_they_come(force: bool) -> None:
+@pytest.mark.parametrize(("force", "channels"), [(False, 16), (False, 8), (True, 16)])
+def test_rows_that_are_moved_as_they_come(force: bool, channels: int) -> None:
     """A population before a pool keeps one row, if nobody records it, and all rows where tiles are not used: blocks that are
     quiet and busy in turn go from one to the other."""
     needed("plain-sse2")
-    graph = camera_net()
+    graph = camera_net(channels)
     (compiled,), (whole,) = compile_offline([graph], PLAIN["plain-sse2"], force=force)
     assert "l3" in whole.layers
     assert ("early_x_l2" in whole.source) is not force  # forced, the layer before has tiles as well
+    assert ("spk_convpair.h" in whole.source) is not force
     rng = np.random.default_rng(8)
     busy = np.repeat(np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1]], bool)[..., None, None, None], 128, axis=1)
     x = {"x": ((rng.random((3, 384, 2, 24, 24)) < 0.15) & busy).astype(np.int8)}
