@@ -392,6 +392,7 @@ class _VectorLoop(_IntLoop):
         super().__init__(program, ranges, operands, merged)
         self.bits, self.kind, self.shifts = bits, f"i{bits}", shifts
         self.span = _INT16 if bits == 16 else _INT32
+        self.clipped: dict[str, tuple[_Int, Interval]] = {}  # text -> what it was before it was clipped, and to what
 
     def local(self, name: str, kind: str, text: str) -> str:
         """Declare the next version of a variable."""
@@ -448,7 +449,7 @@ class _VectorLoop(_IntLoop):
             texts = ", ".join(self.truth(arg) for arg in args)
             return _Int(f"spk_{op}{w}({texts})", "b", interval)
         if op in COMPARISONS:
-            left, right = self.lanes(a), self.lanes(b)
+            left, right = self.lanes(self.unclipped(op, a, b)), self.lanes(b)
             if left == right:
                 return _constant(int(op in ("<=", ">=", "==")), "b")
             name = {"<": "lt", "<=": "le", ">": "gt", ">=": "ge", "==": "eq", "!=": "ne"}[op]
@@ -483,7 +484,19 @@ class _VectorLoop(_IntLoop):
             text = f"spk_vmin{w}({text}, spk_set{w}({literal(half - 1, 'i32')}))"
         if a.interval[0] < low:
             text = f"spk_vmax{w}({text}, spk_set{w}({literal(low, 'i32')}))"
+        self.clipped[text] = (a, (low, half - 1))
         return self.fitting(text, interval)
+
+    def unclipped(self, op: str, a: _Int, b: _Int) -> _Int:
+        """What to compare with b in the place of a: the number before it was clipped, where that changes nothing, so that the two
+        do not wait for each other."""
+        before, (low, high) = self.clipped.get(a.text, (a, (0, 0)))
+        if before is a:
+            return a
+        above = low < b.interval[0] and b.interval[1] <= high  # a >= b where `before` >= b
+        below = low <= b.interval[0] and b.interval[1] < high  # a > b where `before` > b
+        held = {">=": above, "<": above, ">": below, "<=": below}.get(op, above and below)
+        return before if held else a
 
     def scaled(self, expr: Call, index: int, interval: Interval) -> _Int | None:
         return super().scaled(expr, index, interval) if self.bits == 32 else None
@@ -503,6 +516,8 @@ class _VectorLoop(_IntLoop):
         yes, no = self.expr(expr.args[1], index), self.expr(expr.args[2], index)
         if yes.kind == no.kind == "b":
             raise Unsupported("a selection between truth values")
+        if yes.number == 0:
+            return self.fitting(f"spk_unless{self.bits}({self.truth(condition)}, {self.lanes(no)})", interval)
         return self.fitting(f"spk_select{self.bits}({self.truth(condition)}, {self.lanes(yes)}, {self.lanes(no)})", interval)
 
 
@@ -544,6 +559,8 @@ def _vector_body(writer: _VectorLoop, kinds: Mapping[str, str]) -> Lanes:
         if found.number is None:
             text = found.text if truth else writer.lanes(found)
             local = writer.local(statement.name, "b" if truth else writer.kind, text)
+            if text in writer.clipped:
+                writer.clipped[local] = writer.clipped[text]
             found = _Int(local, "b" if truth else writer.kind, found.interval)
         elif found.kind == "b" and not truth:
             found = _constant(found.number)

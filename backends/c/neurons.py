@@ -292,11 +292,12 @@ class _Function:
         ]
         given = ", ".join([f"i + j * SPK_N{w}", *names, *(f"{m} + j" for m in masks)])
         whole = [
-            f"  for (k = 0; k < {width // 64}u; k++, i += 64u) {{",
+            *(["  spk_place at = spk_place_at((uint32_t)i);"] if lists else []),
+            f"  for (k = 0; k < {width // 64}u; k++, i += 64u{', at = spk_place_next(at)' if lists else ''}) {{",
             *(f"    spk_m{w} {m}[64u / SPK_N{w}];" for m in masks),
             "    uint32_t j;",
             f"    SPK_UNROLL for (j = 0; j < 64u / SPK_N{w}; j++) {{ {self.name}_lanes({given}); }}",
-            *(f"    c{k} = spk_list{w}_u{index[4:6]}(m{k}, (uint32_t)i, e{k}, c{k});" for k, _, index in lists),
+            *(f"    c{k} = spk_list{w}_u{index[4:6]}(m{k}, (uint32_t)i, at, e{k}, c{k});" for k, _, index in lists),
             "  }",
         ]
         last = width % 64

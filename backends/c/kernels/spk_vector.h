@@ -91,6 +91,8 @@ typedef __mmask16 spk_m32;
   SPK_FN spk_x##W spk_select##W(M m, spk_x##W a, spk_x##W b) {                                                             \
     return (spk_x##W)_mm512_mask_mov_epi##W((__m512i)b, m, (__m512i)a);                                                    \
   }                                                                                                                        \
+  /* 0 where m, else a */                                                                                                  \
+  SPK_FN spk_x##W spk_unless##W(M m, spk_x##W a) { return (spk_x##W)_mm512_maskz_mov_epi##W((M)~m, (__m512i)a); }          \
   SPK_FN spk_x##W spk_number##W(M m) { return (spk_x##W)_mm512_maskz_set1_epi##W(m, 1); }
 SPK_COMPARE(16, spk_m16)
 SPK_COMPARE(32, spk_m32)
@@ -123,6 +125,7 @@ typedef spk_x32 spk_m32;
   SPK_FN spk_m##W spk_or##W(spk_m##W a, spk_m##W b) { return a | b; }                                                      \
   SPK_FN spk_m##W spk_truth##W(int t) { return spk_set##W(t ? -1 : 0); }                                                   \
   SPK_FN spk_x##W spk_select##W(spk_m##W m, spk_x##W a, spk_x##W b) { return (m & a) | (~m & b); }                         \
+  SPK_FN spk_x##W spk_unless##W(spk_m##W m, spk_x##W a) { return ~m & a; }                                                 \
   SPK_FN spk_x##W spk_number##W(spk_m##W m) { return (spk_x##W){0} - m; }                                                  \
   SPK_FN void spk_flags##W(uint8_t *y, spk_m##W m) { spk_store##W##_u8(y, (spk_x##W){0} - m); }
 SPK_COMPARE(16)
@@ -287,47 +290,64 @@ SPK_LIST(spk_events_u32, uint32_t)
 #undef SPK_LIST
 #undef SPK_LIST_BODY
 
+/* `at` follows `first` in a loop over groups of 64, where a vector of numbers costs less than one made anew. */
 #if defined(__AVX512VBMI2__)
-/* Thirty-two numbers at a time: those of the true lanes are compressed to the front and stored; the next store overwrites what
- * stands behind them. `event` needs room for 32 more. */
-SPK_FN uint32_t spk_squeeze(__mmask32 ones, uint32_t first, uint16_t *SPK_RESTRICT event, uint32_t count) {
-  static const uint16_t lane[32] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
-                                    16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31};
-  const __m512i numbers = _mm512_add_epi16(_mm512_loadu_si512((const void *)lane), _mm512_set1_epi16((short)first));
-  _mm512_storeu_si512((void *)(event + count), _mm512_maskz_compress_epi16(ones, numbers));
-  return count + (uint32_t)__builtin_popcount(ones);
+typedef __m512i spk_place;
+SPK_FN spk_place spk_place_at(uint32_t first) { return _mm512_set1_epi16((short)first); }
+SPK_FN spk_place spk_place_next(spk_place at) { return _mm512_add_epi16(at, _mm512_set1_epi16(64)); }
+/* The numbers of the true lanes are compressed to the front as bytes, widened and stored: half of them, and the other half where
+ * there are as many. What is stored too much the next store overwrites; it stays within the 64. */
+SPK_FN uint32_t spk_squeeze(__mmask64 bits, spk_place at, uint16_t *SPK_RESTRICT event, uint32_t count) {
+  static const uint8_t lane[64] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21,
+                                   22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43,
+                                   44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63};
+  const __m512i found = _mm512_maskz_compress_epi8(bits, _mm512_loadu_si512((const void *)lane));
+  const uint32_t ones = (uint32_t)__builtin_popcountll(bits);
+  uint16_t *to = event + count;
+  _mm512_storeu_si512((void *)to, _mm512_add_epi16(_mm512_cvtepu8_epi16(_mm512_castsi512_si256(found)), at));
+  if (__builtin_expect(ones > 32u, 0)) {
+    const __m512i more = _mm512_cvtepu8_epi16(_mm512_extracti64x4_epi64(found, 1));
+    _mm512_storeu_si512((void *)(to + 32), _mm512_add_epi16(more, at));
+  }
+  return count + ones;
 }
-SPK_FN uint32_t spk_list16_u16(const spk_m16 *m, uint32_t first, uint16_t *SPK_RESTRICT event, uint32_t count) {
-  return spk_squeeze(m[1], first + 32u, event, spk_squeeze(m[0], first, event, count));
+SPK_FN uint32_t spk_list16_u16(const spk_m16 *m, uint32_t first, spk_place at, uint16_t *SPK_RESTRICT event, uint32_t count) {
+  (void)first;
+  return spk_squeeze(_mm512_kunpackd(m[1], m[0]), at, event, count);
 }
-SPK_FN uint32_t spk_list32_u16(const spk_m32 *m, uint32_t first, uint16_t *SPK_RESTRICT event, uint32_t count) {
-  count = spk_squeeze(_mm512_kunpackw(m[1], m[0]), first, event, count);
-  return spk_squeeze(_mm512_kunpackw(m[3], m[2]), first + 32u, event, count);
+SPK_FN uint32_t spk_list32_u16(const spk_m32 *m, uint32_t first, spk_place at, uint16_t *SPK_RESTRICT event, uint32_t count) {
+  (void)first;
+  return spk_squeeze(_mm512_kunpackd(_mm512_kunpackw(m[3], m[2]), _mm512_kunpackw(m[1], m[0])), at, event, count);
 }
 /* The same for the true ones among `n` neurons, at most 63. */
 SPK_FN uint32_t spk_some_u16(uint64_t bits, const uint32_t n, uint32_t first, uint16_t *SPK_RESTRICT event, uint32_t count) {
-  bits &= ((uint64_t)1 << n) - 1u;
-  count = spk_squeeze((__mmask32)bits, first, event, count);
-  return n > 32u ? spk_squeeze((__mmask32)(bits >> 32), first + 32u, event, count) : count;
+  return spk_squeeze(bits & (((uint64_t)1 << n) - 1u), spk_place_at(first), event, count);
 }
 #else
 SPK_FN uint32_t spk_some_u16(uint64_t bits, const uint32_t n, uint32_t first, uint16_t *SPK_RESTRICT event, uint32_t count) {
   return spk_events_u16(bits & (((uint64_t)1 << n) - 1u), first, event, count);
 }
-SPK_FN uint32_t spk_list16_u16(const spk_m16 *m, uint32_t first, uint16_t *SPK_RESTRICT event, uint32_t count) {
+typedef uint32_t spk_place;
+SPK_FN spk_place spk_place_at(uint32_t first) { return first; }
+SPK_FN spk_place spk_place_next(spk_place at) { return at; }
+SPK_FN uint32_t spk_list16_u16(const spk_m16 *m, uint32_t first, spk_place at, uint16_t *SPK_RESTRICT event, uint32_t count) {
+  (void)at;
   return spk_events_u16(spk_bits16(m), first, event, count);
 }
-SPK_FN uint32_t spk_list32_u16(const spk_m32 *m, uint32_t first, uint16_t *SPK_RESTRICT event, uint32_t count) {
+SPK_FN uint32_t spk_list32_u16(const spk_m32 *m, uint32_t first, spk_place at, uint16_t *SPK_RESTRICT event, uint32_t count) {
+  (void)at;
   return spk_events_u16(spk_bits32(m), first, event, count);
 }
 #endif
 SPK_FN uint32_t spk_some_u32(uint64_t bits, const uint32_t n, uint32_t first, uint32_t *SPK_RESTRICT event, uint32_t count) {
   return spk_events_u32(bits & (((uint64_t)1 << n) - 1u), first, event, count);
 }
-SPK_FN uint32_t spk_list16_u32(const spk_m16 *m, uint32_t first, uint32_t *SPK_RESTRICT event, uint32_t count) {
+SPK_FN uint32_t spk_list16_u32(const spk_m16 *m, uint32_t first, spk_place at, uint32_t *SPK_RESTRICT event, uint32_t count) {
+  (void)at;
   return spk_events_u32(spk_bits16(m), first, event, count);
 }
-SPK_FN uint32_t spk_list32_u32(const spk_m32 *m, uint32_t first, uint32_t *SPK_RESTRICT event, uint32_t count) {
+SPK_FN uint32_t spk_list32_u32(const spk_m32 *m, uint32_t first, spk_place at, uint32_t *SPK_RESTRICT event, uint32_t count) {
+  (void)at;
   return spk_events_u32(spk_bits32(m), first, event, count);
 }
 #undef SPK_COMPARE
