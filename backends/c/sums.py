@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import lcm
 from typing import Any, Final
 
 import numpy as np
@@ -12,6 +13,7 @@ from spikec.backends.c.exprs import C_TYPES, Operand, added_to, fits32, literal
 from spikec.backends.c.forms import LARGE, Form, blocks_of, choose, forms, steps
 from spikec.backends.c.grouped import two
 from spikec.backends.c.late import Late, arrivals
+from spikec.backends.c.memory import ALIGN
 from spikec.backends.c.parts import DTYPE, WIDTH, event_room, lanes, rest
 from spikec.backends.c.plan import Halo, Read, Stored, Sum, Weighted, arranged, common_shift, order_of, place_of, weighted_interval
 from spikec.backends.c.writer import Writer
@@ -28,6 +30,13 @@ _WIDEN: Final = 1 << 14
 _LARGEST: Final = (1 << 15) - 1
 #: Forms that are whole rows when the network runs.
 _ROWS: Final = ("rows", "packed")
+#: Rows of connections that are added side by side, where there are more bytes of accumulators than _FIRST_CACHE and rows have at
+#: least so many connections on average.
+_BESIDE: Final = 16
+_FIRST_CACHE: Final = 1 << 15
+_LONG: Final = 64
+#: A map's rows may take so many times the room to begin where vectors do.
+_MORE: Final = 1.125
 
 
 @dataclass
@@ -223,6 +232,12 @@ class Sums(Writer):
         channels = out[0]
         pitch = (columns + max(low[1], high[1])) * channels
         base = low[0] * pitch + low[1] * channels
+        # Rows begin where vectors do, or cache lines for long ones, if that takes little more room.
+        align = ALIGN if self.choices.vector > 16 else self.choices.vector
+        unit = lcm(channels, 1 if self.choices.small else max(align // WIDTH["i16"], 1))
+        if _up(pitch, unit) <= pitch * _MORE:
+            pitch = _up(pitch, unit)
+            base = _up(low[0] * pitch + low[1] * channels, unit)
         length = base + (rows - 1 + high[0]) * pitch + (columns + high[1]) * channels + more
         # Where an event lands is a table of sixteen bits, in units of channels.
         return Halo(columns * channels, rows, pitch, base, length) if length // channels < 1 << 16 else None
@@ -404,6 +419,11 @@ class Sums(Writer):
         read, pool = self.plan.weighted_read(part.inputs[0])
         source = read
         x = self.operand(part)
+        # `where` of spk_convhalo.h says where the events of a window land: they need no other number.
+        scattered = stored.halo is not None and isinstance(part, Conv) and self.in_rows(part, stored)
+        windows = pool if scattered else None
+        if windows is not None:
+            x, pool = source.stored, None
         if pool is not None:
             read = Read(x, 0)
         formed = self.form(part, state, stored)
@@ -493,13 +513,18 @@ class Sums(Writer):
                 header, rows, own = self.in_halo(part, weight, stored.halo)
                 macros |= own
                 w_kind, macros["SPK_WEIGHT"] = "i16", "int16_t"
-                arguments.append(self.constant(f"{part.name}_where", "i64", self.where(part, stored.halo), "uint32_t"))
+                arguments.append(self.constant(f"{part.name}_where", "i64", self.where(part, stored.halo, windows), "uint32_t"))
+                if windows is not None:
+                    height, width = two(self.graph.type_of(windows.inputs[0]).shape[1:])
+                    macros |= {"SPK_HI": f"{height}u", "SPK_WI": f"{width}u"}
             elif self.in_rows(part, stored):
                 header = "spk_convrow.h"
                 rows = _phase_rows(weight, part.stride)
                 if w_kind == "i8" and weight.size <= _WIDEN:
                     w_kind, macros["SPK_WEIGHT"] = "i16", "int16_t"
             arguments.append(self.constant(f"{part.name}_weight", w_kind, rows))
+        if header == "spk_sparse.h" and self.beside(part, formed, state, stored):
+            macros["SPK_ROWS"] = f"{_BESIDE}u"
         self.kernel(header, **macros)
         # The operand's events and, unless all are 1, its values.
         self.line("{")
@@ -630,6 +655,14 @@ class Sums(Writer):
             self.constant(f"{name}_weight", kind, weights),
         ]
 
+    def beside(self, part: Weighted, formed: _Formed | None, state: _SumState, stored: Stored) -> bool:
+        """Whether rows of connections are added side by side: accumulators do not fit the first cache, and rows are long."""
+        if not self.integer or state.delayed or self.choices.vector == 0:
+            return False
+        rows = self.operand(part).size if formed is not None else part.fan_in if isinstance(part, Sparse) else 1
+        connections = part.weight.size if formed is None else int(np.count_nonzero(formed.matrix))
+        return stored.size * WIDTH[state.kind] > _FIRST_CACHE and connections >= _LONG * rows
+
     def renumbered(self, pool: Pool, source: Stored, window: Stored, events: str, count: str) -> None:
         """Spikes as events of the window that each lies in; a window may occur several times."""
         shape = self.graph.type_of(pool.inputs[0]).shape
@@ -651,8 +684,9 @@ class Sums(Writer):
         sizes = {"SPK_NY": f"{taps[0]}u", "SPK_NX": f"{taps[1]}u", "SPK_PITCH": f"{halo.pitch}u"}
         return "spk_convhalo.h", _phase_rows(weight, part.stride, whole=True), sizes
 
-    def where(self, part: Conv, halo: Halo) -> Array:
-        """For every place of the input: outputs reached, phase of the stride, and where the first tap lands (spk_convhalo.h)."""
+    def where(self, part: Conv, halo: Halo, windows: Pool | None) -> Array:
+        """For every place of the input: outputs reached, phase of the stride, and where the first tap lands (spk_convhalo.h). The
+        input of a convolution of windows are the places in them."""
         into = two(self.graph.type_of(part.inputs[0]).shape[1:])
         out = two(self.graph.shape_of(part.name)[1:])
         padding = (0, *part.padding) if len(part.padding) == 1 else part.padding
@@ -665,6 +699,8 @@ class Sums(Writer):
         channels = len(part.weight)
         lands = (halo.base + first[0][:, None] * halo.pitch) // channels + first[1]
         found: Array = lands << 16 | (phase[0][:, None] * two(part.stride)[1] + phase[1]) << 8 | reach[0][:, None] * reach[1]
+        for axis, size in enumerate(two(windows.kernel) if windows is not None else ()):
+            found = np.repeat(found, size, axis)
         return found
 
     def delays(self, name: str, array: Array, c_type: str) -> str:
@@ -732,6 +768,11 @@ def _tap_rows(weight: Array, groups: int) -> Array:
     """(out, in / groups, *kernel) -> (in, *kernel, out / groups)."""
     out = len(weight) // groups
     return np.concatenate([np.moveaxis(weight[g * out : (g + 1) * out], 0, -1) for g in range(groups)])
+
+
+def _up(number: int, unit: int) -> int:
+    """The multiple of a unit that is no smaller."""
+    return -(-number // unit) * unit
 
 
 def _phase_taps(part: Conv) -> tuple[int, int, int]:

@@ -63,7 +63,9 @@ def network(
 )
 def test_pools_of_spikes(options: dict[str, object], folded: bool) -> None:
     graph = network(**options)
-    assert ("_window" in generate(graph).source) == folded
+    source = generate(graph).source
+    assert ("spk_pool.h" not in source) == folded
+    assert ("_window" in source) == (folded and (options["flat"] is True))
     data = {"in": (np.random.default_rng(1).random((6, 15, 3, 12, 12)) < 0.2).astype(np.int8)}
     record = default_record(graph)
     wanted = interpret(graph, data, record=record)
