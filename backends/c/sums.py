@@ -420,8 +420,7 @@ class Sums(Writer):
         source = read
         x = self.operand(part)
         # `where` of spk_convhalo.h says where the events of a window land: they need no other number.
-        scattered = stored.halo is not None and isinstance(part, Conv) and self.in_rows(part, stored)
-        windows = pool if scattered else None
+        windows = pool if stored.halo is not None and isinstance(part, Conv) and self.in_rows(part, stored) else None
         if windows is not None:
             x, pool = source.stored, None
         if pool is not None:

@@ -58,8 +58,13 @@ static uint64_t SPK_NAME(int16_t *SPK_RESTRICT acc, const uint32_t *SPK_RESTRICT
   uint32_t e;
   for (e = 0; e < count; e++) {
     const uint32_t id = event[e];
-    const uint32_t pixel = SPK_IN_LAST ? id / SPK_CIN : id % (SPK_HI * SPK_WI);
-    const uint32_t c = SPK_IN_LAST ? id % SPK_CIN : id / (SPK_HI * SPK_WI);
+#if SPK_IN_LAST
+    const uint32_t pixel = id / SPK_CIN, c = id % SPK_CIN;
+#else
+    /* An event camera's two polarities take no division. */
+    const uint32_t c = SPK_CIN <= 2u ? (uint32_t)(id >= SPK_HI * SPK_WI) : id / (SPK_HI * SPK_WI);
+    const uint32_t pixel = id - c * (SPK_HI * SPK_WI);
+#endif
     const uint32_t place = where[pixel];
     const uint32_t phase = c * (SPK_SH * SPK_SW) + (SPK_SH * SPK_SW == 1 ? 0 : place >> 8 & 255u);
     const int16_t *w = weight + phase * (size_t)(SPK_NY * SPK_NX * SPK_COUT);

@@ -1,6 +1,45 @@
-/* spk_flags.h - from bytes to the list of those that are not zero, without a branch that depends on the data. */
+/* spk_flags.h - from bytes to the list of those that are not zero, without a branch that depends on the data; and lists of events
+ * that are checked and copied. */
 #ifndef SPK_FLAGS_H
 #define SPK_FLAGS_H
+
+#if defined(__AVX512F__) && defined(__GNUC__) && !defined(SPK_NO_SIMD)
+#include <immintrin.h>
+
+/* Whether every number is larger than the one before; the last ones of a list are as quick as the others. */
+static SPK_UNUSED int spk_rising(const uint32_t *SPK_RESTRICT index, uint32_t count) {
+  __mmask16 falling = 0;
+  uint32_t i;
+  for (i = 1; i < count; i += 16u) {
+    const __mmask16 lanes = (__mmask16)(count - i < 16u ? (1u << (count - i)) - 1u : 0xffffu);
+    const __m512i here = _mm512_maskz_loadu_epi32(lanes, index + i), before = _mm512_maskz_loadu_epi32(lanes, index + i - 1u);
+    falling |= _mm512_mask_cmple_epu32_mask(lanes, here, before);
+  }
+  return falling == 0;
+}
+
+/* A list in sixteen bits; `event` needs room for 15 more. */
+static SPK_UNUSED void spk_narrow(const uint32_t *SPK_RESTRICT index, uint32_t count, uint16_t *SPK_RESTRICT event) {
+  uint32_t i;
+  for (i = 0; i < count; i += 16u) {
+    const __mmask16 lanes = (__mmask16)(count - i < 16u ? (1u << (count - i)) - 1u : 0xffffu);
+    const __m512i wide = _mm512_maskz_loadu_epi32(lanes, index + i);
+    _mm256_storeu_si256((__m256i *)(void *)(event + i), _mm512_cvtepi32_epi16(wide));
+  }
+}
+#else
+static SPK_UNUSED void spk_narrow(const uint32_t *SPK_RESTRICT index, uint32_t count, uint16_t *SPK_RESTRICT event) {
+  uint32_t i;
+  for (i = 0; i < count; i++) { event[i] = (uint16_t)index[i]; }
+}
+
+static SPK_UNUSED int spk_rising(const uint32_t *SPK_RESTRICT index, uint32_t count) {
+  uint32_t falling = 0;
+  uint32_t i;
+  for (i = 1; i < count; i++) { falling |= (uint32_t)(index[i] <= index[i - 1u]); }
+  return falling == 0;
+}
+#endif
 
 #if defined(__AVX512VBMI2__) && defined(__AVX512BW__) && defined(__AVX512VL__) && !defined(SPK_NO_SIMD)
 #include <immintrin.h>

@@ -21,10 +21,8 @@ static spk_status SPK_CAT(SPK_NAME, _check)(const spk_in *in) {
   uint32_t i;
   if (in->index != NULL) {
     const uint32_t *SPK_RESTRICT index = in->index;
-    uint32_t falling = 0;
     if (in->count > SPK_SIZE) { return SPK_E_EVENT; }
-    for (i = 1; i < in->count; i++) { falling |= (uint32_t)(index[i] <= index[i - 1u]); }
-    if (falling || (in->count > 0 && index[in->count - 1u] >= SPK_SIZE)) { return SPK_E_EVENT; }
+    if (!spk_rising(index, in->count) || (in->count > 0 && index[in->count - 1u] >= SPK_SIZE)) { return SPK_E_EVENT; }
   }
 #if defined(SPK_LOW) || SPK_BINARY
   if (value != NULL) {
@@ -45,6 +43,7 @@ static spk_status SPK_CAT(SPK_NAME, _check)(const spk_in *in) {
   if (in->index == NULL && value == NULL && (0 < SPK_LOW || 0 > SPK_HIGH)) { return SPK_E_VALUE; }
 #endif
   (void)value;
+  (void)i;
   return SPK_OK;
 }
 
@@ -69,9 +68,11 @@ static uint32_t SPK_CAT(SPK_NAME, _load)(const spk_in *in, SPK_X *x, SPK_INDEX *
 #if SPK_LIST
   if (in->index != NULL) {
     if (value == NULL) {
-      const uint32_t *SPK_RESTRICT index = in->index;
-      SPK_INDEX *SPK_RESTRICT to = event;
-      for (i = 0; i < in->count; i++) { to[i] = (SPK_INDEX)index[i]; }
+      if (sizeof *event == 2) {
+        spk_narrow(in->index, in->count, (uint16_t *)(void *)event);
+      } else {
+        memcpy(event, in->index, in->count * sizeof *event);
+      }
       return in->count;
     }
     /* An event may carry a zero: it is none. */
