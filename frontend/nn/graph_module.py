@@ -1,10 +1,10 @@
 """A graph as a torch module: it computes what the interpreter does, and can be trained.
 
 Populations that feed no loop are run layer by layer, all steps of a layer at once, and so is one that dense layers lead back to;
-others on a loop step by step. A comparison is a
-Heaviside step forward and a surrogate gradient backward (an arctangent's, of the distance to the threshold in units of the
-threshold); what a comparison resets gets no gradient from it. Rounding operations pass gradients through. Integer graphs are
-computed in float64, which holds every integer below 2^53.
+others on a loop step by step. A comparison is a Heaviside step forward and a surrogate gradient backward: an arctangent's, of the
+distance to the threshold in units of the threshold, or of the population's mean distance in that step where that is more. What a
+comparison resets gets no gradient from it. Rounding operations pass gradients through. Integer graphs are computed in float64,
+which holds every integer below 2^53.
 """
 
 from __future__ import annotations
@@ -493,7 +493,7 @@ def _compare(op: str, a: Any, b: Any) -> Any:
     if op in ("<", "<="):
         a, b = b, a
     distance = a - b
-    found: torch.Tensor = _Step.apply(distance, scale_of(b), op in (">", "<"))
+    found: torch.Tensor = _Step.apply(distance, scale_of(distance, b), op in (">", "<"))
     found.is_truth = True
     return found
 

@@ -310,27 +310,25 @@ def _equal(line: _Operation, args: list[Any], once: dict[str, Any]) -> tuple[tor
 
 
 def _compared(line: _Operation, args: list[Any], once: dict[str, Any]) -> tuple[torch.Tensor, Any]:
-    names = line.operands
     a, b = _number(args[0]), _number(args[1])
     turned = line.op in ("<", "<=")
     if turned:
-        a, b, names = b, a, names[::-1]
+        a, b = b, a
     distance = a - b
     truth = (distance > 0 if line.op in (">", "<") else distance >= 0).to(distance.dtype)
     if not any(line.wanted):
         return truth, None
-    key = f"scale {names[1]}"
-    if names[1] not in once:
-        scale = scale_of(b)
-    elif (scale := once.get(key)) is None:
-        scale = once[key] = scale_of(b)
-    return truth, (distance, scale, turned)
+    return truth, (distance, scale_of(distance, b), turned)
 
 
-def scale_of(threshold: torch.Tensor) -> torch.Tensor:
-    """In units of what the surrogate gradient measures distances from a threshold: its magnitude, or 1."""
-    size = threshold.detach().abs()
-    return torch.where((size > 0) & torch.isfinite(size), size, torch.ones_like(size))
+def scale_of(distance: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
+    """The width of the surrogate gradient: the threshold's magnitude (1 for 0), or the mean distance from it, if that is more.
+
+    Where a step moves membranes by many thresholds, hardly a value lies within one of it, and next to nothing would be learnt.
+    """
+    size, far = threshold.detach().abs(), distance.detach().abs().mean()
+    size = torch.where((size > 0) & torch.isfinite(size), size, 1)
+    return torch.where((far > size) & torch.isfinite(far), far, size).to(distance.dtype)
 
 
 def surrogate(gradient: torch.Tensor, distance: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

@@ -85,6 +85,18 @@ def test_the_surrogate_is_that_of_an_arctangent() -> None:
     assert weight.grad.item() == pytest.approx(1 / (1 + (np.pi * 0.75) ** 2) / 2)
 
 
+def test_the_surrogate_is_as_wide_as_membranes_are_far() -> None:
+    """Two neurons 3 and 5 thresholds away from theirs: 4 in the mean, the width of both; ds/dw = 1 / (1 + (pi d / 4)^2) / 4."""
+    weight = np.array([[4.0], [6.0]], np.float32)
+    g = graph(spikes((1,)), dense("fc", "in", weight), leaky("l", "fc", 0.0, 1.0), out=["l"])
+    module = GraphModule(g)
+    module(torch.ones(1, 1, 1))["l"].sum().backward()
+    (parameter,) = module.parameters()
+    assert parameter.grad is not None
+    wanted = [1 / (1 + (np.pi * distance / 4) ** 2) / 4 for distance in (3, 5)]
+    np.testing.assert_allclose(parameter.grad.numpy().ravel(), wanted, rtol=1e-5)
+
+
 def test_it_learns() -> None:
     """A task that the random network does not know: which half of the inputs is busier."""
     rng = np.random.default_rng(0)
