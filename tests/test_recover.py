@@ -69,7 +69,12 @@ def right(build: spikec.Build, seed: int = 5) -> float:
 
 @pytest.mark.parametrize(
     ("target", "options"),
-    [("host", {"bits": 2}), ("loihi2", {"bits": 2}), ("host", {"bits": 8, "prune": 0.9}), ("loihi2", {"prune_structured": 0.6})],
+    [
+        ("host", {"bits": 2, "prune": 0.85}),
+        ("loihi2", {"bits": 2, "prune": 0.85}),
+        ("host", {"bits": 8, "prune": 0.9}),
+        ("loihi2", {"prune_structured": 0.6}),
+    ],
 )
 def test_the_score_rises_and_what_was_trained_is_what_runs(net: Graph, target: str, options: dict[str, Any]) -> None:
     x, y = task(300, 2)
