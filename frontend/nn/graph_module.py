@@ -310,7 +310,7 @@ class _Run:
         one_type &= all(self.dtype(node, port) == dtype for port in ports)
         if not (inputs and steps.known and one_type and all(value.shape[2:] == shape for value in inputs)):
             return False
-        rows = steps.run(inputs, params, self._states(node), node.start, _eval, back)
+        rows = steps.run(inputs, params, self._states(node), (node.start, node.stop), _eval, back)
         self.values |= {(node.name, port): value for port, value in zip(ports, rows, strict=True)}
         return True
 

@@ -124,17 +124,17 @@ class Steps:
         inputs: Sequence[torch.Tensor],
         params: Mapping[str, Any],
         states: Mapping[str, torch.Tensor],
-        start: int,
+        window: tuple[int, int | None],
         evaluate: Evaluate,
         back: Sequence[Feedback] = (),
     ) -> list[torch.Tensor]:
         """What is emitted (batch, T, *shape), of inputs of that shape.
 
-        states: before the first step, (batch, *shape). start: steps before this one emit zeros and change nothing. back: what its
-        own first emission adds to its inputs.
+        states: before the first step, (batch, *shape). window: steps before its first number, or from its second on, emit zeros and
+        change nothing. back: what its own first emission adds to its inputs.
         """
         ways = [(way.operand, way.delay) for way in back]
-        return list(_Run.apply(self, params, states, start, evaluate, ways, *(way.weight for way in back), *inputs))
+        return list(_Run.apply(self, params, states, window, evaluate, ways, *(way.weight for way in back), *inputs))
 
 
 class _Run(torch.autograd.Function):
@@ -144,22 +144,24 @@ class _Run(torch.autograd.Function):
         steps: Steps,
         params: Mapping[str, Any],
         states: Mapping[str, torch.Tensor],
-        start: int,
+        window: tuple[int, int | None],
         evaluate: Evaluate,
         back: Sequence[tuple[int, int]],
         *tensors: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
         program = steps.program
         weights, inputs = tensors[: len(back)], tensors[len(back) :]
-        ctx.steps, ctx.start, ctx.saved, ctx.back = steps, start, [], back
+        ctx.steps, ctx.saved, ctx.back = steps, [], back
         ctx.set_materialize_grads(False)
         keep = any(ctx.needs_input_grad)
         emitted = [torch.zeros_like(inputs[0]) for _ in program.emits]
         ctx.total = inputs[0].shape[1]
+        start, stop = window
+        ctx.runs = range(start, ctx.total if stop is None else min(stop, ctx.total))
         once: dict[str, Any] = {}
         given = [x.unbind(1) for x in inputs]
         held: dict[str, Any] = dict(states)
-        for t in range(start, ctx.total):
+        for t in ctx.runs:
             read = [x[t] for x in given]
             for (operand, delay), weight in zip(back, weights, strict=True):
                 if t >= delay:
@@ -199,7 +201,7 @@ class _Run(torch.autograd.Function):
         kept_tensors: tuple[Any, ...] = ctx.saved_tensors or (None,)
         weights, sent = kept_tensors[:-1], kept_tensors[-1]
         returned: dict[int, torch.Tensor] = {}  # by step, the gradient that reaches its emission on the way back
-        for t in range(ctx.total - 1, ctx.start - 1, -1):
+        for t in reversed(ctx.runs):
             found: dict[str, torch.Tensor] = {}
 
             def add(name: str, gradient: torch.Tensor, found: dict[str, torch.Tensor] = found) -> None:
@@ -212,7 +214,7 @@ class _Run(torch.autograd.Function):
                     add(steps.now.get(emit.name, emit.name), whole[:, t])
             if t in returned:
                 add(steps.now.get(program.emits[0].name, program.emits[0].name), returned.pop(t))
-            for line, kept in zip(reversed(operations), reversed(ctx.saved[t - ctx.start]), strict=True):
+            for line, kept in zip(reversed(operations), reversed(ctx.saved[t - ctx.runs.start]), strict=True):
                 gradient = found.get(line.target)
                 if gradient is not None and any(line.wanted):
                     for name, wanted, part in zip(line.operands, line.wanted, _BACKWARD[line.op](gradient, kept), strict=False):
