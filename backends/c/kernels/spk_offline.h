@@ -7,6 +7,7 @@
 #ifndef SPK_OFFLINE_H
 #define SPK_OFFLINE_H
 #include "spk_core.h"
+#include "spk_flags.h"
 #include "spk_vector.h"
 
 #if SPK_VECTOR && defined(SPK_TILES_PLAIN)
@@ -197,34 +198,12 @@ static SPK_UNUSED uint32_t spk_ones(const uint8_t *x, uint32_t size) {
   return count;
 }
 
-/* Whether each number is larger than the one before it. */
-static SPK_UNUSED int spk_rising(const uint32_t *index, uint32_t count) {
-  uint32_t i = 1, wrong = 0;
-#if defined(__AVX512BW__) && !defined(SPK_NO_SIMD)
-  for (; i < count; i += 16u) {
-    const __mmask16 these = count - i < 16u ? (__mmask16)((1u << (count - i)) - 1u) : (__mmask16)-1;
-    const __m512i here = _mm512_maskz_loadu_epi32(these, (const void *)(index + i));
-    wrong |= _mm512_mask_cmple_epu32_mask(these, here, _mm512_maskz_loadu_epi32(these, (const void *)(index + i - 1u)));
-  }
-#endif
-  for (; i < count; i++) { wrong |= (uint32_t)(index[i] <= index[i - 1u]); }
-  return !wrong;
-}
-
 /* The events of a step, checked, as a list of `event`s, which has room for 32 more than `size`. */
 static SPK_UNUSED spk_status spk_list_row(const spk_in *in, uint32_t size, uint16_t *SPK_RESTRICT event, uint32_t *number) {
   const uint32_t *SPK_RESTRICT index = in->index;
   const uint32_t count = in->count;
-  uint32_t i = 0;
   if (count > size || !spk_rising(index, count) || (count > 0 && index[count - 1u] >= size)) { return SPK_E_EVENT; }
-#if defined(__AVX512BW__) && !defined(SPK_NO_SIMD)
-  for (; i < count; i += 16u) {
-    const __mmask16 these = count - i < 16u ? (__mmask16)((1u << (count - i)) - 1u) : (__mmask16)-1;
-    const __m512i here = _mm512_maskz_loadu_epi32(these, (const void *)(index + i));
-    _mm256_storeu_si256((__m256i *)(void *)(event + i), _mm512_cvtepi32_epi16(here));
-  }
-#endif
-  for (; i < count; i++) { event[i] = (uint16_t)index[i]; }
+  spk_narrow(index, count, event);
   *number = count;
   return SPK_OK;
 }
