@@ -300,7 +300,8 @@ def test_large_weights_are_a_binary_file(embed: str, backend: CBackend, tmp_path
     ]
     graph = verify(Graph("big", "fixed", tuple(nodes), (("l1", Ref("l1")),)))
     backend.emit(graph, tmp_path, golden(graph, 1, 4))
-    assert (tmp_path / "weights.bin").stat().st_size == 1000 * 1500 // 64 * 64 + 64 * (1000 * 1500 % 64 > 0)
+    rows = 1500 * 1008  # filled up to whole vectors of 16; behind the last row is room for one vector more
+    assert rows <= (tmp_path / "weights.bin").stat().st_size <= rows + 64
     assert (tmp_path / "network.c").stat().st_size < 100_000
     done = make(tmp_path, "check", f"EMBED={embed}")
     assert done.returncode == 0, done.stderr
@@ -326,7 +327,7 @@ def test_every_wire_and_state_equals_the_reference(net: str, steps: int, backend
 
 def test_accumulators_and_weights_are_as_narrow_as_proven() -> None:
     text = generate(dense_net()).source
-    assert "int8_t spk_fc1_weight" in text
+    assert "#define spk_fc1_weight (spk_numbers_int8 + 0u)" in text
     assert "int16_t shared_int16" in text and "spk_at_x_sum" in text
     assert "x_fc1" not in text  # added up in the same accumulators
     assert "spk_mul_rtz32" in text
