@@ -148,6 +148,8 @@ def recover(
     with Bar("recovering") as bar:
         reached = _fit(torch, module, quick, task, train, check, settings, generator, bar, prune if pruner else None)
     trained = _with_weights(source, module, scales)
+    if pruner is None and (not epochs or reached < before):  # weights that were rounded together are better than each by itself
+        trained, reached = _as_built(source, fixed, scales), before
 
     # What was pruned while training goes out of the graph where the pruning pass stands, if the passes behind it left the weights.
     after = place
@@ -457,6 +459,18 @@ def _distance(torch: Any, logits: Any, taught: Any, temperature: float) -> Any:
     wanted = f.softmax(taught.double() / temperature, dim=-1).flatten(0, -2)
     found = f.log_softmax(logits / temperature, dim=-1).flatten(0, -2)
     return f.kl_div(found, wanted.to(found.dtype), reduction="batchmean") * temperature**2
+
+
+def _as_built(source: Graph, fixed: Graph, scales: Mapping[str, float]) -> Graph:
+    """The float graph with the weights that the build has."""
+    nodes = []
+    for node in source.nodes:
+        if node.name in scales and not isinstance(source[node.inputs[0].node], Constant):
+            target = next(n for n in (f"{node.name}_sum", node.name) if n in fixed and isinstance(fixed[n], WEIGHTED))
+            weight = fixed[target].weight / scales[node.name]  # type: ignore[attr-defined]  # a layer of weights
+            node = replace(node, weight=weight.astype(node.weight.dtype))  # type: ignore[attr-defined,call-arg]  # a layer of weights
+        nodes.append(node)
+    return verify(source.with_nodes(nodes))
 
 
 def _with_weights(source: Graph, module: Any, scales: Mapping[str, float], rounded: bool = True) -> Graph:

@@ -417,7 +417,8 @@ def test_many_weights_go_onto_large_pages(tmp_path: Path, monkeypatch: pytest.Mo
     graph, x = wide(2200)
     emitted(graph, tmp_path, samples=1)
     size = (tmp_path / "weights.bin").stat().st_size
-    assert CBackend(load_target("host")).memory(graph).constants == 2200 * 2200 and size - 2200 * 2200 < 64
+    constants, rows = CBackend(load_target("host")).memory(graph).constants, 2200 * 2208  # filled up to whole vectors
+    assert rows <= constants < rows + 64 and 0 <= size - constants < 64
     (tmp_path / "where.c").write_text(WHERE.replace("@bytes@", f"{size}u"))
     mode = Path("/sys/kernel/mm/transparent_hugepage/enabled")
     large = mode.exists() and "[never]" not in mode.read_text()

@@ -115,6 +115,8 @@ def graphs() -> list[Graph]:
             depthwise(6, (3, 3), name="d", source="q", padding=(1, 1))),
         net((6, 8, 8), depthwise(6, (3, 3), padding=(1, 1)), neuron("a", "c"), Pool(name="q", inputs=(Ref("a"),), mode="max", kernel=(2, 2)),
             depthwise(6, (3, 3), name="d", source="q", padding=(1, 1))),
+        # Onto single places: the runs of neighbouring outputs overlap.
+        net((3, 16, 16), conv("p", "x", 3, 24, (5, 5), stride=(2, 2)), neuron("a", "p"), conv("c", "a", 24, 36, (5, 5), stride=(2, 2))),
         net((6, 8, 8), depthwise(6, (3, 3), padding=(1, 1)), conv("o", "x", 6, 6, (3, 3), padding=(1, 1)), Add(name="s", inputs=(Ref("c"), Ref("o")))),
         net((6, 8, 8), depthwise(6, (3, 3), padding=(1, 1)), depthwise(6, (5, 5), name="dd", padding=(2, 2)), Add(name="s", inputs=(Ref("c"), Ref("dd")))),
         # Two populations that read one sum.
@@ -124,7 +126,8 @@ def graphs() -> list[Graph]:
 
 
 @pytest.mark.parametrize(
-    "flags", ["-O1 -march=native", "-O1 -mavx2 -mpopcnt -fsanitize=address,undefined", "-O2", "-O1 -DSPK_NO_SIMD"]
+    "flags",
+    ["-O1 -march=native", "-O3 -march=native", "-O1 -mavx2 -mpopcnt -fsanitize=address,undefined", "-O2", "-O1 -DSPK_NO_SIMD"],
 )
 def test_every_instruction_set_gives_the_same_bits(flags: str, tmp_path: Path) -> None:
     require_compiler()

@@ -35,12 +35,16 @@
 typedef SPK_UACC SPK_V __attribute__((vector_size(SPK_SPAN), aligned(2), may_alias));
 #endif
 
-SPK_INLINE_ANY void SPK_ADD(SPK_ACC *SPK_RESTRICT a, const SPK_ACC *SPK_RESTRICT w
+SPK_INLINE_ANY void SPK_ADD(SPK_ACC *a, const SPK_ACC *SPK_RESTRICT w
 #if defined(SPK_X)
                             , const SPK_ACC value
 #endif
 ) {
   uint32_t i;
+#if SPK_TAP < SPK_RUN || SPK_ROW < SPK_RUN
+  /* Runs overlap. gcc 12 with -O3 (-fpredictive-commoning) then takes what it read before a store that overlaps in part. */
+  SPK_OPAQUE(a);
+#endif
 #if SPK_SPAN
   SPK_UNROLL for (i = 0; i < SPK_RUN; i += SPK_SPAN / SPK_WIDTH) {
     SPK_V *to = (SPK_V *)(void *)(a + i);
