@@ -50,7 +50,7 @@ def convolution(shape: tuple[int, ...], out: int, kernel: int, **options: object
     for name in ("stride", "padding", "dilation"):
         if name in options:
             options[name] = (int(str(options[name])),) * axes
-    return layer(shape, Conv(name="fc", inputs=(Ref("in"),), weight=weight, **options))  # type: ignore[arg-type]
+    return layer(shape, Conv(name="fc", inputs=(Ref("in"),), weight=weight, **options))
 
 
 def dense(most: int, axonal: bool) -> Graph:

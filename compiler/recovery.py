@@ -463,26 +463,27 @@ def _distance(torch: Any, logits: Any, taught: Any, temperature: float) -> Any:
 
 def _as_built(source: Graph, fixed: Graph, scales: Mapping[str, float]) -> Graph:
     """The float graph with the weights that the build has."""
-    nodes = []
-    for node in source.nodes:
-        if node.name in scales and not isinstance(source[node.inputs[0].node], Constant):
-            target = next(n for n in (f"{node.name}_sum", node.name) if n in fixed and isinstance(fixed[n], WEIGHTED))
-            weight = fixed[target].weight / scales[node.name]  # type: ignore[attr-defined]  # a layer of weights
-            node = replace(node, weight=weight.astype(node.weight.dtype))  # type: ignore[attr-defined,call-arg]  # a layer of weights
-        nodes.append(node)
-    return verify(source.with_nodes(nodes))
+    return _replaced(source, fixed, scales, lambda name, target: fixed[target].weight / scales[name])  # type: ignore[attr-defined]  # a layer of weights
 
 
 def _with_weights(source: Graph, module: Any, scales: Mapping[str, float], rounded: bool = True) -> Graph:
     """The float graph with the weights that were trained, as the grid has them; or not rounded, and those that are masked too."""
+
+    def trained(name: str, target: str) -> Array:
+        if rounded:
+            return np.asarray(module.weight_of(target).detach().numpy() / scales[name])
+        return np.asarray(module.weights[module._keys[target]].detach().numpy())
+
+    return _replaced(source, module.graph, scales, trained)
+
+
+def _replaced(source: Graph, fixed: Graph, scales: Mapping[str, float], weight_of: Callable[[str, str], Array]) -> Graph:
+    """The float graph with other weights: `weight_of` a layer's name, and that of the layer of integers that was made of it."""
     nodes = []
     for node in source.nodes:
         if node.name in scales and not isinstance(source[node.inputs[0].node], Constant):
-            target = next(n for n in (f"{node.name}_sum", node.name) if n in module.graph and isinstance(module.graph[n], WEIGHTED))
-            if rounded:
-                weight = module.weight_of(target).detach().numpy() / scales[node.name]
-            else:
-                weight = module.weights[module._keys[target]].detach().numpy()
-            node = replace(node, weight=weight.astype(node.weight.dtype))  # type: ignore[attr-defined,call-arg]  # a layer of weights
+            target = next(n for n in (f"{node.name}_sum", node.name) if n in fixed and isinstance(fixed[n], WEIGHTED))
+            weight = weight_of(node.name, target).astype(node.weight.dtype)  # type: ignore[attr-defined]  # a layer of weights
+            node = replace(node, weight=weight)  # type: ignore[call-arg]  # a layer of weights
         nodes.append(node)
     return verify(source.with_nodes(nodes))

@@ -59,7 +59,7 @@ def conv(
     groups = int(str(options.get("groups", 1)))
     weight = rng.integers(-most, most + 1, (out, into // groups, *kernel)).astype(np.int32)
     more = {"bias": rng.integers(-90, 91, out).astype(np.int32)} if bias else {}
-    return Conv(name=name, inputs=(Ref(source),), weight=weight, **more, **options)  # type: ignore[arg-type]
+    return Conv(name=name, inputs=(Ref(source),), weight=weight, **more, **options)
 
 
 def net(shape: tuple[int, ...], *layers: Node, fire: bool = False, graded: bool = False, threshold: int = 50) -> Graph:
@@ -80,7 +80,7 @@ def neuron(name: str, source: str, fire: bool = False, threshold: int = 50) -> N
 def depthwise(
     channels: int, kernel: tuple[int, ...], times: int = 1, name: str = "c", source: str = "x", **options: object
 ) -> Conv:
-    return conv(name, source, channels, channels * times, kernel, groups=channels, **options)  # type: ignore[arg-type]
+    return conv(name, source, channels, channels * times, kernel, groups=channels, **options)
 
 
 def graphs() -> list[Graph]:

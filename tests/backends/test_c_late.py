@@ -68,7 +68,7 @@ def sparse(kind: str, density: float, out: int = 40, fan_in: int = 33, most: int
 
 def neuron(source: str, name: str = "l", fire: bool = False, threshold: int = 90, **more: int) -> Neuron:
     program = FIRE if fire else LIF
-    return Neuron(name=name, inputs=(Ref(source),), program=program, params={"th": np.array(threshold, np.int32)}, **more)  # type: ignore[arg-type]
+    return Neuron(name=name, inputs=(Ref(source),), program=program, params={"th": np.array(threshold, np.int32)}, **more)
 
 
 def net(*layers: Node, fan_in: int = 33) -> Graph:

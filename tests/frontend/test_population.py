@@ -64,7 +64,7 @@ def outcome(net: GraphModule) -> tuple[list[torch.Tensor], torch.Tensor]:
     x = torch.from_numpy(np.random.default_rng(1).random((4, STEPS, 5)) < 0.5).float()
     found = list(net(x).values())
     generator = torch.Generator().manual_seed(0)
-    sum((value * torch.randn(value.shape, generator=generator)).sum() for value in found).backward()  # type: ignore[union-attr]
+    sum((value * torch.randn(value.shape, generator=generator)).sum() for value in found).backward()
     (weight,) = net.weights.values()
     assert weight.grad is not None
     return [value.detach() for value in found], weight.grad

@@ -103,7 +103,7 @@ def test_weights_and_what_has_no_bias_stay() -> None:
 def test_nothing_happens_without_data_or_biases(options: dict[str, object], biased: bool) -> None:
     graph, ledger = network(biased), Ledger()
     data = {} if not options else {"calibrate": {"in": spikes(1)}}
-    assert MatchRates(**{"target": load_target("host"), "bits": BITS, **data, **options}).run(graph, ledger) is graph  # type: ignore[arg-type]  # by name
+    assert MatchRates(**{"target": load_target("host"), "bits": BITS, **data, **options}).run(graph, ledger) is graph
     assert not list(ledger)
 
 

@@ -129,7 +129,7 @@ def test_the_windows_and_their_cost_are_in_the_ledger_and_true() -> None:
         assert entry.measured["of operations"] == one[name].synaptic_operations + one[name].updates
         assert two[name].updates == 48 * (node.stop - node.start) * before.records[name][0, 0].size
     # Nothing is told apart in the second half: no layer computes there.
-    assert {name: after[name].stop <= 12 for name in ("l1", "l2")} == {"l1": True, "l2": True}  # type: ignore[attr-defined]  # populations
+    assert {name: after[name].stop <= 12 for name in ("l1", "l2")} == {"l1": True, "l2": True}
     (whole,) = [entry for entry in ledger if entry.what.startswith("cost of the windows")]
     assert whole.measured["loss"] <= 0 and whole.measured["operations"] < 0.5 * whole.measured["of operations"]
     told = [entry.measured for entry in ledger if entry.what.startswith("spikes a neuron and step")]
