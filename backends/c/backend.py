@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from spikec.target import Target
 
 _STATIC: Final = (
-    "spk.h", "spk_encode.h", "main.c", "stream.c", "stream.h", "clock.h", "host.c", "decide.c", "embed.c", "Makefile",
-    "CMakeLists.txt",
+    "spk.h", "spk_encode.h", "main.c", "stream.c", "stream.h", "whole.c", "whole.h", "clock.h", "host.c", "decide.c",
+    "embed.c", "Makefile", "CMakeLists.txt",
 )  # fmt: skip
 #: Samples between two reports of progress.
 _CHUNK: Final = 64

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +15,7 @@ import pytest
 from many import FLAGS, all_wires, drawn_graphs, require_compiler
 from strategies import random_inputs
 
+from spikec.backend import Golden
 from spikec.backends.c.backend import CBackend, folder_files
 from spikec.backends.c.generate import generate
 from spikec.backends.c.library import Compiled, build_library, matrix_unit
@@ -22,7 +24,7 @@ from spikec.backends.c.parts import kernel_files
 from spikec.backends.c.tiles import Tiles, tiles_of
 from spikec.diagnostics import CompileError
 from spikec.ir.graph import Graph
-from spikec.ir.interpret import interpret, record_name
+from spikec.ir.interpret import default_record, interpret, record_name
 from spikec.ir.ops import Conv, Dense, Input, Neuron, Node, Pool, Ref, Reshape
 from spikec.ir.rules import verify
 from spikec.ir.text import parse_program
@@ -572,6 +574,73 @@ def test_from_python(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CompileError) as caught:
         backend.run(graph, {"x": inputs["x"] * 2})
     assert caught.value.code == "SPK007"
+
+
+@pytest.mark.parametrize("net", ["dense", "camera", "recurrent"])
+@pytest.mark.parametrize("arch", ["", "-DSPK_TILES_PLAIN", "-march=native"])
+def test_golden_vectors_are_checked_offline(net: str, arch: str, tools: Callable[..., None], tmp_path: Path) -> None:
+    """`make check` compares what spk_offline gives for all golden samples at once, the way the flags allow, and fails where that is
+    something else, though the network itself is right."""
+    tools("gcc", "make")
+    graph = NETS[net]()
+    rng = np.random.default_rng(6)
+    inputs = {node.name: (rng.random((3, 40, *node.type.shape)) < 0.4).astype(np.int8) for node in graph.inputs}
+    golden = Golden(inputs, interpret(graph, inputs, record=default_record(graph)))
+    CBackend(None).emit(graph, tmp_path, golden)
+
+    def check() -> subprocess.CompletedProcess[str]:
+        command = ["make", "-s", "check", f"ARCH={arch}", "CFLAGS=-O1"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+
+    blocks = net != "recurrent" and (arch == "-DSPK_TILES_PLAIN" or (arch == "-march=native" and matrix_unit()))
+    done = check()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [line[: line.index(":")] for line in done.stdout.splitlines()] == [
+        "ok",
+        "offline, by blocks of steps" if blocks else "offline, step by step",
+    ]
+    counts = re.findall(r"ok: 3 samples, (\d+) values compared, 0 differ", done.stdout)
+    assert len(counts) == 2 and counts[0] == counts[1] != "0"
+    if blocks:
+        path = tmp_path / "offline.c"
+        right = path.read_text()
+        found = re.search(r"_packed\[\d+\][^{]*\{\n(?:[^}]*?)(-?\d+), (-?\d+), (-?\d+),", right)
+        assert found is not None
+        text = right[: found.start(1)] + "100, -100, 100," + right[found.end() :]
+    else:
+        path = tmp_path / "spk_offline.h"
+        right = path.read_text()
+        text = right.replace("if (b > 0) { model->reset(net); }", "")  # a sample then begins with the end of the one before
+    assert text != right
+    path.write_text(text)
+    done = check()
+    assert done.returncode != 0 and "offline, " in done.stdout, done.stdout + done.stderr
+    assert re.match(r"ok: 3 samples, .*\noffline, [a-z ]+: FAILED: 3 samples, ", done.stdout)
+    assert re.search(r"golden\.txt:\d+: sample [012], step \d+, \S+: -?\d+, expected -?\d+", done.stderr)
+
+
+def test_a_golden_file_that_offline_mode_cannot_check(tools: Callable[..., None], tmp_path: Path) -> None:
+    """A state in the middle of a sample is told, samples of several lengths are run one length after the other."""
+    tools("gcc", "make")
+    graph = recurrent_net()
+    inputs = random_inputs(graph, 2, 6, 3)
+    CBackend(None).emit(graph, tmp_path, Golden(inputs, interpret(graph, inputs, record=default_record(graph))))
+    text = (tmp_path / "golden.txt").read_text()
+    states = [line for line in text.splitlines() if line.startswith("state l1.v")]
+
+    def check(changed: str) -> subprocess.CompletedProcess[str]:
+        (tmp_path / "golden.txt").write_text(changed)
+        command = ["make", "-s", "network-offline", "CFLAGS=-O1"]
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+        command = ["./network-offline", "--check", "golden.txt"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+
+    head, first, second = text.split("sample\n")
+    steps = first.split("step\n")
+    done = check(f"{head}sample\n{first}sample\nstep\nsample\n{second}sample\nstep\n{steps[1]}")
+    assert done.returncode == 0 and "ok: 4 samples" in done.stdout, done.stdout + done.stderr
+    done = check(text.replace(steps[1], f"{steps[1]}{states[0]}\n", 1))
+    assert done.returncode == 1 and "states as the last step leaves them only: l1.v" in done.stderr
 
 
 def test_large_weights_are_linked(tools: Callable[..., None], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@
  *     network [--latency] [FILE]    run; print how long the steps took to standard error
  *     network --check FILE          compare; exit status 1 if anything differs
  *     network --events ...          run on a stream of address events: see stream.c
+ *     network-offline --check FILE  compare what offline mode (spk_offline) gives for all samples at once: see whole.h
  *
  * The file consists of words; a line is
  *
@@ -25,6 +26,7 @@
 #include "clock.h"
 #include "network.h"
 #include "stream.h"
+#include "whole.h"
 
 typedef struct number {
   int64_t i;
@@ -205,7 +207,8 @@ static int text(int argc, char **argv) {
   void *have, *want;
   uint32_t most = 1, k;
   double tolerance = 0;
-  int open = 0, waiting = 0, more;
+  int open = 0, waiting = 0, more, noting = whole && check;
+  const char *wrong;
   file = path != NULL ? fopen(path, "r") : stdin;
   if (path != NULL) { file_name = path; }
   if (file == NULL) {
@@ -227,10 +230,14 @@ static int text(int argc, char **argv) {
     more = next_line();
     /* The first line that is no input ends the step's input. */
     if (waiting && (!more || strcmp(word, "in") != 0)) {
-      const uint64_t from = clock_ns();
-      const spk_status status = spk_step(net, in);
-      histogram_add(&taken, clock_ns() - from);
-      if (status != SPK_OK) { fail(message(status), ""); }
+      if (noting) {
+        whole_step(in);
+      } else if (!whole || !check) {
+        const uint64_t from = clock_ns();
+        const spk_status status = spk_step(net, in);
+        histogram_add(&taken, clock_ns() - from);
+        if (status != SPK_OK) { fail(message(status), ""); }
+      }
       waiting = 0;
       steps++;
       if (!check) {
@@ -241,12 +248,22 @@ static int text(int argc, char **argv) {
         }
       }
     }
+    if (!more && noting) { /* everything is known: once more from the beginning, and now compare */
+      if ((wrong = whole_run()) != NULL) { fail(wrong, ""); }
+      noting = open = 0;
+      samples = 0;
+      line = 1;
+      rewind(file);
+      if (!next_word()) { break; }
+      more = next_line();
+    }
     if (!more) { break; }
     if (strcmp(word, "tolerance") == 0) {
       if (!next_word()) { fail("a number is missing", ""); }
       tolerance = parse(word, SPK_F64).f;
     } else if (strcmp(word, "sample") == 0) {
       spk_reset(net);
+      if (noting) { whole_sample(); }
       open = 1;
       samples++;
       steps = 0;
@@ -280,7 +297,8 @@ static int text(int argc, char **argv) {
       const spk_port *p = &table[at];
       int64_t last = -1;
       uint32_t count = 0;
-      if (!check) { continue; }
+      if (noting) { whole_want(is_state, at); }
+      if (!check || noting) { continue; }
       memset(want, 0, (size_t)p->size * 8);
       while (!at_end_of_line && next_word()) {
         number v;
@@ -293,7 +311,11 @@ static int text(int argc, char **argv) {
         }
       }
       if (is_state && count != p->size) { fail("too few values", p->name); }
-      if ((is_state ? spk_read_state(net, at, have) : spk_read(net, at, have)) != SPK_OK) { fail(message(SPK_E_PORT), p->name); }
+      if (whole) {
+        if ((wrong = whole_read(is_state, at, samples - 1, steps - 1, have)) != NULL) { fail(wrong, p->name); }
+      } else if ((is_state ? spk_read_state(net, at, have) : spk_read(net, at, have)) != SPK_OK) {
+        fail(message(SPK_E_PORT), p->name);
+      }
       compare(p, want, have, tolerance);
     } else {
       fail("unknown line", word);
@@ -311,7 +333,9 @@ static int text(int argc, char **argv) {
   if (path != NULL) { fclose(file); }
   if (latency) { histogram_print(&taken, stderr, "latency"); }
   if (check) {
-    printf("%s: %lu samples, %lu values compared, %lu differ\n", different || !compared ? "FAILED" : "ok", samples, compared, different);
+    printf("%s%s: %lu samples, %lu values compared, %lu differ\n", whole_way(), different || !compared ? "FAILED" : "ok", samples,
+           compared, different);
+    whole_free();
     return different || !compared;
   }
   return 0;
