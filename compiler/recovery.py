@@ -24,6 +24,7 @@ from spikec.ir.ops import Constant, Conv, Dense, Sparse
 from spikec.ir.rules import verify
 from spikec.ir.types import Array
 from spikec.ledger import Ledger
+from spikec.neurons import biased, forms_of, record, with_trained
 from spikec.passes.prune import Prune
 from spikec.passes.shrink import shrink
 from spikec.pipeline import QUANTIZERS, Stage, make_pass, run_passes
@@ -37,18 +38,29 @@ _OF_SYNAPSES: Final = ("prune", "max_synapses", "max_bytes", "prune_pattern")
 _PRUNING, _UPDATES = 0.6, 60
 #: The part that runs on the float neurons, with rounded weights: they are quicker; the integers have the rest.
 _EARLY: Final = 0.6
+#: Steps of what neurons have of their own, relative to the learning rate: of biases in units of their layer's mean weight, and of
+#: the logarithms of thresholds and of decays' odds.
+_BIASES, _CONSTANTS = 0.2, 0.3
+#: The largest norm of a gradient where populations feed back to themselves, unless another is asked for.
+_CLIP: Final = 1.0
 #: With membranes as answers: their spread among the samples, in units of which the loss sees them.
 _SPREAD: Final = 3.0
 
 
 @dataclass(frozen=True)
 class _Task:
-    """Tensors over all samples: inputs by name, as the integers take them and as the floats do, labels, the float net's answers."""
+    """Tensors over all samples: inputs by name, as the integers take them and as the floats do, labels, the float net's answers.
+
+    unit: what 1 of the integers' answers is in the float network. sharp: what membranes at every step are multiplied with to be the
+    logits of a loss; 0: by their spread.
+    """
 
     inputs: Mapping[str, Any]
     floats: Mapping[str, Any]
     labels: Any
     teacher: Any
+    unit: float = 1.0
+    sharp: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +72,7 @@ class _Settings:
     soft: float
     drop: float
     early: float
+    clip: float
 
 
 def recover(
@@ -77,6 +90,8 @@ def recover(
     held_out: float = 0.1,
     drop: float = 0.1,
     early: float = 0.0,
+    neurons: bool = True,
+    clip: float | None = None,
     seed: int = 0,
 ) -> Build:
     """Fine-tune a build's weights with its quantizer, its pruning and its integer dynamics in the loop; a new build.
@@ -89,14 +104,15 @@ def recover(
     learning few samples by heart. early: the share of the loss that looks at every step past a fifth of the run, at what the sums
     say by then, and not at the end alone (Deng et al. 2022); for answers that come early, `decide`. gradual: of a build with pruned
     synapses, prune again while training, to a growing share (Zhu and Gupta 2017: 1 - (1 - p)^3 of it) of the weights as they are
-    by then, so that a synapse may come back (Lin et al. 2020); the number that stays is the build's. Needs PyTorch. Raises
-    CompileError SPK404 where the build has no quantizer.
+    by then, so that a synapse may come back (Lin et al. 2020); the number that stays is the build's. neurons: train biases too, and
+    thresholds and decays that populations have neuron by neuron. clip: the largest norm of a gradient, 0 for any; by default 1
+    where populations feed back to themselves. Needs PyTorch. Raises CompileError SPK404 where the build has no quantizer.
     """
     try:
         import torch
     except ModuleNotFoundError as error:
         raise CompileError("SPK009", "recovery needs PyTorch, which is not installed", fix="pip install 'spikec[torch]'") from error
-    _check_options(epochs, batch_size, learning_rate, held_out, drop, soft, temperature, early)
+    _check_options(epochs, batch_size, learning_rate, held_out, drop, soft, temperature, early, clip or 0.0)
     names = build.stage_names
     quantizer = next((name for name in names if name in QUANTIZERS), None)
     if quantizer is None or names.index(quantizer) == 0:
@@ -117,8 +133,10 @@ def recover(
     kept = max(1, round(held_out * samples)) if held_out else 0
     train, check = order[kept:], order[:kept] if kept else order
     floats = {name: torch.from_numpy(value) for name, value in inputs.items()}
-    teacher = _answers_of(torch, stages[0].graph, floats, batch_size) if distill else None
-    settings = _Settings(epochs, batch_size, learning_rate, temperature, soft if distill else 0.0, drop, early)
+    whole_labels = torch.from_numpy(labels.astype(np.int64))
+    shown = stages[0].graph.type_of(stages[0].graph.outputs[0][1]).kind
+    per_step = labels.ndim == 2 and shown != "spike"
+    teacher = _answers_of(torch, stages[0].graph, floats, batch_size) if distill or per_step else None
 
     place = names.index(quantizer)
     ledger, now, pruner = build.ledger, stages, None
@@ -133,9 +151,14 @@ def recover(
     source, fixed = now[place - 1].graph, now[place].graph
     scales = _scales(ledger, quantizer, source)
     grids = make_pass(quantizer, options).weight_grids(source)  # type: ignore[attr-defined]  # both quantizers have it
-    module, quick, masks = _modules(torch, source, fixed, scales, grids)
+    module, quick, masks, integers = _modules(torch, source, fixed, scales, grids, neurons)
+    loops = any(loop for _, loop in quick._parts)
+    clip = (_CLIP if loops else 0.0) if clip is None else clip
+    settings = _Settings(epochs, batch_size, learning_rate, temperature, soft if distill else 0.0, drop, early, clip)
     whole = {name: torch.from_numpy(value) for name, value in recode(stages[0].graph, fixed, inputs).items()}
-    task = _Task(whole, floats, torch.from_numpy(labels.astype(np.int64)), teacher)
+    told_units = {e.what.split(" is in units of ")[0]: e.measured["unit"] for e in ledger if "unit" in e.measured}
+    unit = told_units.get(f"the output {fixed.outputs[0][0]}", 1.0)
+    task = _Task(whole, floats, whole_labels, teacher, unit, _sharpness(torch, teacher, whole_labels) if per_step else 0.0)
     before = score(build.run({n: v[check] for n, v in inputs.items()}, "numpy").outputs[scored_output(fixed)], labels[check])
 
     def prune(share: float) -> None:
@@ -145,20 +168,45 @@ def recover(
                 if name in masks:
                     masks[name][...] = torch.from_numpy(keep)
 
+    def settle() -> Any:
+        """The integers with what neurons have of their own as it is by now."""
+        told = Ledger()
+        now_trained = with_trained(_with_weights(source, module, scales), source, quick)
+        if now_trained is None or not neurons:
+            return module
+        stage = run_passes(now_trained, names[place : place + 1], {**options, "scales": scales, "labels": None}, told)[-1]
+        return integers(stage.graph)
+
     with Bar("recovering") as bar:
-        reached = _fit(torch, module, quick, task, train, check, settings, generator, bar, prune if pruner else None)
-    trained = _with_weights(source, module, scales)
+        reached, module = _fit(
+            torch,
+            module,
+            quick,
+            task,
+            train,
+            check,
+            settings,
+            generator,
+            bar,
+            prune if pruner else None,
+            settle if neurons else None,
+        )
+    trained, own = _with_weights(source, module, scales), neurons
     if pruner is None and (not epochs or reached < before):  # weights that were rounded together are better than each by itself
-        trained, reached = _as_built(source, fixed, scales), before
+        trained, reached, own = _as_built(source, fixed, scales), before, False
 
     # What was pruned while training goes out of the graph where the pruning pass stands, if the passes behind it left the weights.
     after = place
+    if own:
+        trained = with_trained(trained, source, quick) or trained
     if pruner is not None and (moved := _moved_back(now[names.index("prune")].graph, source, trained)):
-        trained, after = moved, names.index("prune") + 1
+        moved = with_trained(moved, source, quick) if own else moved
+        trained, after = (trained, after) if moved is None else (moved, names.index("prune") + 1)
     told = Ledger()
     told.entries = [entry for entry in ledger if entry.pass_name not in names[after:]]
     told.pass_name = "recover"
     _record(told, source, trained, scales)
+    record(told, source, trained)
     if pruner is not None:
         trained = shrink(trained, told)
     figures = {"score before": before, "score after": reached, "epochs": float(epochs)}
@@ -227,7 +275,15 @@ def _record(ledger: Ledger, source: Graph, trained: Graph, scales: Mapping[str, 
 
 
 def _check_options(
-    epochs: int, batch_size: int, learning_rate: float, held_out: float, drop: float, soft: float, temperature: float, early: float
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    held_out: float,
+    drop: float,
+    soft: float,
+    temperature: float,
+    early: float,
+    clip: float,
 ) -> None:
     wrong = [
         (epochs < 0, f"epochs must be 0 or more, not {epochs}"),
@@ -238,6 +294,7 @@ def _check_options(
         (not 0 <= soft <= 1, f"soft is a share from 0 to 1, not {soft}"),
         (not 0 <= early <= 1, f"early is a share from 0 to 1, not {early}"),
         (temperature <= 0, f"temperature must be above 0, not {temperature}"),
+        (clip < 0, f"clip must be 0 or more, not {clip}"),
     ]
     for bad, message in wrong:
         if bad:
@@ -262,12 +319,14 @@ def _scales(ledger: Ledger, quantizer: str, source: Graph) -> dict[str, float]:
 
 
 def _modules(
-    torch: Any, source: Graph, fixed: Graph, scales: Mapping[str, float], grids: Mapping[str, tuple[int, int, int]]
-) -> tuple[Any, Any, dict[str, Any]]:
+    torch: Any, source: Graph, fixed: Graph, scales: Mapping[str, float], grids: Mapping[str, tuple[int, int, int]], neurons: bool
+) -> tuple[Any, Any, dict[str, Any], Callable[[Graph], Any]]:
     """The graph of integers, and the float graph before it, as modules with the same weights, rounded to the grid on their way.
 
-    Also, by layer, which synapses there are, to be changed in place. Gradients reach those that are masked too: they may come back.
+    Also, by layer, which synapses there are, to be changed in place; gradients reach those that are masked too: they may come back.
+    And what makes such a module of another graph of the same integers. neurons: the float one's biases and constants are trained.
     """
+    from spikec.backends.c.library import build_library, find_compiler
     from spikec.frontend.nn.graph_module import GraphModule, straight_through
 
     weights: dict[str, Array] = {}
@@ -295,22 +354,50 @@ def _modules(
             return straight_through(w.to(dtype), (whole * mask / scale).to(dtype))
 
         weights[target], quantizers[target], floats[name], targets[name] = weight, quantized, real, target
-    module, quick = GraphModule(fixed, weights, quantizers), GraphModule(source, None, floats)
-    for name, key in module._keys.items():
-        if key in module.weights and name not in quantizers:
-            module.weights[key].requires_grad_(False)
+    build = build_library if find_compiler() else None
+
+    def integers(graph: Graph) -> Any:
+        found = GraphModule(graph, weights, quantizers, build=build)
+        for name, key in found._keys.items():
+            if key in found.weights and name not in quantizers:
+                found.weights[key].requires_grad_(False)
+        for target in targets.values() if graph is not fixed else ():
+            found.weights[found._keys[target]] = module.weights[module._keys[target]]
+        return found
+
+    module = integers(fixed)
+    quick = GraphModule(source, None, floats, learnt=forms_of(source) if neurons else None, build=build)
     quick.requires_grad_(False)
+    if neurons:
+        quick.params.requires_grad_(True)
+        for name in biased(source):
+            quick.biases[quick._keys[name]].requires_grad_(True)
     for name, target in targets.items():
         quick.weights[quick._keys[name]] = module.weights[module._keys[target]]
-    return module, quick, masks
+    return module, quick, masks, integers
 
 
 def _first_output(graph: Graph, found: Mapping[str, Any]) -> Any:
     return found[graph.outputs[0][0]].flatten(2)
 
 
-def _logits(graph: Graph, output: Any, per_step: bool) -> Any:
-    """What the loss sees: counts of spikes, or means of membranes in units of their spread; (batch, [T,] classes)."""
+def _sharpness(torch: Any, answers: Any, labels: Any) -> float:
+    """The factor with which membranes are the best logits (temperature scaling, Guo et al. 2017); 0 where labels tell none."""
+    wanted = labels.flatten()
+    told = answers.flatten(0, 1)[wanted >= 0][:: max(1, len(wanted) // 100_000)]
+    wanted = wanted[wanted >= 0][:: max(1, len(labels.flatten()) // 100_000)]
+    spread = float(told.std()) if len(told) > 1 else 0.0
+    if not spread:
+        return 0.0
+    factors = [_SPREAD / spread * 2 ** (k / 4) for k in range(-8, 9)]  # labels that are the answers themselves know no end
+    return min(factors, key=lambda factor: float(torch.nn.functional.cross_entropy(told * factor, wanted)))
+
+
+def _logits(graph: Graph, output: Any, per_step: bool, sharp: float = 0.0) -> Any:
+    """What the loss sees: counts of spikes, or means of membranes in units of their spread; (batch, [T,] classes). sharp: what the
+    membranes of every step are multiplied with."""
+    if sharp:
+        return output * sharp
     spikes = graph.type_of(graph.outputs[0][1]).kind == "spike"
     if per_step:
         summed = output
@@ -351,7 +438,8 @@ def _scored(torch: Any, module: Any, task: _Task, check: Array) -> tuple[float, 
     graph, per_step = module.graph, task.labels.ndim == 2
     with torch.no_grad():
         output = torch.cat([_first_output(graph, module(_batch(task, check[i : i + 256]))) for i in range(0, len(check), 256)])
-        loss = float(_loss(torch, _logits(graph, output, per_step), task.labels[index], 1.0))
+        output = output * task.unit
+        loss = float(_loss(torch, _logits(graph, output, per_step, task.sharp), task.labels[index], 1.0))
     return score(output.numpy(), task.labels[index].numpy()), -loss
 
 
@@ -366,24 +454,30 @@ def _fit(
     generator: Any,
     progress: Callable[[int, int], None],
     prune: Callable[[float], None] | None,
-) -> float:
-    """Train, `quick` first, which shares the module's weights; the module ends with the weights of its best epoch, whose score is
-    returned.
+    settle: Callable[[], Any] | None,
+) -> tuple[float, Any]:
+    """Train, `quick` first, which shares the module's weights; the module ends with the weights of its best epoch, and is returned
+    with their score.
 
-    prune: called with how far the pruning is, from 0 to 1, during the first part of the training.
+    prune: called with how far the pruning is, from 0 to 1, during the first part of the training. settle: gives the module for the
+    rest, once what neurons have of their own stands.
     """
     graph = module.graph
     per_step = task.labels.ndim == 2
     parameters = [p for p in module.parameters() if p.requires_grad]
-    groups = [{"params": [p], "lr": settings.learning_rate * _size(p)} for p in parameters]
+    groups: list[dict[str, Any]] = [{"params": [p], "lr": settings.learning_rate * _size(p)} for p in parameters]
+    for key, bias in quick.biases.items():
+        groups.append({"params": [bias], "lr": settings.learning_rate * _BIASES * _size(quick.weights[key])})
+    groups += [{"params": [p], "lr": settings.learning_rate * _CONSTANTS} for p in quick.params.values()]
+    groups = [group for group in groups if group["params"][0].requires_grad]
     epochs, size, soft = settings.epochs, settings.batch_size, settings.soft
     batches = -(-len(train) // size)
     total = epochs * batches
     best, found = None, (-1.0, 0.0)
-    if prune is None:
+    if prune is None and settle is None:
         best, found = _copy(module), _scored(torch, module, task, check)
     if not groups or not epochs:
-        return found[0]
+        return found[0], module
     optimizer = torch.optim.Adam(groups)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
     early = int(_EARLY * total)
@@ -395,19 +489,23 @@ def _fit(
         if prune and (number == pruned or (number < pruned and number % every == 0)):
             prune(min(1.0, (number + every) / max(1, pruned)))
         chosen = shuffled[number % batches * size : (number % batches + 1) * size]
+        if number == early and settle is not None:
+            module = settle()
         now, given = (quick, task.floats) if number < early else (module, task.inputs)
         batch = {name: value[chosen] for name, value in given.items()}
         if settings.drop:
             batch = {name: value * _kept(torch, value, settings.drop, generator) for name, value in batch.items()}
         index = torch.from_numpy(chosen)
-        output, wanted = _first_output(graph, now(batch)), task.labels[index]
+        output, wanted = _first_output(graph, now(batch)) * (1.0 if now is quick else task.unit), task.labels[index]
         taught = task.teacher[index] if soft else None
-        loss = _cost(torch, settings, lambda given: _logits(graph, given, per_step), output, taught, wanted)
+        loss = _cost(torch, settings, lambda given: _logits(graph, given, per_step, task.sharp), output, taught, wanted)
         if settings.early:
             each = _cost(torch, settings, lambda given: _so_far(torch, graph, given), output, taught, wanted[:, None])
             loss = (1 - settings.early) * loss + settings.early * each
         optimizer.zero_grad()
         loss.backward()
+        if settings.clip:
+            torch.nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], settings.clip)
         optimizer.step()
         schedule.step()
         progress(number + 1, total)
@@ -416,7 +514,7 @@ def _fit(
             if reached > found:
                 best, found = _copy(module), reached
     module.load_state_dict(best)
-    return found[0]
+    return found[0], module
 
 
 def _kept(torch: Any, value: Any, drop: float, generator: Any) -> Any:

@@ -338,7 +338,7 @@ class ToFixed:
         seen: Mapping[str, Array] = MappingProxyType({}),
     ) -> list[Node]:
         """The nodes of a group in integers. seen: by layer, what its rounding is to look at (see `spikec.passes.rounding`)."""
-        bias_moves = all(len(n.inputs) == 1 for n in group.neurons) and not any(
+        bias_moves = not any(
             ref.delay and graph.type_of(ref).kind == "value" for n in group.nodes if not isinstance(n, WEIGHTED) for ref in n.inputs
         )
         bias_moves = (
@@ -441,9 +441,10 @@ class ToFixed:
             operands[name] = scale if ref.node in own else _scale_of(node, ref, graph, scales)
         biases = {}
         if bias_moves:
-            offset = silent_value(graph, node.inputs[0])
-            if offset.any():
-                biases[node.program.inputs[0]] = offset
+            for name, ref in zip(node.program.inputs, node.inputs, strict=True):
+                offset = silent_value(graph, ref)
+                if offset.any():
+                    biases[name] = offset
         amounts = {name for name, own in operands.items() if own != 1.0}
         largest = largest_amount(node, records)
         if not largest and any(own != 1.0 for own in (*operands.values(), *reading)):

@@ -28,6 +28,7 @@ DRIVER_MODULES = {
     "spikec.driver",
     "spikec.fit",
     "spikec.models",
+    "spikec.neurons",
     "spikec.nn",
     "spikec.recovery",
     "spikec.tuning",

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from spikec.frontend.nn.native import Build
 from spikec.frontend.nn.population import Feedback, Steps, scale_of, surrogate
 from spikec.ir.graph import Graph
 from spikec.ir.neuron import COMPARISONS, LOGIC, STEP, Call, Expr, Num, Program, Var
@@ -29,6 +30,12 @@ WEIGHTED: Final = (Dense, Sparse, Conv)
 Wire = tuple[str, str]
 #: A node's weight as it is used in the forward pass, from the trained one.
 Quantizer = Callable[[torch.Tensor], torch.Tensor]
+#: How a population's parameter is trained, by what it is: what is trained from the value, and the value from that.
+FORMS: Final[dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]]] = {
+    "any": (lambda value: value, lambda raw: raw),
+    "positive": (torch.log, torch.exp),
+    "share": (torch.logit, torch.sigmoid),
+}
 
 
 class _Step(torch.autograd.Function):
@@ -69,15 +76,23 @@ class GraphModule(nn.Module):
 
     graph: what to compute. weights: initial weights by node name where they differ from the graph's own, say the float weights of
     an integer graph. quantizers: by node name, how a trained weight becomes the one that is used. Parameters are the weights and
-    biases of all dense, sparse and convolution nodes but those behind constants; parameters of neurons are buffers.
+    biases of all dense, sparse and convolution nodes but those behind constants, and parameters of neurons that are named. learnt:
+    by population, those of a float graph, each with its form (FORMS). build: compiles C, for speed (`native`).
     forward(x): x (batch, T, *shape), or a mapping by input name; gives outputs (batch, T, *shape) by name, without their lag.
     """
 
     def __init__(
-        self, graph: Graph, weights: Mapping[str, Array] | None = None, quantizers: Mapping[str, Quantizer] | None = None
+        self,
+        graph: Graph,
+        weights: Mapping[str, Array] | None = None,
+        quantizers: Mapping[str, Quantizer] | None = None,
+        *,
+        learnt: Mapping[str, Mapping[str, str]] | None = None,
+        build: Build | None = None,
     ) -> None:
         super().__init__()
         self.graph = graph
+        self.build = build
         self.integer = graph.level != "float"
         self.quantizers = dict(quantizers or {})
         self.weights = nn.ParameterDict()
@@ -92,6 +107,12 @@ class GraphModule(nn.Module):
                     self.biases[self._keys[node.name]] = nn.Parameter(
                         self._tensor(node.bias), requires_grad=trained and not self.integer
                     )
+        self.learnt = {name: dict(forms) for name, forms in (learnt or {}).items()}
+        self.params = nn.ParameterDict()
+        for name, forms in self.learnt.items():
+            for param, form in forms.items():
+                start = self._tensor(graph[name].params[param])  # type: ignore[attr-defined]  # a population
+                self.params[f"{self._keys[name]}_{param}"] = nn.Parameter(FORMS[form][0](start))
         self._arrays: dict[tuple[str, str], torch.Tensor] = {}
         self._steps: dict[str, Steps] = {}
         self._parts = list(_parts(graph))
@@ -118,8 +139,13 @@ class GraphModule(nn.Module):
     def steps_of(self, node: Neuron) -> Steps:
         """A population's program in single operations."""
         if node.name not in self._steps:
-            self._steps[node.name] = Steps(node.program)
+            self._steps[node.name] = Steps(node.program, list(self.learnt.get(node.name, ())), self.build)
         return self._steps[node.name]
+
+    def param_of(self, name: str, param: str) -> torch.Tensor:
+        """A population's parameter that is trained, as it is used."""
+        raw = self.params[f"{self._keys[name]}_{param}"]
+        return FORMS[self.learnt[name][param]][1](raw)
 
     def weight_of(self, name: str) -> torch.Tensor:
         """A node's weight as it is used: quantized where it has a quantizer."""
@@ -329,8 +355,12 @@ class _Run:
             self.values[node.name, port] = torch.stack(values, dim=1)
 
     def _params(self, node: Neuron) -> dict[str, torch.Tensor]:
-        shape = self.graph.shape_of(node.name)
-        return {name: self.module._array(node, name, array, shape) for name, array in node.params.items()}
+        shape, module = self.graph.shape_of(node.name), self.module
+        found = {name: module._array(node, name, array, shape) for name, array in node.params.items()}
+        for name in module.learnt.get(node.name, ()):
+            value = module.param_of(node.name, name)
+            found[name] = value.reshape(*value.shape, *(1,) * (len(shape) - value.ndim)).expand(shape)
+        return found
 
     def _states(self, node: Neuron) -> dict[str, torch.Tensor]:
         """Before the first step, (batch, *shape)."""

@@ -1,8 +1,9 @@
 """A population's program over all steps as one node of torch's record, with a gradient of its own.
 
 What torch would record operation by operation, step by step, runs here without a record, and what the gradient needs of a step is
-kept by hand: several times quicker where populations are small. Values and gradients are those of `graph_module`, which itself
-runs what is not known here (`Steps.known`): quotients of what is trained, absolute values, extrema, remainders.
+kept by hand: several times quicker where populations are small, and much more so as C (`native`), where something to compile with
+was given. Values and gradients are those of `graph_module`, which itself runs what is not known here (`Steps.known`): quotients of
+what is trained, absolute values, extrema, remainders.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ from typing import Any, Final
 
 import torch
 
+from spikec.frontend.nn.native import REAL, Build, Kernel, Plan, kernel
 from spikec.ir.neuron import COMPARISONS, LOGIC, STEP, Call, Expr, Program, Var
 
 #: The value of an expression that no input reaches, from the values by name; last, whether it stands in a state's new value.
 Evaluate = Callable[[Expr, Mapping[str, Any], bool], Any]
 Gradients = tuple[torch.Tensor | None, ...]
+#: Wider populations run here step by step: what is compiled keeps a sample's states on the stack.
+_WIDEST: Final = 1 << 15
 _SHIFTS: Final = frozenset({"<<", ">>", "rtz"})
 _ROUNDED: Final = frozenset({"floor", "round", "wrap"})
 _KNOWN: Final = frozenset({"+", "-", "*", "/", "neg", "clip", "select", *LOGIC, *_SHIFTS, *_ROUNDED, *COMPARISONS})
@@ -34,7 +38,7 @@ class _Fixed:
 
 
 @dataclass(frozen=True)
-class _Operation:
+class Operation:
     """One operation on values that the inputs reach. wanted: of each operand, whether a gradient flows to it."""
 
     target: str
@@ -61,16 +65,21 @@ class Feedback:
 
 
 class Steps:
-    """A program in single operations, to be run forward and backward."""
+    """A program in single operations, to be run forward and backward.
 
-    def __init__(self, program: Program) -> None:
+    trained: parameters that get gradients. build: what compiles C; without it steps run one after the other here.
+    """
+
+    def __init__(self, program: Program, trained: Sequence[str] = (), build: Build | None = None) -> None:
         self.program = program
+        self.trained = tuple(trained)
+        self.build = build
         self.known = True
-        self.code: list[_Fixed | _Operation | _Named] = []
+        self.code: list[_Fixed | Operation | _Named] = []
         #: Name in the program -> name of its latest value in a step.
         self.now: dict[str, str] = {}
         self._truths: set[str] = set()
-        self._reached = set(program.inputs)
+        self._reached = {*program.inputs, *trained}
         size = -1
         while len(self._reached) > size:
             size = len(self._reached)
@@ -116,7 +125,7 @@ class Steps:
             flows = not resetting
         if not flows:
             wanted = [False] * len(wanted)
-        self.code.append(_Operation(target, op, tuple(name for name, _ in pairs), tuple(wanted)))
+        self.code.append(Operation(target, op, tuple(name for name, _ in pairs), tuple(wanted)))
         return target, flows
 
     def run(
@@ -133,8 +142,46 @@ class Steps:
         states: before the first step, (batch, *shape). window: steps before its first number, or from its second on, emit zeros and
         change nothing. back: what its own first emission adds to its inputs.
         """
-        ways = [(way.operand, way.delay) for way in back]
-        return list(_Run.apply(self, params, states, window, evaluate, ways, *(way.weight for way in back), *inputs))
+        ways = tuple((way.operand, way.delay) for way in back)
+        weights, trained = [way.weight for way in back], [params[name] for name in self.trained]
+        if (compiled := self._kernel(inputs[0], ways)) is not None:
+            start, stop = window
+            steps = inputs[0].shape[1]
+            within = (start, steps if stop is None else min(stop, steps))
+            fixed = self._still(compiled.plan, inputs[0], params, evaluate)
+            given = (*weights, *inputs, *(_spread(value, inputs[0][0, 0]) for value in trained))
+            return list(_Compiled.apply(compiled, fixed, [states[name] for name in compiled.plan.states], within, *given))
+        return list(_Run.apply(self, params, states, window, evaluate, ways, *weights, *inputs, *trained))
+
+    def _kernel(self, like: torch.Tensor, ways: tuple[tuple[int, int], ...]) -> Kernel | None:
+        """The compiled form for inputs like this one; None without a compiler, and for what follows no input from step to step."""
+        size = like[0, 0].numel() if like.numel() else 0
+        if self.build is None or not 0 < size <= _WIDEST or like.dtype not in REAL:
+            return None
+        program = self.program
+        if any(isinstance(line, _Named) or (isinstance(line, _Fixed) and not line.always) for line in self.code):
+            return None
+        params = (*self.trained, *(line.target for line in self.code if isinstance(line, _Fixed)))
+        operations = tuple(line for line in self.code if isinstance(line, Operation))
+        emits, states = tuple(emit.name for emit in program.emits), tuple(program.state_names)
+        known = {*program.inputs, *params, *states, *(line.target for line in operations)}
+        if not {self.now.get(name, name) for name in (*emits, *states)} <= known:
+            return None
+        now = tuple(self.now.items())
+        plan = Plan(operations, tuple(program.inputs), params, self.trained, states, emits, now, ways, size, like.dtype)
+        return kernel(plan, self.build)
+
+    def _still(self, plan: Plan, like: torch.Tensor, params: Mapping[str, Any], evaluate: Evaluate) -> list[torch.Tensor]:
+        """Values that stand still over the steps and are not trained, by neuron; bits as the factors that they stand for."""
+        bits = {line.operands[1]: line.op for line in plan.operations if line.op in (*_SHIFTS, "wrap", "clip")}
+        found = []
+        for line in self.code:
+            if isinstance(line, _Fixed):
+                value = _number(evaluate(line.expr, params, line.resetting)).double()
+                if line.target in bits:
+                    value = _FACTORS[bits[line.target]](value)
+                found.append(_spread(value.to(like.dtype), like[0, 0]).reshape(-1).contiguous())
+        return found
 
 
 class _Run(torch.autograd.Function):
@@ -150,8 +197,10 @@ class _Run(torch.autograd.Function):
         *tensors: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
         program = steps.program
-        weights, inputs = tensors[: len(back)], tensors[len(back) :]
+        count = len(program.inputs)
+        weights, inputs = tensors[: len(back)], tensors[len(back) : len(back) + count]
         ctx.steps, ctx.saved, ctx.back = steps, [], back
+        ctx.shapes = {name: tensor.shape for name, tensor in zip(steps.trained, tensors[len(back) + count :], strict=True)}
         ctx.set_materialize_grads(False)
         keep = any(ctx.needs_input_grad)
         emitted = [torch.zeros_like(inputs[0]) for _ in program.emits]
@@ -169,7 +218,7 @@ class _Run(torch.autograd.Function):
             values: dict[str, Any] = {**params, **held, **dict(zip(program.inputs, read, strict=True)), STEP: t}
             saved: list[Any] = []
             for line in steps.code:
-                if isinstance(line, _Operation):
+                if isinstance(line, Operation):
                     values[line.target], kept = _FORWARD[line.op](line, [values[name] for name in line.operands], once)
                     if keep:
                         saved.append(kept)
@@ -195,12 +244,13 @@ class _Run(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[Any, ...]:
         steps: Steps = ctx.steps
         program = steps.program
-        operations = [line for line in steps.code if isinstance(line, _Operation)]
+        operations = [line for line in steps.code if isinstance(line, Operation)]
         rows: dict[str, list[torch.Tensor | None]] = {name: [None] * ctx.total for name in program.inputs}
         later: dict[str, torch.Tensor] = {}
         kept_tensors: tuple[Any, ...] = ctx.saved_tensors or (None,)
         weights, sent = kept_tensors[:-1], kept_tensors[-1]
         returned: dict[int, torch.Tensor] = {}  # by step, the gradient that reaches its emission on the way back
+        learnt: dict[str, torch.Tensor] = {}
         for t in reversed(ctx.runs):
             found: dict[str, torch.Tensor] = {}
 
@@ -223,6 +273,9 @@ class _Run(torch.autograd.Function):
             later = {name: found[name] for name in program.state_names if name in found}
             for name in program.inputs:
                 rows[name][t] = found.get(name)
+            for name in ctx.shapes.keys() & found.keys():
+                part = found[name].sum_to_size(ctx.shapes[name])
+                learnt[name] = learnt[name] + part if name in learnt else part
             for (operand, delay), weight in zip(ctx.back, weights, strict=True):
                 gradient = found.get(program.inputs[operand])
                 if gradient is not None and t >= delay:
@@ -243,7 +296,51 @@ class _Run(torch.autograd.Function):
                 if whole is None
                 else whole[:, late:].flatten(0, 1).T @ sent[:, : ctx.total - late].flatten(0, 1)
             )
-        return (None, None, None, None, None, None, *slopes, *parts)
+        return (None, None, None, None, None, None, *slopes, *parts, *(learnt.get(name) for name in steps.trained))
+
+
+class _Compiled(torch.autograd.Function):
+    """The same by compiled functions. Tensors: weights of the ways back, inputs, trained parameters in the shape of a neuron."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        compiled: Kernel,
+        fixed: Sequence[torch.Tensor],
+        states: Sequence[torch.Tensor],
+        window: tuple[int, int],
+        *tensors: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        plan = compiled.plan
+        ways, count = len(plan.back), len(plan.inputs)
+        weights, inputs = list(tensors[:ways]), [x.contiguous() for x in tensors[ways : ways + count]]
+        trained = tensors[ways + count :]
+        ctx.set_materialize_grads(False)
+        ctx.compiled, ctx.window, ctx.shapes = compiled, window, [value.shape for value in trained]
+        params = [*(value.reshape(-1).contiguous() for value in trained), *fixed]
+        init = [state[0].reshape(-1).contiguous() for state in states]
+        out, sums, before, far = compiled.forward(inputs, params, init, weights, window)
+        ctx.params, ctx.counts = len(params), (ways, count, len(before))
+        ctx.save_for_backward(*weights, *inputs, *sums, *before, *params, far, *([out[0]] if ways else []))
+        return tuple(out)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[Any, ...]:
+        ways, count, kept = ctx.counts
+        plan = ctx.compiled.plan
+        saved = list(ctx.saved_tensors)
+        weights, saved = [weight.contiguous() for weight in saved[:ways]], saved[ways:]
+        inputs, sums, saved = saved[:count], saved[count : 2 * count], saved[2 * count :]
+        states, params, rest = saved[:kept], saved[kept : kept + ctx.params], saved[kept + ctx.params :]
+        given = [torch.zeros_like(inputs[0]) if each is None else each.contiguous() for each in gradients]
+        parts, learnt = ctx.compiled.backward(inputs, params, weights, sums, states, rest[0], given, ctx.window)
+        total, slopes = inputs[0].shape[1], []
+        for (operand, delay), _ in zip(plan.back, weights, strict=True):
+            late = min(delay, total)
+            whole, sent = parts[operand].flatten(2), rest[1].flatten(2)
+            slopes.append(whole[:, late:].flatten(0, 1).T @ sent[:, : total - late].flatten(0, 1))
+        shaped = (part.reshape(shape) for part, shape in zip(learnt, ctx.shapes, strict=True))
+        return (None, None, None, None, *slopes, *parts, *shaped)
 
 
 def _spread(value: Any, like: torch.Tensor) -> torch.Tensor:
@@ -252,23 +349,23 @@ def _spread(value: Any, like: torch.Tensor) -> torch.Tensor:
 
 # ---------------------------------------------------------------------------------------------------------- operations
 
-Forward = Callable[[_Operation, list[Any], dict[str, Any]], tuple[torch.Tensor, Any]]
+Forward = Callable[[Operation, list[Any], dict[str, Any]], tuple[torch.Tensor, Any]]
 
 
 def _number(value: Any) -> torch.Tensor:
     return value if isinstance(value, torch.Tensor) else torch.as_tensor(float(value), dtype=torch.float64)
 
 
-def _product(line: _Operation, args: list[Any], once: dict[str, Any]) -> tuple[torch.Tensor, Any]:
+def _product(line: Operation, args: list[Any], once: dict[str, Any]) -> tuple[torch.Tensor, Any]:
     a, b = args
     return a * b, (b if line.wanted[0] else None, a if line.wanted[1] else None)
 
 
-def _quotient(line: _Operation, args: list[Any], once: dict[str, Any]) -> tuple[torch.Tensor, Any]:
+def _quotient(line: Operation, args: list[Any], once: dict[str, Any]) -> tuple[torch.Tensor, Any]:
     return args[0] / args[1], args[1]
 
 
-def _shift(line: _Operation, args: list[Any], once: dict[str, Any]) -> tuple[torch.Tensor, Any]:
+def _shift(line: Operation, args: list[Any], once: dict[str, Any]) -> tuple[torch.Tensor, Any]:
     x, bits = args
     if isinstance(bits, torch.Tensor):
         factor: Any = 2.0 ** (bits if line.op == "<<" else -bits)
@@ -278,40 +375,40 @@ def _shift(line: _Operation, args: list[Any], once: dict[str, Any]) -> tuple[tor
     return (scaled if line.op == "<<" else scaled.floor_() if line.op == ">>" else scaled.trunc_()), factor
 
 
-def _wrapped(line: _Operation, args: list[Any], once: dict[str, Any]) -> tuple[torch.Tensor, Any]:
+def _wrapped(line: Operation, args: list[Any], once: dict[str, Any]) -> tuple[torch.Tensor, Any]:
     half = 2.0 ** (int(args[1]) - 1)
     return torch.remainder(args[0] + half, 2 * half) - half, None
 
 
-def _clipped(line: _Operation, args: list[Any], once: dict[str, Any]) -> tuple[torch.Tensor, Any]:
+def _clipped(line: Operation, args: list[Any], once: dict[str, Any]) -> tuple[torch.Tensor, Any]:
     limit = 2.0 ** (int(args[1]) - 1) - 1
     found = args[0].clamp(-limit, limit)
     return found, (found, args[0])
 
 
-def _selected(line: _Operation, args: list[Any], once: dict[str, Any]) -> tuple[torch.Tensor, Any]:
+def _selected(line: Operation, args: list[Any], once: dict[str, Any]) -> tuple[torch.Tensor, Any]:
     chosen = _number(args[0]) != 0
     return torch.where(chosen, _number(args[1]), _number(args[2])), chosen
 
 
-def _negated(line: _Operation, args: list[Any], once: dict[str, Any]) -> tuple[torch.Tensor, Any]:
+def _negated(line: Operation, args: list[Any], once: dict[str, Any]) -> tuple[torch.Tensor, Any]:
     return 1 - args[0], None
 
 
-def _both(line: _Operation, args: list[Any], once: dict[str, Any]) -> tuple[torch.Tensor, Any]:
+def _both(line: Operation, args: list[Any], once: dict[str, Any]) -> tuple[torch.Tensor, Any]:
     return args[0] * args[1], (args[1], args[0])
 
 
-def _either(line: _Operation, args: list[Any], once: dict[str, Any]) -> tuple[torch.Tensor, Any]:
+def _either(line: Operation, args: list[Any], once: dict[str, Any]) -> tuple[torch.Tensor, Any]:
     return args[0] + args[1] - args[0] * args[1], (1 - args[1], 1 - args[0])
 
 
-def _equal(line: _Operation, args: list[Any], once: dict[str, Any]) -> tuple[torch.Tensor, Any]:
+def _equal(line: Operation, args: list[Any], once: dict[str, Any]) -> tuple[torch.Tensor, Any]:
     a, b = _number(args[0]), _number(args[1])
     return ((a == b) if line.op == "==" else (a != b)).to(torch.result_type(a, b)), None
 
 
-def _compared(line: _Operation, args: list[Any], once: dict[str, Any]) -> tuple[torch.Tensor, Any]:
+def _compared(line: Operation, args: list[Any], once: dict[str, Any]) -> tuple[torch.Tensor, Any]:
     a, b = _number(args[0]), _number(args[1])
     turned = line.op in ("<", "<=")
     if turned:
@@ -345,6 +442,14 @@ def _surrogate(gradient: torch.Tensor, kept: Any) -> Gradients:
     return (-found, found) if turned else (found, -found)
 
 
+#: What an operand that is a number of bits stands for.
+_FACTORS: Final[dict[str, Callable[[torch.Tensor], torch.Tensor]]] = {
+    "<<": lambda bits: 2.0**bits,
+    ">>": lambda bits: 2.0**-bits,
+    "rtz": lambda bits: 2.0**-bits,
+    "wrap": lambda bits: 2.0 ** (bits - 1),
+    "clip": lambda bits: 2.0 ** (bits - 1) - 1,
+}
 _FORWARD: Final[dict[str, Forward]] = {
     "+": lambda line, args, once: (args[0] + args[1], None),
     "-": lambda line, args, once: (args[0] - args[1], None),

@@ -10,8 +10,10 @@ import pytest
 import torch
 from nets import dense, graph, spikes
 
+from spikec.backends.c.library import build_library
 from spikec.frontend.nn import graph_module
 from spikec.frontend.nn.graph_module import GraphModule
+from spikec.frontend.nn.native import Build, Kernel
 from spikec.frontend.nn.population import Steps
 from spikec.ir.interpret import interpret
 from spikec.ir.ops import Add, Neuron, Ref
@@ -41,8 +43,8 @@ FIXED = {
 STEPS = 9
 
 
-def module(program: str, level: str) -> GraphModule:
-    """Five inputs, seven neurons that start in step 2, with thresholds of their own."""
+def module(program: str, level: str, build: Build | None = None, learnt: bool = False) -> GraphModule:
+    """Five inputs, seven neurons that start in step 2, with thresholds of their own; with `learnt`, all parameters are trained."""
     rng = np.random.default_rng(0)
     parsed = parse_program(program)
     if level == "float":
@@ -56,7 +58,8 @@ def module(program: str, level: str) -> GraphModule:
     used = {name: value for name, value in params.items() if name in parsed.params}
     neuron = Neuron(name="n", inputs=(Ref("fc"),), program=parsed, params=used, start=2)
     outputs = [(f"out{k}", Ref("n", "" if k == 0 else emit.name)) for k, emit in enumerate(parsed.emits)]
-    return GraphModule(graph(start, dense("fc", "in", weight), neuron, out=outputs, level=level))
+    forms = {"n": {name: "positive" if name == "theta" else "share" for name in used}} if learnt else None
+    return GraphModule(graph(start, dense("fc", "in", weight), neuron, out=outputs, level=level), learnt=forms, build=build)
 
 
 def outcome(net: GraphModule) -> tuple[list[torch.Tensor], torch.Tensor]:
@@ -68,6 +71,57 @@ def outcome(net: GraphModule) -> tuple[list[torch.Tensor], torch.Tensor]:
     (weight,) = net.weights.values()
     assert weight.grad is not None
     return [value.detach() for value in found], weight.grad
+
+
+@pytest.fixture
+def kernels(monkeypatch: pytest.MonkeyPatch) -> list[Kernel]:
+    """The compiled functions that were called."""
+    called: list[Kernel] = []
+    run = Kernel.forward
+    monkeypatch.setattr(Kernel, "forward", lambda self, *args: called.append(self) or run(self, *args))
+    return called
+
+
+#: A parameter for every step is not compiled, nor what counts steps.
+NOT_COMPILED = ("quiet",)
+
+
+@pytest.mark.parametrize(("name", "level"), [*((n, "float") for n in FLOAT), *((n, "fixed") for n in FIXED)])
+def test_what_is_compiled_gives_the_same_values_and_gradients(name: str, level: str, kernels: list[Kernel]) -> None:
+    program = (FLOAT if level == "float" else FIXED)[name]
+    wanted, slope = outcome(module(program, level))
+    assert not kernels
+    values, gradient = outcome(module(program, level, build_library))
+    assert len(kernels) == (name not in NOT_COMPILED)
+    for one, two in zip(values, wanted, strict=True):
+        assert one.dtype == two.dtype
+        assert torch.equal(one, two)
+    assert slope.abs().max() > 0
+    torch.testing.assert_close(gradient, slope, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", FLOAT)
+def test_parameters_of_neurons_have_gradients(name: str, kernels: list[Kernel], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of torch's own record, for single operations as for what is compiled; and what a form makes of them is what is used."""
+    slopes = []
+    for way in ("torch", "steps", "compiled"):
+        net = module(FLOAT[name], "float", build_library if way == "compiled" else None, learnt=True)
+        if way == "torch":
+            monkeypatch.setattr(net.steps_of(net.graph["n"]), "known", False)
+        outcome(net)
+        slopes.append({key: value.grad for key, value in net.params.items()})
+        node = net.graph["n"]
+        assert isinstance(node, Neuron)
+        for param, value in node.params.items():
+            np.testing.assert_allclose(net.param_of("n", param).detach().numpy(), value, rtol=1e-6)
+        known = net.steps_of(node).known
+    assert len(kernels) == (known and name not in NOT_COMPILED)
+    assert any(slope is not None and slope.abs().max() > 0 for slope in slopes[0].values())
+    for found in slopes[1:]:
+        for key, want in slopes[0].items():
+            got = found[key]
+            assert want is not None and got is not None
+            torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "level"), [*((n, "float") for n in FLOAT), *((n, "fixed") for n in FIXED)])
@@ -94,7 +148,7 @@ def test_what_is_not_known_is_left_to_torch(body: str) -> None:
     assert slope.abs().max() > 0
 
 
-def recurrent(name: str, level: str, joined: bool, delay: int) -> GraphModule:
+def recurrent(name: str, level: str, joined: bool, delay: int, build: Build | None = None) -> GraphModule:
     """A population whose spikes come back to it through weights and a bias, added to its sum or as an input of their own."""
     rng = np.random.default_rng(0)
     text = (FLOAT if level == "float" else FIXED)[name]
@@ -122,26 +176,28 @@ def recurrent(name: str, level: str, joined: bool, delay: int) -> GraphModule:
     inputs = (Ref("sum"),) if joined else (Ref("fc"), Ref("back"))
     layers += [Add(name="sum", inputs=(Ref("fc"), Ref("back")))] if joined else []
     neuron = Neuron(name="n", inputs=inputs, program=parsed, params=used, start=2)
-    return GraphModule(graph(*layers, neuron, out=["n"], level=level))
+    return GraphModule(graph(*layers, neuron, out=["n"], level=level), build=build)
 
 
 @pytest.mark.parametrize("delay", [1, 3])
 @pytest.mark.parametrize("joined", [True, False])
+@pytest.mark.parametrize("build", [None, build_library], ids=["steps", "compiled"])
 @pytest.mark.parametrize(("name", "level"), [("leaky", "float"), ("subtract", "float"), ("loihi", "fixed"), ("floor", "fixed")])
 def test_a_loop_of_one_population_is_one_node(
-    name: str, level: str, joined: bool, delay: int, monkeypatch: pytest.MonkeyPatch
+    name: str, level: str, build: Build | None, joined: bool, delay: int, kernels: list[Kernel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x = torch.from_numpy(np.random.default_rng(1).random((4, 2 * STEPS, 5)) < 0.5).float()
     results, called, run = [], [], Steps.run
     monkeypatch.setattr(Steps, "run", lambda *args: called.append(bool(args[-1])) or run(*args))
     for at_once in (True, False):
-        net = recurrent(name, level, joined, delay)
+        net = recurrent(name, level, joined, delay, build if at_once else None)
         if not at_once:
             monkeypatch.setattr(graph_module._Run, "_recurrent", lambda self, part: False)
         value = net(x)["n"]
         assert called == [True], "only at once"
         (value * torch.randn(value.shape, generator=torch.Generator().manual_seed(0))).sum().backward()
         results.append((value.detach(), [p.grad for p in (*net.weights.values(), *net.biases.values())]))
+    assert len(kernels) == (build is not None)
     (one, slopes), (two, wanted) = results
     assert torch.equal(one, two) and len(one.unique()) > 1
     assert wanted[0] is not None and wanted[0].abs().max() > 0 and wanted[1] is not None and wanted[1].abs().max() > 0
