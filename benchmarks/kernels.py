@@ -1,6 +1,6 @@
 """`make bench-kernels`: what one connection costs in the emitted C, layer by layer: convolutions of every kind, and delays.
 
-    python benchmarks/kernels.py [--rounds N] [--only conv,delay,activity] [--machines native,avx2,sse2,aarch64,cortex-m]
+    python benchmarks/kernels.py [--rounds N] [--only conv,delay,activity,offline] [--machines native,avx2,sse2,aarch64,cortex-m]
 
 Each network is one layer of integers and a population that never fires. The time of a run with 5 % active inputs, less that of a
 run with one event a step, is what the events took; divided by the connections that they used it is the price of one. x86 is
@@ -8,23 +8,32 @@ timed, in rounds of all layers, and the least time counts; Arm is counted in ins
 
 `activity` compares two ways to compute a dense layer of spikes, event by event and as a product of bytes over all inputs, as
 layers of values are, at shares of active inputs from 5 % to all: where is the crossover?
+
+`offline` runs networks with a loop or with delays between large dense layers, 8 % active, as whole samples at once against one step
+after the other (x86, one core): what stands before and behind the loop goes through a block of steps layer by layer. "no unit" is
+the same with the matrix unit left unused: blocks, but event by event.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from spikec.backends.c.backend import CBackend
 from spikec.ir.graph import Graph
-from spikec.ir.ops import Conv, Dense, Input, Neuron, Node, Ref
+from spikec.ir.ops import Add, Conv, Dense, Input, Neuron, Node, Ref
 from spikec.ir.rules import verify
 from spikec.ir.text import parse_program
 from spikec.ir.types import TensorType
+from spikec.target import load_target
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -121,6 +130,64 @@ def crossover(machines: list[str], rounds: int) -> None:
             print(f"{f'{fan_in}-{out} {machine}':24}" + "".join(cells), flush=True)
 
 
+#: Networks of the question what blocks of steps save, and the share of active inputs.
+LOOPS: dict[str, dict[str, Any]] = {
+    "784-1024-1024-10": {"sizes": (784, 1024, 1024, 10)},
+    "784-1024-256-1024-10, loop of 256": {"sizes": (784, 1024, 256, 1024, 10), "loop": 2},
+    "784-1024-1024-10, loop of 1024": {"sizes": (784, 1024, 1024, 10), "loop": 2},
+    "784-1024-1024-10, delays of 3": {"sizes": (784, 1024, 1024, 10), "delay": 3},
+}
+SHARE, STEPS, SAMPLES = 0.08, 100, 8
+
+
+def stack(sizes: tuple[int, ...], loop: int = 0, delay: int = 0) -> Graph:
+    """Dense layers with leaky neurons, about 8 % active; the population of number `loop` reads itself, a step later."""
+    rng = np.random.default_rng(9)
+    nodes: list[Node] = [Input(name="in", type=TensorType("spike", sizes[:1], "i8"))]
+    for number, (fan_in, out) in enumerate(pairwise(sizes), start=1):
+        source = Ref("in") if number == 1 else Ref(f"l{number - 1}", delay=delay)
+        nodes.append(Dense(name=f"fc{number}", inputs=(source,), weight=rng.integers(-20, 21, (out, fan_in)).astype(np.int16)))
+        inputs, reads = f"fc{number}", fan_in
+        if number == loop:
+            nodes.append(
+                Dense(name="rec", inputs=(Ref(f"l{number}", delay=1),), weight=rng.integers(-20, 21, (out, out)).astype(np.int16))
+            )
+            nodes.append(Add(name="sum", inputs=(Ref(inputs), Ref("rec"))))
+            inputs, reads = "sum", fan_in + out
+        # 0.8 standard deviations of a membrane of such weights
+        theta = np.array(0.8 * 1.92 * 11.8 * np.sqrt(SHARE * reads), np.int32)
+        nodes.append(Neuron(name=f"l{number}", inputs=(Ref(inputs),), program=LIF, params={"theta": theta}))
+    return verify(Graph("stack", "fixed", tuple(nodes), (("out", Ref(nodes[-1].name)),)))
+
+
+def offline(machines: list[str], rounds: int) -> None:
+    """Inferences a second of whole samples at once, and how many times those of one step after the other."""
+    kinds = [(machine, way) for machine in machines if machine in run.FLAGS for way in ("as built", "no unit")]
+    print("\noffline: whole samples at once, inferences a second, and times those step by step; the matrix unit is used: *")
+    print(f"{'':36}" + "".join(f"{f'{machine}, {way}':>22}" for machine, way in kinds))
+    for number, (name, options) in enumerate(LOOPS.items()):
+        graph, folder = stack(**options), sparsity.BUILD / f"offline_{number}"
+        folder.mkdir(parents=True, exist_ok=True)
+        CBackend(load_target("host")).emit(graph, folder)
+        shutil.copy(Path(run.__file__).with_name("c") / "offline.c", folder / "bench_offline.c")
+        x = (np.random.default_rng(7).random((SAMPLES, STEPS, options["sizes"][0])) < SHARE).astype(np.float32)
+        data = sparsity.events(sparsity.BUILD / "offline.bin", x)
+        wanted = ("network.c", "weights.c", "offline.c", "offline_weights.c", "bench_offline.c")
+        sources = [file for file in wanted if (folder / file).exists()]
+        cells = []
+        for machine, way in kinds:
+            flags = [*run.FLAGS[machine], *(["-DSPK_TILES_PLAIN", "-DSPK_TILES_NEVER"] if way == "no unit" else [])]
+            program = run.compile_c(folder, [*sources, "-pthread"], flags, f"offline_{number}_{machine}_{len(flags)}")
+            words = subprocess.run(
+                [str(program), str(data), str(rounds)], check=True, capture_output=True, text=True
+            ).stdout.split()
+            if words[6] != "1":
+                raise SystemExit(f"{name}, {machine}, {way}: other spikes offline")
+            unit = "*" if words[4] == "1" and way == "as built" else " "
+            cells.append(f"{1e6 / float(words[0]):14.0f} {float(words[1]) / float(words[0]):6.2f}{unit}")
+        print(f"{name:36}" + "".join(cells), flush=True)
+
+
 def operations(executable: Path, data: Path) -> float:
     """Connections that a sample used."""
     out = subprocess.run([str(executable), str(data), "1"], check=True, capture_output=True, text=True).stdout
@@ -167,7 +234,7 @@ def main() -> int:
     """Print the tables."""
     parser = argparse.ArgumentParser(description="what one connection costs in the emitted C, layer by layer")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", default="conv,delay,activity")
+    parser.add_argument("--only", default="conv,delay,activity,offline")
     parser.add_argument("--machines", default="native,avx2,sse2")
     options = parser.parse_args()
     sparsity.BUILD.mkdir(parents=True, exist_ok=True)
@@ -175,6 +242,9 @@ def main() -> int:
     for name in options.only.split(","):
         if name == "activity":
             crossover(options.machines.split(","), options.rounds)
+            continue
+        if name == "offline":
+            offline(options.machines.split(","), options.rounds)
             continue
         made = {"conv": CONVOLUTIONS, "delay": DELAYS}[name]
         table(name, {label: graph() for label, graph in made.items()}, options.machines.split(","), options.rounds)

@@ -3,7 +3,11 @@
 A row is a step of a sample; the samples follow each other, and every state begins anew where one does. A block of rows goes
 through one layer after the other, so that a layer's weights are read once a block. Layers whose weights a matrix unit takes have
 two ways: event by event, with the same kernels as one step at a time, or as tiles (spk_tiles.h); which one is decided for every
-block by how many events there are. A graph that reads earlier steps runs one step after the other.
+block by how many events there are.
+
+A loop (a strongly connected part of the graph) goes through a block row by row, all of its layers in turn; what stands before and
+behind it goes layer by layer. A delay is a matter of which row is read: a wire that is read late keeps the last rows of the block
+before, and in front of them a row of zeros for what lies before a sample.
 """
 
 from __future__ import annotations
@@ -20,16 +24,17 @@ from spikec.backends.c.assembly import Assembly, embedded, header_name
 from spikec.backends.c.elements import Elements
 from spikec.backends.c.exprs import C_TYPES, Lanes, vector_loop
 from spikec.backends.c.forms import Choices
-from spikec.backends.c.parts import WIDTH, Member, Network, event_room, tail
-from spikec.backends.c.plan import Halo, Layout, Stored, Sum, Weighted, arranged, order_of
+from spikec.backends.c.parts import API, WIDTH, Member, Network, event_room, tail
+from spikec.backends.c.plan import Halo, Layout, Read, Stored, Sum, Weighted, arranged, order_of
 from spikec.backends.c.sums import _SumState
 from spikec.backends.c.tiles import GROUP, PAIR, RUN, Tiles, tiles_of
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import Wire, record_name
 from spikec.ir.neuron import STEP, Call, Expr, Var
-from spikec.ir.ops import Conv, Dense, Input, Neuron, Node, Pool, Ref, spread
+from spikec.ir.ops import Add, Conv, Dense, Input, Neuron, Node, Pool, Ref, spread
 from spikec.ir.ranges import of_array
 from spikec.ir.types import Array, narrowest
+from spikec.ir.windows import ALWAYS, needed
 
 #: Rows of a block: the most, unless what is kept of them would take more than so many bytes.
 _ROWS: Final = 128
@@ -38,6 +43,9 @@ _BLOCK: Final = 3 << 19
 _SPARSE: Final = 8
 #: Sums of 16 bits in a vector.
 _VECTOR: Final = 32
+#: What a row costs in nanoseconds because it is one of a block, about, and parts of a nanosecond that are counted.
+_APART: Final = 30.0
+_FINE: Final = 16
 #: Layers with fewer connections a step are not worth a matrix unit.
 _SMALL: Final = 1 << 10
 #: Inputs that are active at the crossover, at most, for tiles to be kept; tiles may take so many times the weights' bytes.
@@ -66,10 +74,11 @@ class Offline:
 
 @dataclass
 class _Tiled:
-    """A layer that the matrix unit may do: its sum, its population, the pool in front, the tiles."""
+    """A layer that the matrix unit may do: its sum, its population (None: the sums themselves are kept), the pool in front, the
+    tiles."""
 
     total: Sum
-    node: Neuron
+    node: Neuron | None
     pool: Pool | None
     layout: Layout | None  # of what the tiles read
     tiles: Tiles | None = None
@@ -83,7 +92,8 @@ def offline(graph: Graph, network: Network, choices: Choices | None = None, *, f
     if not by_blocks(graph):
         return _steps(network)
     observed = {port.wire for port in network.ports}
-    return _Blocks(absorbed(graph, observed, (choices or Choices()).absorbs), network, observed, choices, force).written(embed)
+    whole = absorbed(graph, observed, (choices or Choices()).absorbs)
+    return _Blocks(whole, network, observed, choices, force).written(embed)
 
 
 def _named(text: str, network: Network) -> str:
@@ -93,15 +103,70 @@ def _named(text: str, network: Network) -> str:
 
 def _steps(network: Network) -> Offline:
     """One step after the other."""
-    why = "/* A step needs what earlier steps left, or no layer gains from a matrix unit: one step after the other. */\n"
+    why = "/* No layer gains from a matrix unit, or ports trail the model: one step after the other. */\n"
     return Offline(_named(f"{_HEAD}\n{_INCLUDES}\n{why}{_STEPS}", network), None, None, network.bytes, ())
 
 
 def by_blocks(graph: Graph) -> bool:
-    """Whether a layer can run over many steps before the next: nothing reads an earlier step."""
-    delayed = any(ref.delay for node in graph.nodes for ref in node.inputs)
-    inside = any(getattr(node, "delay", None) is not None for node in graph.nodes)
-    return bool(graph.inputs) and not delayed and not inside and graph.max_lag == 0
+    """Whether layers can run over many steps before the next: integers, and every port shows the model's own step."""
+    return bool(graph.inputs) and graph.level != "float" and graph.max_lag == 0
+
+
+def loops(graph: Graph) -> list[list[str]]:
+    """The nodes in the order in which they run over a block, those of a loop together: the strongly connected parts of the graph,
+    whatever the delays, each behind those that it reads; inside one the order of a step (Tarjan, 1972)."""
+    place = {node.name: k for k, node in enumerate(graph.order)}
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    waiting: set[str] = set()
+    found: list[list[str]] = []
+    for root in graph.order:
+        if root.name in index:
+            continue
+        work = [(root.name, iter(root.inputs))]
+        index[root.name] = low[root.name] = len(index)
+        stack.append(root.name)
+        waiting.add(root.name)
+        while work:
+            name, refs = work[-1]
+            ref = next(refs, None)
+            if ref is not None and ref.node not in index:
+                index[ref.node] = low[ref.node] = len(index)
+                stack.append(ref.node)
+                waiting.add(ref.node)
+                work.append((ref.node, iter(graph[ref.node].inputs)))
+            elif ref is not None:
+                if ref.node in waiting:
+                    low[name] = min(low[name], index[ref.node])
+            else:
+                work.pop()
+                if work:
+                    low[work[-1][0]] = min(low[work[-1][0]], low[name])
+                if low[name] == index[name]:
+                    part = stack[stack.index(name) :]
+                    del stack[-len(part) :]
+                    waiting.difference_update(part)
+                    found.append(sorted(part, key=place.__getitem__))
+    return found
+
+
+def looped(graph: Graph) -> set[str]:
+    """The nodes that are part of a loop."""
+    own = {node.name for node in graph.nodes if any(ref.node == node.name for ref in node.inputs)}
+    return own.union(*(part for part in loops(graph) if len(part) > 1))
+
+
+def apart(graph: Graph) -> set[Wire]:
+    """Sums that are added to others in a loop and depend on nothing in it: kept for themselves they are done before, as a block."""
+    inside = looped(graph)
+    return {
+        (ref.node, "")
+        for node in graph.nodes
+        if isinstance(node, Add) and node.name in inside
+        for ref in node.inputs
+        if ref.node not in inside and isinstance(graph[ref.node], (Dense, Conv)) and ref.delay == 0
+    }
 
 
 class _Blocks(Elements, Assembly):
@@ -111,8 +176,10 @@ class _Blocks(Elements, Assembly):
     marks = "SPK_ALIGNED SPK_UNUSED"  # tiles are used where there is a unit
 
     def __init__(self, graph: Graph, network: Network, observed: set[Wire], choices: Choices | None, force: bool) -> None:
-        super().__init__(graph, f"{network.prefix}offline_", observed, choices)
+        super().__init__(graph, f"{network.prefix}offline_", observed | apart(graph), choices)
         self.network, self.force = network, force
+        self.inside = looped(graph)
+        self.past: dict[str, int] = {}  # member -> rows before those of a block, where earlier steps are read
         self.tiled: dict[str, _Tiled] = {}  # by the name of the sum
         self.local: dict[str, Neuron] = {}  # sums that live within a row, and the population that reads each
         self.flagged: set[Wire] = set()  # kept as bytes only; who needs a list makes it
@@ -123,26 +190,35 @@ class _Blocks(Elements, Assembly):
         self.late: dict[Wire, str] = {}  # what counts the spikes of such a row, once it is moved
         self.brief: dict[Wire, _Tiled] = {}  # wires whose rows are moved as they come, and then of no use
         for total in self.plan.sums.values():
-            if (reader := self.reader(total)) is not None:
+            reader = self.reader(total)
+            outside = total.node.name not in self.inside
+            if reader is not None and reader.name not in self.inside and len(reader.inputs) == 1 and outside:
+                found = self.candidate(total, reader)
+            else:
+                found = self.candidate(total, None) if outside else None
+            if found is not None:
+                self.tiled[total.node.name] = found
+            if reader is not None and (found is None or found.node is not None):
                 self.local[total.node.name] = reader
-                if (found := self.candidate(total, reader)) is not None:
-                    self.tiled[total.node.name] = found
 
     # ------------------------------------------------------------------------------------------------- what is tiled
 
-    def candidate(self, total: Sum, node: Neuron) -> _Tiled | None:
-        """A layer that the matrix unit may do, as far as can be seen before anything is prepared."""
+    def candidate(self, total: Sum, node: Neuron | None) -> _Tiled | None:
+        """A layer that the matrix unit may do, as far as can be seen before anything is prepared. `node`: its population, if
+        that is computed with it."""
         part = total.parts[0]
-        if not self.integer or len(total.parts) > 1 or total.rest or not isinstance(part, (Dense, Conv)) or len(node.inputs) > 1:
+        if not self.integer or len(total.parts) > 1 or total.rest or not isinstance(part, (Dense, Conv)) or part.delay is not None:
             return None
         read, pool = self.plan.weighted_read(part.inputs[0])
-        if read.delay or read.init is not None or not read.stored.binary or node.start or node.stop is not None:
+        if read.init is not None or not read.stored.binary or (node is not None and (node.start or node.stop is not None)):
             return None
         if isinstance(part, Dense) and len(self.graph.shape_of(total.node.name)) > 1:
             return None
         if pool is not None and int(np.prod(pool.kernel)) > 127:
             return None
-        if any(emit.kind != "spike" for emit in node.program.emits) or _reads_step(node):
+        if node is not None and (any(emit.kind != "spike" for emit in node.program.emits) or _reads_step(node)):
+            return None
+        if node is None and needed(self.graph, total.node.name) != ALWAYS:  # in some steps it is not computed
             return None
         layout = read.stored.layout
         if pool is not None and layout is not None:
@@ -201,6 +277,8 @@ class _Blocks(Elements, Assembly):
         self.cut(found)
         if found.tiles is None:
             del self.tiled[total.node.name]
+            if (reader := self.reader(total)) is not None:
+                self.local[total.node.name] = reader
             stored.kind, stored.shift, stored.halo, self.members, self.names, self.rings = before
             super().prepare(total)
 
@@ -220,6 +298,8 @@ class _Blocks(Elements, Assembly):
             shape = self.graph.type_of(part.inputs[0]).shape
             into = (int(np.prod(shape)),) if isinstance(part, Dense) else shape
             found.tiles = tiles_of(part, weight, into, self.graph.shape_of(part.name), found.layout, source.layout)
+        if found.tiles is not None:
+            found.tiles.kept = found.node is None
         if found.tiles is not None and not self.worth(found.tiles, part, read.stored.size):
             found.tiles = None
 
@@ -235,7 +315,7 @@ class _Blocks(Elements, Assembly):
     def choose_lanes(self, node: Neuron) -> None:
         super().choose_lanes(node)
         for name, found in list(self.tiled.items()):
-            if found.node is not node:
+            if found.node is None or found.node is not node:
                 continue
             assert self.plan.ranges is not None
             kinds = {row.state: row.kind for row in self.states if row.node is node}
@@ -248,9 +328,12 @@ class _Blocks(Elements, Assembly):
     def buffer(self, node: Node, stored: Stored) -> None:
         """A wire between two layers is kept for all rows of a block; one that tiles read as bytes, with room behind."""
         sources = {self.plan.weighted_read(found.total.parts[0].inputs[0])[0].stored.wire for found in self.tiled.values()}
+        past = stored.ring - 1
         if stored.wire in sources:
-            stored.list_depth, stored.dense_depth = -1, 0
-            self.flagged.add(stored.wire)
+            stored.dense_depth = max(stored.dense_depth, 0)
+            if past == 0:
+                stored.list_depth = -1
+                self.flagged.add(stored.wire)
         lists = isinstance(node, Neuron) and node.name in self.lanes and stored.list_depth >= 0
         lists = lists and all(found.node is not node for found in self.tiled.values())
         if stored.observed and stored.dense_depth < 0 and lists:
@@ -263,13 +346,18 @@ class _Blocks(Elements, Assembly):
             length = stored.halo.length + tail(stored.size) if stored.halo else _whole(stored.size)
             self.members.append(Member(stored.member, C_TYPES[stored.kind], length, WIDTH[stored.kind], stored.wire[0]))
             if row:
-                self.rowed[stored.member] = length
+                self.rowed[stored.member], self.past[stored.member] = length, past
         if stored.list_depth >= 0 or stored.wire in self.flagged:
             room, width = event_room(stored), 2 if stored.index == "uint16_t" else 4
             self.members.append(Member(f"e_{stored.member}", stored.index, room, width, stored.wire[0]))
             self.members.append(Member(f"n_{stored.member}", "uint32_t", 1, 4, stored.wire[0]))
             if row and stored.wire not in self.flagged:
-                self.rowed[f"e_{stored.member}"], self.rowed[f"n_{stored.member}"] = room, 1
+                for member, pitch in ((f"e_{stored.member}", room), (f"n_{stored.member}", 1)):
+                    self.rowed[member], self.past[member] = pitch, past
+            if past:
+                self.initial.append(f"net->n_{stored.member}[0] = 0;")
+        if past and stored.dense_depth >= 0:
+            self.initial.append(f"memset(net->{stored.member}, 0, {self.rowed[stored.member]}u * sizeof *net->{stored.member});")
 
     def rests(self, node: Neuron) -> None:
         """Every row is computed: what is at rest is known one step at a time only."""
@@ -299,11 +387,27 @@ class _Blocks(Elements, Assembly):
         """Never: sums of a block of steps lie side by side."""
         return False
 
+    def lead(self, member: str) -> int:
+        """Rows before the first of a block: one of zeros, and those that are read late."""
+        past = self.past.get(member, 0)
+        return past + 1 if past else 0
+
+    def base(self, member: str) -> str:
+        """Where the first row of a block lies."""
+        lead = self.lead(member)
+        return f"net->{member}" + (f" + {lead * self.rowed[member]}u" if lead else "")
+
+    def row(self, member: str, delay: int) -> str:
+        """The number of the row of an earlier step, that of zeros where it lies before the sample."""
+        lead = self.lead(member)
+        number = f"r + {lead - delay}u" if lead else "r"
+        return f"(net->t >= {delay} ? {number} : 0)" if delay else f"({number})" if lead else number
+
     def array(self, stored: Stored, delay: int = 0) -> str:
         pitch = self.rowed.get(stored.member)
         if stored.wire in self.brief:
             return f"net->{stored.member} + (size_t)r * net->apart_{stored.member}[0]"
-        return f"net->{stored.member}" + ("" if pitch is None else f" + (size_t)r * {pitch}u")
+        return f"net->{stored.member}" + ("" if pitch is None else f" + (size_t){self.row(stored.member, delay)} * {pitch}u")
 
     def cleared(self, stored: Stored) -> str:
         pitch = self.rowed.get(stored.member, _whole(stored.size))
@@ -317,7 +421,29 @@ class _Blocks(Elements, Assembly):
         pitch = self.rowed.get(f"e_{member}")
         if pitch is None:
             return f"net->e_{member}", f"net->n_{member}[0]"
-        return f"net->e_{member} + (size_t)r * {pitch}u", f"net->n_{member}[r]"
+        row = self.row(f"e_{member}", delay)
+        return f"net->e_{member} + (size_t){row} * {pitch}u", f"net->n_{member}[{row}]"
+
+    def arriving(self, part: Weighted, read: Read, rows: Stored, events: str, count: str) -> None:
+        """As ever where it is noted when a source sends; else rows are looked up in the lists of the steps before."""
+        found, x = self.later[part.name], read.stored
+        if not found.whole:
+            super().arriving(part, read, rows, events, count)
+            return
+        self.scratch[rows.index] = max(self.scratch.get(rows.index, 0), rows.size)
+        delays = self.constant(f"{part.name}_delay", "i64", found.delay + read.delay, "uint32_t")
+        member = f"e_{x.member}"
+        lead, pitch = self.lead(member), self.rowed[member]
+        self.line(f"const uint32_t sent = {count};")
+        self.line(f"{rows.index} *event = net->scratch{16 if rows.index == 'uint16_t' else 32};")
+        self.line("uint32_t count = 0, k;")
+        self.line(f"for (k = 0; k < {len(found.delay)}u; k++) {{")
+        self.line(f"  const uint32_t row = (uint32_t)net->t >= {delays}[k] ? r + {lead}u - {delays}[k] : 0;")
+        self.line(f"  const {x.index} *from = net->{member} + (size_t)row * {pitch}u;")
+        self.line(f"  for (i = 0; i < net->n_{x.member}[row]; i++) {{")
+        self.line(f"    event[count++] = ({rows.index})(from[i] + k * {x.size}u);")
+        self.line("  }")
+        self.line("}")
 
     def fired(self, stored: Stored, counter: int) -> None:
         found = self.brief.get(stored.wire)
@@ -376,26 +502,29 @@ class _Blocks(Elements, Assembly):
             if member.name.startswith("s_"):
                 member.length = max(member.length, _whole(member.length))
         numbers = {node.name: number for number, node in enumerate(self.graph.inputs)}
-        for node in self.graph.order:
-            if node.name in self.plan.alias or node.name in self.plan.folded or node.name in self.local:
-                continue
-            if isinstance(node, Neuron):
-                self.population(node)
-                continue
+        for names in loops(self.graph):
             begin = len(self.steps)
-            if node.name in self.plan.sums:
-                self.sum(self.plan.sums[node.name])
-            else:
-                self.element(node, numbers)
-            self.unit(node, begin)
+            nodes = [self.graph[name] for name in names]
+            first: Sequence[str] = ()
+            for node in nodes:
+                if node.name in self.plan.alias or node.name in self.plan.folded or node.name in self.local:
+                    continue
+                if isinstance(node, Neuron):
+                    first = self.population(node)
+                elif node.name in self.plan.sums:
+                    self.sum(self.plan.sums[node.name])
+                    if node.name in self.tiled:
+                        first = self.tiles(self.tiled[node.name])
+                else:
+                    self.element(node, numbers)
+            self.unit(nodes, begin, first)
         for index, size in sorted(self.scratch.items()):
             bits = 16 if index == "uint16_t" else 32
             self.members.append(Member(f"scratch{bits}", index, size, bits // 8))
         return self.text(self.network, embed) if self.tiled else _steps(self.network)
 
-    def population(self, node: Neuron) -> None:
-        """A population with the sums that it alone reads."""
-        begin = len(self.steps)
+    def population(self, node: Neuron) -> Sequence[str]:
+        """A population with the sums that it alone reads; what does all rows at once, if there is a matrix unit."""
         sums = [name for name, reader in self.local.items() if reader is node]
         for name in sums:
             self.sum(self.plan.sums[name])
@@ -409,7 +538,7 @@ class _Blocks(Elements, Assembly):
                 self.line(line)
             self.line("}")
         tiled = self.tiled.get(sums[0]) if len(sums) == 1 else None
-        self.unit(node, begin, self.tiles(tiled) if tiled is not None else ())
+        return self.tiles(tiled) if tiled is not None else ()
 
     def hurry(self, node: Neuron) -> list[_Tiled]:
         """The layers behind a population for which its rows are moved as they come, while they are in the nearest cache: then
@@ -419,6 +548,8 @@ class _Blocks(Elements, Assembly):
         result = []
         for found in self.tiled.values():
             wire = self.read_by(found).wire
+            if self.delay_of(found):
+                continue
             moves = found.pool is not None or (found.tiles is not None and found.tiles.shifts not in ((), (0,)))
             if moves and wire[0] == node.name and wire in self.counts_of(node) and len(list(self.plan.users(wire))) == 1:
                 self.brief[wire] = found
@@ -433,32 +564,44 @@ class _Blocks(Elements, Assembly):
         """What a layer reads, before a pool."""
         return self.plan.weighted_read(found.total.parts[0].inputs[0])[0].stored
 
-    def unit(self, node: Node, begin: int, first: Sequence[str] = ()) -> None:
-        """The function of a layer: all rows of a block, one after the other; `first` may do them all at once."""
+    def delay_of(self, found: _Tiled) -> int:
+        """By how many steps a layer reads late."""
+        return self.plan.weighted_read(found.total.parts[0].inputs[0])[0].delay
+
+    def unit(self, nodes: Sequence[Node], begin: int, first: Sequence[str] = ()) -> None:
+        """The function of a layer, or of all layers of a loop: all rows of a block, one after the other; `first` may do them all at
+        once."""
         lines = self.steps[begin:]
         if not lines:
             return
-        name = self.name(f"{self.p}{node.name}_rows")
-        resets, finals, counted = [], [], self.counted(node)
-        if isinstance(node, Neuron):
+        name = self.name(f"{self.p}{nodes[-1].name}_rows")
+        resets, finals, counted = [], [], [pair for node in nodes for pair in self.counted(node)]
+        for node in nodes:
             states = [(number, row) for number, row in enumerate(self.states) if row.node is node]
-            resets = [f"memset(net->{row.member}, 0, sizeof net->{row.member});" for _, row in states]
+            resets += [f"memset(net->{row.member}, 0, sizeof net->{row.member});" for _, row in states]
             resets += self.beginning.get(node.name, [])
-            finals = [f"{self.p}final(net, {number}u, r);" for number, _ in states]
+            finals += [f"{self.p}final(net, {number}u, r);" for number, _ in states]
+        # What is under way for later steps: accumulators of connections with delays, and the rows that wait.
+        named = set(re.findall(r"net->(\w+)", "\n".join(lines)))
+        rings = sorted(int(ring[4:]) for ring in named if re.fullmatch(r"pos_\d+", ring))
+        for member in self.members if rings else ():
+            if member.name in named and member.name.startswith(("a_", "w_")):
+                resets.append(f"memset(net->{member.name}, 0, sizeof net->{member.name});")
         body = [
             f"static SPK_APART void {name}(struct {self.p}state *net, const uint32_t rows) {{",
             "  uint32_t r, i;",
             "  uint32_t step = net->first;",
             "  (void)i;",
             *(f"  net->total[{place}] = net->count[{counter}];" for place, counter in counted),
-            *(f"  {line}" for line in self.apart(node)),
+            *(f"  {line}" for node in nodes for line in self.apart(node)),
             *first,
             "  for (r = 0; r < rows; r++) {",
             "  SPK_TILE_WARM();",
         ]
-        if any("in + " in line for line in lines) and isinstance(node, Input):
+        if any("in + " in line for line in lines) and isinstance(nodes[0], Input):
             body.append(f"  const spk_in *const in = net->in + (size_t)r * {len(self.graph.inputs)}u;")
         body.append("  net->t = (int32_t)step;")
+        body += [f"  net->pos_{ring} = step % {ring}u;" for ring in rings]
         if resets:
             body += ["  if (step == 0) {", *(f"    {line}" for line in resets), "  }"]
         body += [f"  {line}" if line else "" for line in lines]
@@ -490,14 +633,15 @@ class _Blocks(Elements, Assembly):
         """Where the spikes of a block that a matrix unit may read are counted, and the counters."""
         if not isinstance(node, Neuron):
             return []
-        wires = [(node.name, port) for port, _ in self.graph.types[node.name]]
+        wires = [(node.name, port) for port, type_ in self.graph.types[node.name] if type_.kind == "spike"]
         return [(self.total(wire), self.counters.index(f"{record_name(wire)} spikes")) for wire in wires if wire in self.flagged]
 
     def tiles(self, found: _Tiled) -> list[str]:
         """The functions for the matrix unit, and the lines that begin the layer: whether it is used, and what is counted then."""
         tiles, node, part = found.tiles, found.node, found.total.parts[0]
-        assert tiles is not None and found.lanes is not None
-        p, name = self.p, self.name(f"{self.p}tile_{node.name}")
+        assert tiles is not None
+        layer = (node or found.total.node).name
+        p, name = self.p, self.name(f"{self.p}tile_{layer}")
         read, _ = self.plan.weighted_read(part.inputs[0])
         source, pitch = read.stored, self.rowed[read.stored.member]
         self.functions.append(self.neurons(found, name))
@@ -512,23 +656,44 @@ class _Blocks(Elements, Assembly):
         if state.bias is not None:
             bias = np.zeros(tiles.panels * tiles.wide, np.int64)
             bias[: len(state.bias)] = state.bias >> state.shift
-            macros["SPK_BIAS"] = self.constant(f"{node.name}_tile_bias", "i32", bias)
+            macros["SPK_BIAS"] = self.constant(f"{layer}_tile_bias", "i32", bias)
         before: list[str] = []
-        x, x_pitch = f"net->{source.member}", pitch
-        events = f"net->total[{self.total(source.wire)}]"
-        if not isinstance(self.graph[source.wire[0]], (Input, Neuron)) or source.api != "i8":
+        x, x_pitch = self.base(source.member), pitch
+        sender, port = source.wire
+        plain = isinstance(self.graph[sender], (Input, Neuron)) and dict(self.graph.types[sender])[port].kind == "spike"
+        plain = plain and source.wire in self.flagged and source.api == "i8"
+        ports = [port for port, _ in self.graph.types[node.name]] if node is not None else []
+        lines = ["  {"]
+        if delay := read.delay:
+            # The rows as they arrive, which at the beginning of a sample are zeros.
+            member = self.name(f"d_{layer}")
+            self.members.append(Member(member, "uint8_t", pitch, 1, layer))
+            self.rowed[member] = pitch
+            x = f"net->{member}"
+            lines += [
+                "    uint32_t t = step;",
+                "    for (r = 0; r < rows; r++) {",
+                "      net->t = (int32_t)t;",
+                f"      memcpy({x} + (size_t)r * {pitch}u, {self.array(source, delay)}, {pitch}u);",
+                "      if (++t == net->steps) { t = 0; }",
+                "    }",
+            ]
+        late = x
+        each, spent = round(tiles.event() * _FINE), round(tiles.nanoseconds * _FINE)
+        saved = "(int64_t)1 << 40" if self.force else f"(int64_t)(events * {each}u) - (int64_t)rows * {spent}"
+        events, least = f"net->total[{self.total(source.wire)}]", 0 if self.force else round(tiles.crossover() * 256)
+        if delay or not plain:
             ones = self.constant(f"ones_{source.size}", "i8", np.pad(np.ones(source.size, np.int64), (0, pitch - source.size)))
-            events = f"spk_total(net->{source.member}, {ones}, {pitch}u, {pitch}u, rows)"
-        lines = [
-            "  {",
+            events = f"spk_total({x}, {ones}, {pitch}u, {pitch}u, rows)"
+        lines += [
             f"    const uint64_t events = {events};",
-            f"    uint64_t fired[{len(self.graph.types[node.name])}] = {{0}};",
-            f"    const int busy = events * 256u >= (uint64_t)rows * {0 if self.force else round(tiles.crossover() * 256)}u;",
+            f"    uint64_t fired[{max(len(ports), 1)}] = {{0}};",
+            f"    const int busy = SPK_TILE_BUSY(events * 256u >= (uint64_t)rows * {least}u);",
         ]
         shifts, apart = tiles.shifts or (0,), self.copies_apart(found)
         busy = "busy"
         if found.pool is not None or shifts != (0,):
-            self.prepare_moved(found)
+            self.prepare_moved(found, f"{late} + (size_t)r * {pitch}u" if delay else "")
             assert found.moved is not None
             x, x_pitch, each = found.moved
             before = ["for (r = 0; r < rows; r++) {", *(f"  {line}" for line in each), "}"]
@@ -540,11 +705,11 @@ class _Blocks(Elements, Assembly):
         lines.append(f"    if ({busy}) {{")
         macros["SPK_X_PITCH"] = f"{x_pitch}u"
         constants = [
-            self.constant(f"{node.name}_order", "i64", np.array(tiles.order), "uint32_t"),
-            self.constant(f"{node.name}_start", "i64", np.array(tiles.start), "uint32_t"),
-            self.constant(f"{node.name}_run", "i64", self.places(tiles, apart), "uint32_t"),
-            self.constant(f"{node.name}_tile", "i64", np.array(tiles.tile), "uint32_t"),
-            self.constant(f"{node.name}_packed", "i8", tiles.weights),
+            self.constant(f"{layer}_order", "i64", np.array(tiles.order), "uint32_t"),
+            self.constant(f"{layer}_start", "i64", np.array(tiles.start), "uint32_t"),
+            self.constant(f"{layer}_run", "i64", self.places(tiles, apart), "uint32_t"),
+            self.constant(f"{layer}_tile", "i64", np.array(tiles.tile), "uint32_t"),
+            self.constant(f"{layer}_packed", "i8", tiles.weights),
         ]
         header = [f"#define {key} {value}" for key, value in macros.items()]
         self.functions.append("\n".join([*header, '#include "spk_tiles.h"']))
@@ -557,20 +722,24 @@ class _Blocks(Elements, Assembly):
             table = self.constant(f"{part.name}_reach", "i8", reach)
             count = f"spk_total({x}, {table}, {x_pitch}u, {apart}u, rows) * {tiles.unit}u"
         lines += [
+            f"      net->gain += {saved};",
             f"      net->count[{self.counters.index(f'{part.name} events')}] += events;",
             f"      net->count[{self.counters.index(f'{part.name} operations')}] += {count};",
             f"      {name}_tiles(net, {x}, {', '.join(constants)}, rows, step, net->steps, fired);",
         ]
-        for number, (port, _) in enumerate(self.graph.types[node.name]):
-            wire = self.plan.stored[node.name, port]
-            counter = self.counters.index(f"{record_name((node.name, port))} spikes")
-            lines.append(f"      net->count[{counter}] += fired[{number}];")
+        if node is None:
+            lines.append("      (void)fired;")
+        for number, port in enumerate(ports or [""]):
+            wire = self.plan.stored[layer, port]
+            if node is not None:
+                counter = self.counters.index(f"{record_name((node.name, port))} spikes")
+                lines.append(f"      net->count[{counter}] += fired[{number}];")
             if wire.list_depth >= 0:
                 lines.append("      for (r = 0; r < rows; r++) {")
                 events, room = self.events(wire)
                 made = f"{self.compact(wire.kind, wire.index, wire.size)}({self.array(wire)}, {events})"
                 lines += [f"        {room} = {made};", "      }"]
-        for place, counter in self.counted(node):
+        for place, counter in self.counted(node) if node is not None else ():
             lines.append(f"      net->total[{place}] = net->count[{counter}] - net->total[{place}];")
         return [*lines, "      return;", "    }", "  }"]
 
@@ -585,19 +754,21 @@ class _Blocks(Elements, Assembly):
         size = int(np.prod(self.graph.shape_of(found.pool.name))) if found.pool is not None else self.read_by(found).size
         return -(-(size + max(found.tiles.shifts or (0,))) // RUN) * RUN
 
-    def prepare_moved(self, found: _Tiled) -> None:
-        """Inputs that tiles do not read where they lie: sums over windows, copies from which runs are whole cache lines."""
+    def prepare_moved(self, found: _Tiled, row: str = "") -> None:
+        """Inputs that tiles do not read where they lie: sums over windows, copies from which runs are whole cache lines. `row`:
+        text of a row, if it is not that of the wire."""
         assert found.tiles is not None
         if found.moved is not None:
             return
         shifts, source, apart = found.tiles.shifts or (0,), self.read_by(found), self.copies_apart(found)
         size = int(np.prod(self.graph.shape_of(found.pool.name))) if found.pool is not None else source.size
-        member = self.name(f"p_{found.node.name}")
+        layer = (found.node or found.total.node).name
+        member = self.name(f"p_{layer}")
         pitch = (apart * len(shifts) // RUN | 1) * RUN
-        self.members.append(Member(member, "uint8_t", pitch, 1, found.node.name))
+        self.members.append(Member(member, "uint8_t", pitch, 1, layer))
         self.rowed[member] = pitch
         first = f"net->{member} + (size_t)r * {pitch}u + {shifts[0]}u"
-        row = self.array(source)
+        row = row or self.array(source)
         lines = [f"memcpy({first}, {row}, {size}u);" if found.pool is None else f"{self.pooling(found, source)}({row}, {first});"]
         row = row if found.pool is None else first
         for copy, shift in enumerate(shifts[1:], start=1):
@@ -609,7 +780,7 @@ class _Blocks(Elements, Assembly):
         pool = found.pool
         assert pool is not None
         into, out = self.graph.type_of(pool.inputs[0]).shape, self.graph.shape_of(pool.name)
-        name = self.name(f"{self.p}tile_{found.node.name}_pool")
+        name = self.name(f"{self.p}tile_{(found.node or found.total.node).name}_pool")
         two = [(1, *axis) if len(axis) == 1 else tuple(axis) for axis in (into[1:], out[1:], pool.kernel, pool.stride)]
         space, out_space, kernel, stride = two
         vectors = source.layout is not None and found.layout is not None and into[0] % 8 == 0
@@ -625,7 +796,10 @@ class _Blocks(Elements, Assembly):
     def neurons(self, found: _Tiled, name: str) -> str:
         """The population for panels whose states are held in vectors: read, written, begun, a row, what a sample leaves."""
         lanes, tiles, node = found.lanes, found.tiles, found.node
-        assert lanes is not None and tiles is not None
+        assert tiles is not None
+        if node is None:
+            return self.kept_sums(found, name)
+        assert lanes is not None
         w, rows = lanes.bits, [(k, row) for k, row in enumerate(self.states) if row.node is node]
         net, each = f"struct {self.p}state *net", f"for (j = 0; j < {tiles.wide}u / SPK_N{w}; j++)"
         held = f"{name}_held *SPK_RESTRICT held"
@@ -656,7 +830,7 @@ class _Blocks(Elements, Assembly):
         step = [f"const int32_t *const x0 = sums + j * SPK_N{w};", "(void)x0;", *step]
         for number, (port, _) in enumerate(self.graph.types[node.name]):
             wire = self.plan.stored[node.name, port]
-            at = f"net->{wire.member} + (size_t)row * {self.rowed[wire.member]}u + k"
+            at = f"{self.base(wire.member)} + (size_t)row * {self.rowed[wire.member]}u + k"
             step.append(f"spk_flags{w}({at}, {lanes.emits[number]});")
             step.append(f"held->fired{number}[j] = spk_more{w}(held->fired{number}[j], {lanes.emits[number]});")
         finals = [f"  {self.p}part(net, {k}u, row, (uint32_t)i, {tiles.wide}u);" for k, _ in rows]
@@ -676,6 +850,29 @@ class _Blocks(Elements, Assembly):
         out += ["  (void)row;", "}"]
         return "\n".join(out)
 
+    def kept_sums(self, found: _Tiled, name: str) -> str:
+        """The same for sums that are kept as they are: there is nothing to hold, and no spike."""
+        tiles, stored = found.tiles, self.plan.stored[found.total.node.name, ""]
+        assert tiles is not None
+        w = 16 if stored.kind == "i16" else 32
+        net, held = f"struct {self.p}state *net", f"{name}_held *SPK_RESTRICT held"
+        store = (
+            f"spk_store{w}_{stored.kind}({self.base(stored.member)} + (size_t)row * {self.rowed[stored.member]}u + i + j * SPK_N{w}"
+        )
+        return f"""typedef struct {name}_held {{ uint32_t none; }} {name}_held;
+SPK_INLINE_ANY void {name}_take({net}, size_t i, {held}) {{ (void)net; (void)i; held->none = 0; }}
+SPK_INLINE_ANY void {name}_keep({net}, size_t i, const {held}) {{ (void)net; (void)i; (void)held; }}
+SPK_INLINE_ANY void {name}_count(size_t i, const {held}, uint64_t *fired) {{ (void)i; (void)held; (void)fired; }}
+SPK_INLINE_ANY void {name}_first(size_t i, {held}) {{ (void)i; (void)held; }}
+SPK_INLINE_ANY void {name}_row({net}, size_t i, const int32_t *SPK_RESTRICT sums, {held}, uint32_t row) {{
+  uint32_t j;
+  (void)held;
+  SPK_UNROLL for (j = 0; j < {tiles.wide}u / SPK_N{w}; j++) {{
+    {store}, spk_sum{w}(sums + j * SPK_N{w}));
+  }}
+}}
+static void {name}_last({net}, size_t i, const {held}, uint32_t row) {{ (void)net; (void)i; (void)held; (void)row; }}"""
+
     def held_line(self, line: str, w: int) -> str:
         """A line of the loop in vectors, with sums out of tiles and states that are held."""
         line = re.sub(rf"spk_load{w}_\w+\(x0 \+ i\)", f"spk_sum{w}(x0)", line)
@@ -685,8 +882,13 @@ class _Blocks(Elements, Assembly):
 
     def row_view(self, stored: Stored, api: str, rows: int) -> str:
         """A row of the table of views for a wire that is kept as lists: those of a block are its ring."""
-        found = self.list_view(stored, api)
-        return re.sub(r"\), 0, (.*?\)), 1u,", rf"), offsetof(struct {self.p}state, slot), \1, {rows}u,", found, count=1)
+        (channels, space), room, lead = stored.layout or (0, 0), event_room(stored), self.lead(f"e_{stored.member}")
+        source, width = ("SPK_FROM_LIST16", 2) if stored.index == "uint16_t" else ("SPK_FROM_LIST32", 4)
+        struct = f"offsetof(struct {self.p}state, "
+        return (
+            f"{{{struct}e_{stored.member}) + {lead * room * width}u, {struct}slot), {struct}n_{stored.member}) + {lead * 4}u, "
+            f"{rows}u, {stored.size}u, {channels}u, {space}u, 0u, {room}u, {source}, {API[api]}, 0}}"
+        )
 
     def first_value(self, node: Neuron, state: str, kind: str, w: int) -> str:
         """A state at the beginning of a sample, as text."""
@@ -720,7 +922,7 @@ class _Blocks(Elements, Assembly):
             rows //= 2
         for member in self.members:
             if member.name in self.rowed:
-                member.length = member.length * rows + RUN
+                member.length = member.length * (rows + self.lead(member.name)) + RUN
         wide = max((found.tiles.wide for found in self.tiled.values() if found.tiles is not None), default=0)
         self.join()
         data, binary, binary_source = self.data(embed)
@@ -736,8 +938,10 @@ class _Blocks(Elements, Assembly):
                 views.append(self.row_view(stored, port.api, rows))
                 steps.append("0u")
                 continue
-            views.append(self.view(stored.member, stored.size, stored.kind, port.api, stored.layout, stored.shift, 1))
             pitch = self.rowed.get(stored.member)
+            view = self.view(stored.member, stored.size, stored.kind, port.api, stored.layout, stored.shift, 1)
+            lead = self.lead(stored.member) * (pitch or 0) * WIDTH[stored.kind]
+            views.append(view.replace(f"{stored.member})", f"{stored.member}) + {lead}u", 1) if lead else view)
             steps.append(f"{(pitch or 0) * WIDTH[stored.kind]}u")
         states = []
         for row, port in zip(self.states, network.states, strict=True):
@@ -767,6 +971,8 @@ class _Blocks(Elements, Assembly):
             "  uint32_t first; /* step of the block's first row */",
             "  uint32_t steps; /* steps of a sample */",
             "  uint32_t slot;  /* row whose events are read */",
+            "  int64_t gain;   /* what tiles have saved, in the least parts of nanoseconds */",
+            *(f"  uint32_t pos_{ring};" for ring in sorted(self.rings)),
             "  uint64_t row;   /* the block's first row, counted over all samples */",
             "  const spk_in *in;",
             "  const spk_whole *out;",
@@ -803,8 +1009,16 @@ class _Blocks(Elements, Assembly):
         main = _MAIN.replace("@p@", p).replace("@n@", network.prefix).replace("@inputs@", str(len(self.graph.inputs)))
         kept = next((member.name for member in self.ordered() if member.name in self.rowed), None)
         zeroed = "sizeof *net" if kept is None else f"offsetof(struct {p}state, {kept})"
-        main = main.replace("@zeroed@", zeroed)
-        main = main.replace("@units@", "\n".join(f"    {unit}(net, rows);" for unit in self.units))
+        main = main.replace("@zeroed@", zeroed).replace("@base@", str(round(_APART * _FINE)))
+        calls = [f'    {unit}(net, rows);\n    SPK_PHASE("{unit.removeprefix(p).removesuffix("_rows")}");' for unit in self.units]
+        main = main.replace("@units@", "\n".join(calls))
+        late = []
+        for member in self.ordered():
+            if past := self.past.get(member.name):
+                pitch = self.rowed[member.name]
+                from_ = f"net->{member.name} + (size_t)(rows + 1u) * {pitch}u"
+                late.append(f"    memmove(net->{member.name} + {pitch}u, {from_}, {past * pitch}u * sizeof *net->{member.name});")
+        main = main.replace("@late@", "\n".join(late))
         finals = [f"      {p}final(net, {number}u, 0);" for number in range(len(states))]
         main = main.replace("@finals@", "\n".join(finals))
         main = main.replace("@ports@", str(len(network.ports))).replace("@counters@", str(len(self.counters)))
@@ -822,7 +1036,7 @@ class _Blocks(Elements, Assembly):
             _named(_STEPS, network).rstrip(),
             "#endif",
         ]
-        layers = tuple(found.node.name for found in self.tiled.values())
+        layers = tuple((found.node or found.total.node).name for found in self.tiled.values())
         return Offline("\n".join(out) + "\n", binary, binary_source, bytes_, layers)
 
 
@@ -860,7 +1074,7 @@ int @n@offline_tiles(void) { return 0; }
 
 spk_status @n@offline(void *memory, size_t bytes, uint32_t samples, uint32_t steps, const spk_in *in, const spk_whole *out) {
   static const spk_in none[@N@INPUTS] = {{NULL, NULL, 0}};
-  return spk_whole_steps(&@n@network, none, memory, bytes, samples, steps, in, out);
+  return spk_whole_steps(&@n@network, none, memory, bytes, 0, samples, steps, in, out);
 }
 """
 
@@ -890,7 +1104,7 @@ spk_status @n@offline(void *memory, size_t bytes, uint32_t samples, uint32_t ste
   @p@memory *net;
   spk_status status = SPK_OK;
   uint64_t row;
-  uint32_t k;
+  uint32_t k, rows = 0;
   if (memory == NULL || in == NULL || out == NULL || bytes < @n@offline_size()) { return SPK_E_MEMORY; }
   if (steps > (uint32_t)INT32_MAX) { return SPK_E_STEPS; }
   for (k = 0; k < out->records; k++) {
@@ -898,7 +1112,7 @@ spk_status @n@offline(void *memory, size_t bytes, uint32_t samples, uint32_t ste
   }
   if (!spk_tiles_allowed()) {
     static const spk_in none[@inputs@] = {{NULL, NULL, 0}};
-    return spk_whole_steps(&@n@network, none, memory, bytes, samples, steps, in, out);
+    return spk_whole_steps(&@n@network, none, memory, bytes, 0, samples, steps, in, out);
   }
   net = (@p@memory *)(void *)((unsigned char *)memory + (63u & (0u - (unsigned)((uintptr_t)memory & 63u))));
   memset(net, 0, @zeroed@); /* what rows are read from is written before */
@@ -914,15 +1128,19 @@ spk_status @n@offline(void *memory, size_t bytes, uint32_t samples, uint32_t ste
   }
   @p@reset(net);
   spk_tiles_begin();
-  for (row = 0; row < (uint64_t)samples * steps; row += @p@block) {
-    const uint64_t left = (uint64_t)samples * steps - row;
-    const uint32_t rows = left < @p@block ? (uint32_t)left : (uint32_t)@p@block;
+  SPK_PHASE("begin");
+  for (row = 0; row < (uint64_t)samples * steps; row += rows) {
+    /* The first sample fills blocks of its own: where the unit saves too little, single steps are quicker for the others. */
+    const uint64_t left = (row < steps ? steps : (uint64_t)samples * steps) - row;
+    if (row == steps && net->gain < (int64_t)steps * @base@) { break; }
+    rows = left < @p@block ? (uint32_t)left : (uint32_t)@p@block;
     net->row = row;
     net->first = (uint32_t)(row % steps);
     net->in = in + row * @inputs@u;
     memset(net->total, 0, sizeof net->total);
     status = @p@check(net, rows);
     if (status != SPK_OK) { break; }
+    SPK_PHASE("check");
 @units@
     for (k = 0; k < out->records; k++) {
       const uint32_t number = out->port[k];
@@ -930,10 +1148,16 @@ spk_status @n@offline(void *memory, size_t bytes, uint32_t samples, uint32_t ste
       unsigned char *const to = (unsigned char *)out->record[k] + row * width;
       spk_rows_read(@p@port_view + number, net, @p@port_row[number], &net->slot, rows, to);
     }
+@late@
+    SPK_PHASE("records");
   }
   spk_tiles_end();
   for (k = 0; status == SPK_OK && out->counter != NULL && k < @counters@u; k++) {
     out->counter[k] += net->count[@p@counter[k]];
+  }
+  if (status == SPK_OK && row < (uint64_t)samples * steps) {
+    static const spk_in none[@inputs@] = {{NULL, NULL, 0}};
+    return spk_whole_steps(&@n@network, none, memory, bytes, 1, samples, steps, in, out);
   }
   return status;
 }

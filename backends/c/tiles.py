@@ -39,6 +39,8 @@ _COPY: Final = 0.022
 _ADDITION: Final = {"dense": 1 / 90, "conv": 1 / 64}
 _SLOWER: Final = 1 / 20
 _EVENT: Final = 1.0
+#: Nanoseconds of a sum that is kept for itself: written, and read again by who adds to it.
+_KEPT: Final = 0.06
 
 
 @dataclass
@@ -55,6 +57,7 @@ class Tiles:
     reach: Array = field(default_factory=lambda: np.zeros(0, np.int64))  # for every input, connections / `unit`
     unit: int = 1
     kind: str = "dense"
+    kept: bool = False  # sums are kept, not taken by a population at once
     shifts: tuple[int, ...] = ()  # bytes before each copy of the inputs, so that all runs are whole cache lines; (): they are not
 
     @property
@@ -77,14 +80,19 @@ class Tiles:
         """What a row takes on the unit."""
         aligned = "loose" if not self.shifts else "conv" if len(self.shifts) == 1 else "copied"
         copies = 0 if self.shifts in ((), (0,)) else len(self.shifts) * self.reach.size
-        return self.products * _PRODUCT[self.kind if self.kind == "dense" else aligned] + copies * _COPY
+        kept = self.wide * self.panels * _KEPT if self.kept else 0.0
+        return self.products * _PRODUCT[self.kind if self.kind == "dense" else aligned] + copies * _COPY + kept
 
     def crossover(self, addition: float | None = None) -> float:
         """Events of a row from which on the unit is faster than adding event by event, as it is done beside tiles; `addition`:
         nanoseconds of a weight otherwise."""
-        connections = float(self.reach.mean()) * self.unit if self.reach.size else 0.0
         beside = _ADDITION["dense"] if self.kind == "dense" else _SLOWER
-        return self.nanoseconds / (connections * (beside if addition is None else addition) + _EVENT)
+        return self.nanoseconds / self.event(beside if addition is None else addition)
+
+    def event(self, addition: float | None = None) -> float:
+        """Nanoseconds of an event that is added, one step at a time or with this price of a weight."""
+        connections = float(self.reach.mean()) * self.unit if self.reach.size else 0.0
+        return connections * (_ADDITION[self.kind] if addition is None else addition) + _EVENT
 
     @property
     def gain(self) -> float:

@@ -90,8 +90,8 @@ spk_status spk_read_counter(const spk_net *net, uint32_t counter, uint64_t *valu
 
 /* Offline mode, in offline.c: whole samples in one call, for those who have all steps of a sample before they need its answer. A
  * program that does not call it leaves the file out. Where the processor has a matrix unit (Intel AMX) the network goes through all
- * steps of a block layer by layer, and uses the unit where it is faster; without one, and where a network reads earlier
- * steps, it runs one step after the other. Spikes, states and counters are those of spk_step, bit for bit. It is
+ * steps of a block layer by layer, a loop of layers step by step, and uses the unit where it is faster; without one, with floats,
+ * and where ports trail (lag), it runs one step after the other. Spikes, states and counters are those of spk_step, bit for bit. It is
  * reentrant as everything here is: several calls may run at once, each in memory of its own. */
 typedef struct spk_whole {
   uint32_t records;     /* ports to record */

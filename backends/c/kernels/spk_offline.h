@@ -21,6 +21,16 @@
 
 #if SPK_TILES
 #define SPK_APART __attribute__((noinline))
+/* Behind each layer of a block; whoever measures them defines it. */
+#if !defined(SPK_PHASE)
+#define SPK_PHASE(name) ((void)0)
+#endif
+/* Whether a block has enough events for tiles; -DSPK_TILES_NEVER leaves them unused, to measure blocks without a matrix unit. */
+#if defined(SPK_TILES_NEVER)
+#define SPK_TILE_BUSY(enough) 0
+#else
+#define SPK_TILE_BUSY(enough) (enough)
+#endif
 /* Rows that a tile kernel takes at a time: two tiles. */
 #define SPK_GROUP 32u
 #if SPK_AMX
@@ -305,10 +315,10 @@ static SPK_UNUSED void spk_view_part(const spk_view *view, const void *memory, u
   }
 }
 
-/* Any network: one step after the other, each sample from the beginning. A port with a lag is read as many steps later; `none`
+/* Any network: one step after the other, the samples from `first` on, each from the beginning. A port with a lag is read as many steps later; `none`
  * is what arrives in a step without input. */
-static SPK_UNUSED spk_status spk_whole_steps(const spk_model *model, const spk_in *none, void *memory, size_t bytes, uint32_t samples,
-                                             uint32_t steps, const spk_in *in, const spk_whole *out) {
+static SPK_UNUSED spk_status spk_whole_steps(const spk_model *model, const spk_in *none, void *memory, size_t bytes, uint32_t first,
+                                             uint32_t samples, uint32_t steps, const spk_in *in, const spk_whole *out) {
   spk_net *net = NULL;
   spk_status status = model->init(memory, bytes, &net);
   uint32_t b, t, k, lag = 0;
@@ -319,8 +329,8 @@ static SPK_UNUSED spk_status spk_whole_steps(const spk_model *model, const spk_i
   }
   for (k = 0; k < model->ports; k++) { lag = model->port[k].lag > lag ? model->port[k].lag : lag; }
   for (k = 0; k < model->states; k++) { lag = model->state[k].lag > lag ? model->state[k].lag : lag; }
-  for (b = 0; b < samples; b++) {
-    if (b > 0) { model->reset(net); }
+  for (b = first; b < samples; b++) {
+    if (b > first) { model->reset(net); }
     for (t = 0; t < steps + (steps == 0 ? 0 : lag); t++) {
       status = model->step(net, t < steps ? in + ((size_t)b * steps + t) * model->inputs : none);
       if (status != SPK_OK) { return status; }
