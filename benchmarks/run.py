@@ -1,6 +1,8 @@
 """`make bench`: the emitted C against hand-written C and the other engines, as ratios within one run.
 
-    python benchmarks/run.py [--rounds N] [--only W1,W2] [--flags native,avx2,sse2]
+    python benchmarks/run.py [--rounds N] [--only W1,W2] [--flags native,avx2,sse2] [--phases]
+
+--phases prints instead what each layer takes in offline mode, and how much of it is the matrix unit's: see `phases`.
 
 W1 to W4 come through the compiler as any network does (float graph, eight bits, target host) and run one step at a time at
 batch 1 on one core. Each round runs every contender once, so that a busy machine slows all of them; the medians are what is
@@ -174,6 +176,65 @@ def bench_offline(name: str, kinds: list[str]) -> list[str]:
     return rows
 
 
+#: Cycles that a product of the unit takes at least (16 rows of 64 x 16 weights, four of them for a run and 32 rows).
+UNIT_CYCLES = 16
+
+
+def phases(name: str, rounds: int) -> list[str]:
+    """Microseconds of a sample in offline mode, layer by layer: as built, with the neurons behind tiles left out (what is left are
+    products, loads and stores), and what the products alone would take at the unit's peak and this clock."""
+    work = workloads.WORKLOADS[name]()
+    folder, _, _ = emit(work)
+    here = Path(__file__).with_name("c")
+    shutil.copy(here / "offline.c", folder / "bench_offline.c")
+    shutil.copy(here / "phases.h", folder)
+    text = (folder / "offline.c").read_text()
+    # Every state is as it was, and no neuron fires: the next layer's products do not depend on that.
+    bare = re.sub(
+        r"(_row\(struct \w+ \*net, size_t i, const int32_t \*SPK_RESTRICT sums, [^)]*\) \{\n)", r"\1  if (net) { return; }\n", text
+    )
+    (folder / "bare.c").write_text(bare)
+    found: list[dict[str, float]] = []
+    for source in ("offline.c", "bare.c"):
+        wanted = ["network.c", "weights.c", source, "offline_weights.c"]
+        for file in (file for file in wanted if (folder / file).exists()):
+            always = ["-DSPK_TILE_BUSY(enough)=1"] if source == "bare.c" else []  # without spikes no layer would seem busy
+            flags = [*FLAGS["native"], *always, "-w", "-include", "phases.h", "-c", file, "-o", f"{file}.o"]
+            subprocess.run(["gcc", "-std=gnu11", *flags], check=True, cwd=folder)
+        objects = [f"{file}.o" for file in wanted if (folder / f"{file}.o").exists()]
+        program = compile_c(
+            folder, ["bench_offline.c", *objects, "-DPHASES", "-pthread"], FLAGS["native"], f"{name}_{source}_phases"
+        )
+        lines = subprocess.run(
+            [str(program), str(events(work)), str(rounds)], check=True, capture_output=True, text=True
+        ).stdout.splitlines()
+        found.append({word: float(number) for word, number in map(str.split, lines)})
+    sizes = dict(re.findall(r"uint32_t \w*?offline_(\w+)_run\[(\d+)\]", text))
+    peak_hertz = clock_rate()
+    rows = []
+    for layer, spent in found[0].items():
+        runs = int(sizes.get(layer, 0))
+        least = runs * 4 * UNIT_CYCLES / 32 * work.steps / peak_hertz * 1e6
+        rows.append(f"{name:4} {layer:10} {spent:8.1f}" + (f" {found[1][layer]:12.1f} {least:12.1f}" if runs else ""))
+    return rows
+
+
+def clock_rate() -> float:
+    """Cycles a second of this core now: a chain of additions, one a cycle."""
+    source = BUILD / "clock.c"
+    source.write_text(
+        "#include <stdio.h>\n#include <time.h>\n"
+        "int main(void) {\n  double best = 0;\n  for (int r = 0; r < 20; r++) {\n    struct timespec a, b;\n"
+        "    unsigned long x = 1, k;\n    clock_gettime(CLOCK_MONOTONIC, &a);\n"
+        '    for (k = 0; k < 10000000; k++) { __asm__ volatile("add $1, %0" : "+r"(x)); }\n'
+        "    clock_gettime(CLOCK_MONOTONIC, &b);\n"
+        "    double f = 1e7 / ((double)(b.tv_sec - a.tv_sec) + 1e-9 * (double)(b.tv_nsec - a.tv_nsec));\n"
+        '    best = f > best ? f : best;\n  }\n  printf("%f\\n", best);\n  return 0;\n}\n'
+    )
+    program = compile_c(BUILD, [source.name], ["-O2"], "clock")
+    return float(subprocess.run([str(program)], check=True, capture_output=True, text=True).stdout)
+
+
 def bench_digits(rounds: int) -> None:
     """The digits example on the engines that Python reaches: milliseconds a digit, whole held-out third at once."""
     sys.path.insert(0, str(workloads.ROOT / "examples" / "digits"))
@@ -211,8 +272,15 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--only", default="W1,W2,W3,W4")
     parser.add_argument("--flags", default="native,avx2,sse2")
+    parser.add_argument("--phases", action="store_true", help="what each layer takes in offline mode")
     options = parser.parse_args()
     BUILD.mkdir(parents=True, exist_ok=True)
+    if options.phases:
+        print("offline mode, microseconds of a sample: as built; without the neurons of layers on the unit; products at its peak")
+        for name in options.only.split(","):
+            for row in phases(name, 60) if workloads.WORKLOADS[name]().data is not None else []:
+                print(row, flush=True)
+        return 0
     if workloads.SOURCE.is_dir():
         workloads.ensure_data()
         bench_start()

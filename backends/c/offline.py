@@ -679,8 +679,8 @@ class _Blocks(Elements, Assembly):
                 "    }",
             ]
         late = x
-        each, spent = round(tiles.event() * _FINE), round(tiles.nanoseconds * _FINE)
-        saved = "(int64_t)1 << 40" if self.force else f"(int64_t)(events * {each}u) - (int64_t)rows * {spent}"
+        price, spent = round(tiles.event() * _FINE), round(tiles.nanoseconds * _FINE)
+        saved = "(int64_t)1 << 40" if self.force else f"(int64_t)(events * {price}u) - (int64_t)rows * {spent}"
         events, least = f"net->total[{self.total(source.wire)}]", 0 if self.force else round(tiles.crossover() * 256)
         if delay or not plain:
             ones = self.constant(f"ones_{source.size}", "i8", np.pad(np.ones(source.size, np.int64), (0, pitch - source.size)))

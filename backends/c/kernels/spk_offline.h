@@ -28,7 +28,7 @@
 /* Whether a block has enough events for tiles; -DSPK_TILES_NEVER leaves them unused, to measure blocks without a matrix unit. */
 #if defined(SPK_TILES_NEVER)
 #define SPK_TILE_BUSY(enough) 0
-#else
+#elif !defined(SPK_TILE_BUSY)
 #define SPK_TILE_BUSY(enough) (enough)
 #endif
 /* Rows that a tile kernel takes at a time: two tiles. */
