@@ -245,6 +245,7 @@ class Bench:
             drop=task.drop,
             early=task.early,
             seed=self.seed,
+            **task.recovery,
         )
 
     def after(self, build: Any, **figures: float) -> Found:
@@ -447,6 +448,7 @@ def row_path(bench: Bench, key: str) -> Path:
     settings = f"{key} {bench.seed} {task.epochs} {task.batch_size} {task.drop} {task.rate}" + (
         f" {task.early}" if task.early else ""
     )
+    settings += "".join(f" {name} {value}" for name, value in task.recovery.items())
     told = (*data, bench.graph.fingerprint.encode(), settings.encode(), inspect.getsource(measure).encode())
     return tasks.KEPT / "rows" / f"{task.name}-{bench.seed}-{key}-{_digest(*told)}.npz"
 

@@ -57,7 +57,7 @@ class Task:
     tuning: what a recovery learns from, where not all of `train`. steps: from which step on answers count, where every step has a
     label (samples, T). options: of every compilation. given: whether others trained the network. drop: the share of the input's
     spikes left out in training; early: the share of the loss that asks for the answer at every step past a fifth of the run; both
-    of the float network, if it is trained here, as of a recovery.
+    of the float network, if it is trained here, as of a recovery. recovery: further options of it.
     """
 
     name: str
@@ -73,6 +73,7 @@ class Task:
     options: Mapping[str, Any] = field(default_factory=dict)
     given: bool = False
     early: float = 0.0
+    recovery: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def per_step(self) -> bool:
@@ -380,8 +381,22 @@ def _given_cuba(fold: int | None) -> Task:
 
 def _given_ecg(fold: int | None) -> Task:
     train, test = _data(_ecg(), fold)
-    tuning = _windows(train, 325, 10)
-    return Task("ecg", train, test, lambda seed: ecg_network(), 30, 64, 0.0, 0.03, tuning, 10, {"input_bits": 4}, given=True)
+    tuning, recovery = _windows(train, train.x.shape[1], 10), {"soft": 0.3, "temperature": 1.0}
+    return Task(
+        "ecg",
+        train,
+        test,
+        lambda seed: ecg_network(),
+        250,
+        16,
+        0.0,
+        0.02,
+        tuning,
+        10,
+        {"input_bits": 4},
+        given=True,
+        recovery=recovery,
+    )
 
 
 TASKS: Final[dict[str, Callable[[int | None], Task]]] = {

@@ -36,8 +36,10 @@ WEIGHTED: Final = (Dense, Sparse, Conv)
 _OF_SYNAPSES: Final = ("prune", "max_synapses", "max_bytes", "prune_pattern")
 #: The part of the training in which synapses go, and how often they are chosen anew in it.
 _PRUNING, _UPDATES = 0.6, 60
-#: The part that runs on the float neurons, with rounded weights: they are quicker; the integers have the rest.
+#: The part that runs on the float neurons, with rounded weights: they are quicker; the integers have the rest, but where neurons
+#: are trained too and the integers answer as well, within this share of the answers.
 _EARLY: Final = 0.6
+_AS_WELL: Final = 0.005
 #: Steps of what neurons have of their own, relative to the learning rate: of biases in units of their layer's mean weight, and of
 #: the logarithms of thresholds and of decays' odds.
 _BIASES, _CONSTANTS = 0.2, 0.3
@@ -151,6 +153,7 @@ def recover(
     source, fixed = now[place - 1].graph, now[place].graph
     scales = _scales(ledger, quantizer, source)
     grids = make_pass(quantizer, options).weight_grids(source)  # type: ignore[attr-defined]  # both quantizers have it
+    neurons = neurons and bool(biased(source) or forms_of(source))
     module, quick, masks, integers = _modules(torch, source, fixed, scales, grids, neurons)
     loops = any(loop for _, loop in quick._parts)
     clip = (_CLIP if loops else 0.0) if clip is None else clip
@@ -434,11 +437,12 @@ def _answers_of(torch: Any, graph: Graph, tensors: Mapping[str, Any], batch: int
 
 def _scored(torch: Any, module: Any, task: _Task, check: Array) -> tuple[float, float]:
     """The score on some samples, and the loss with its sign turned: of equal scores the smaller loss is better."""
+    given, unit = (task.inputs, task.unit) if module.integer else (task.floats, 1.0)
     index = torch.from_numpy(check)
     graph, per_step = module.graph, task.labels.ndim == 2
     with torch.no_grad():
-        output = torch.cat([_first_output(graph, module(_batch(task, check[i : i + 256]))) for i in range(0, len(check), 256)])
-        output = output * task.unit
+        parts = [{name: value[check[i : i + 256]] for name, value in given.items()} for i in range(0, len(check), 256)]
+        output = unit * torch.cat([_first_output(graph, module(part)) for part in parts])
         loss = float(_loss(torch, _logits(graph, output, per_step, task.sharp), task.labels[index], 1.0))
     return score(output.numpy(), task.labels[index].numpy()), -loss
 
@@ -459,8 +463,8 @@ def _fit(
     """Train, `quick` first, which shares the module's weights; the module ends with the weights of its best epoch, and is returned
     with their score.
 
-    prune: called with how far the pruning is, from 0 to 1, during the first part of the training. settle: gives the module for the
-    rest, once what neurons have of their own stands.
+    prune: called with how far the pruning is, from 0 to 1, during the first part of the training. settle: gives the module with
+    what neurons have of their own as it is by then, where that is trained.
     """
     graph = module.graph
     per_step = task.labels.ndim == 2
@@ -473,7 +477,7 @@ def _fit(
     epochs, size, soft = settings.epochs, settings.batch_size, settings.soft
     batches = -(-len(train) // size)
     total = epochs * batches
-    best, found = None, (-1.0, 0.0)
+    best, found, last = None, (-1.0, 0.0), module
     if prune is None and settle is None:
         best, found = _copy(module), _scored(torch, module, task, check)
     if not groups or not epochs:
@@ -491,7 +495,12 @@ def _fit(
         chosen = shuffled[number % batches * size : (number % batches + 1) * size]
         if number == early and settle is not None:
             module = settle()
-        now, given = (quick, task.floats) if number < early else (module, task.inputs)
+            if abs(_scored(torch, module, task, check)[0] - _scored(torch, quick, task, check)[0]) <= _AS_WELL:
+                last = quick
+        if number == early and last is not quick:
+            last = module
+        now = quick if number < early else last
+        given = task.inputs if now is module else task.floats
         batch = {name: value[chosen] for name, value in given.items()}
         if settings.drop:
             batch = {name: value * _kept(torch, value, settings.drop, generator) for name, value in batch.items()}
@@ -510,10 +519,13 @@ def _fit(
         schedule.step()
         progress(number + 1, total)
         if (number + 1) % batches == 0 and number >= max(pruned, early):
-            reached = _scored(torch, module, task, check)
+            reached = _scored(torch, last, task, check)
             if reached > found:
-                best, found = _copy(module), reached
-    module.load_state_dict(best)
+                best, found = _copy(last), reached
+    last.load_state_dict(best)
+    if last is quick and settle is not None:
+        module = settle()
+        found = _scored(torch, module, task, check)
     return found[0], module
 
 
@@ -532,10 +544,6 @@ def _size(weight: Any) -> float:
     """The mean magnitude of the weights that there are."""
     there = weight.detach()[weight.detach() != 0]
     return float(there.abs().mean()) if there.numel() else 1.0
-
-
-def _batch(task: _Task, chosen: Array) -> dict[str, Any]:
-    return {name: value[chosen] for name, value in task.inputs.items()}
 
 
 def _cost(torch: Any, settings: _Settings, seen: Callable[[Any], Any], output: Any, taught: Any, labels: Any) -> Any:

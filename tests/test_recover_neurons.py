@@ -65,10 +65,13 @@ def test_the_answers_come_back_and_what_was_trained_is_what_runs(target: str, jo
     x, y = task(net, 96, 0)
     other, labels = task(net, 200, 1)
     build = spikec.compile(net, target=target, bits=2, calibrate=x[:32])
-    settings = {"epochs": 20, "batch_size": 16, "drop": 0.0, "distill": False, "learning_rate": 0.02}
+    settings = {"epochs": 20, "batch_size": 16, "drop": 0.0, "distill": False, "learning_rate": 0.02, "held_out": 0.0}
     better, plain = (spikec.recover(build, x, y, neurons=neurons, **settings) for neurons in (True, False))
     was, without, reached = (score(b.run(other, "numpy").outputs["o"], labels) for b in (build, plain, better))
     assert min(reached, without) > was + 0.05
+    for found in (better, plain):
+        (after,) = (entry.measured["score after"] for entry in found.ledger if "score after" in entry.measured)
+        assert after == score(found.run(x, "numpy").outputs["o"], y)
     engines = [better.run(other[:10], name, record="all") for name in ("reference", "numpy", "c")]
     for engine in engines[1:]:
         for name, value in engines[0].records.items():
