@@ -176,13 +176,9 @@ def bench_offline(name: str, kinds: list[str]) -> list[str]:
     return rows
 
 
-#: Cycles that a product of the unit takes at least (16 rows of 64 x 16 weights, four of them for a run and 32 rows).
-UNIT_CYCLES = 16
-
-
 def phases(name: str, rounds: int) -> list[str]:
     """Microseconds of a sample in offline mode, layer by layer: as built, with the neurons behind tiles left out (what is left are
-    products, loads and stores), and what the products alone would take at the unit's peak and this clock."""
+    products, loads and stores), and the products alone, by what one takes in the same run: four for 64 inputs and 32 steps."""
     work = workloads.WORKLOADS[name]()
     folder, _, _ = emit(work)
     here = Path(__file__).with_name("c")
@@ -210,29 +206,19 @@ def phases(name: str, rounds: int) -> list[str]:
         ).stdout.splitlines()
         found.append({word: float(number) for word, number in map(str.split, lines)})
     sizes = dict(re.findall(r"uint32_t \w*?offline_(\w+)_run\[(\d+)\]", text))
-    peak_hertz = clock_rate()
+    each = product_seconds()
     rows = []
     for layer, spent in found[0].items():
         runs = int(sizes.get(layer, 0))
-        least = runs * 4 * UNIT_CYCLES / 32 * work.steps / peak_hertz * 1e6
+        least = runs * 4 / 32 * work.steps * each * 1e6
         rows.append(f"{name:4} {layer:10} {spent:8.1f}" + (f" {found[1][layer]:12.1f} {least:12.1f}" if runs else ""))
     return rows
 
 
-def clock_rate() -> float:
-    """Cycles a second of this core now: a chain of additions, one a cycle."""
-    source = BUILD / "clock.c"
-    source.write_text(
-        "#include <stdio.h>\n#include <time.h>\n"
-        "int main(void) {\n  double best = 0;\n  for (int r = 0; r < 20; r++) {\n    struct timespec a, b;\n"
-        "    unsigned long x = 1, k;\n    clock_gettime(CLOCK_MONOTONIC, &a);\n"
-        '    for (k = 0; k < 10000000; k++) { __asm__ volatile("add $1, %0" : "+r"(x)); }\n'
-        "    clock_gettime(CLOCK_MONOTONIC, &b);\n"
-        "    double f = 1e7 / ((double)(b.tv_sec - a.tv_sec) + 1e-9 * (double)(b.tv_nsec - a.tv_nsec));\n"
-        '    best = f > best ? f : best;\n  }\n  printf("%f\\n", best);\n  return 0;\n}\n'
-    )
-    program = compile_c(BUILD, [source.name], ["-O2"], "clock")
-    return float(subprocess.run([str(program)], check=True, capture_output=True, text=True).stdout)
+def product_seconds() -> float:
+    """Seconds of a product of the matrix unit, measured now (c/unit.c); 0 where there is none."""
+    program = compile_c(Path(__file__).with_name("c"), ["unit.c"], FLAGS["native"], "unit")
+    return float(subprocess.run([str(program)], check=True, capture_output=True, text=True).stdout) * 1e-9
 
 
 def bench_digits(rounds: int) -> None:
@@ -276,7 +262,7 @@ def main() -> int:
     options = parser.parse_args()
     BUILD.mkdir(parents=True, exist_ok=True)
     if options.phases:
-        print("offline mode, microseconds of a sample: as built; without the neurons of layers on the unit; products at its peak")
+        print("offline mode, microseconds of a sample: as built; without the neurons of layers on the unit; their products alone")
         for name in options.only.split(","):
             for row in phases(name, 60) if workloads.WORKLOADS[name]().data is not None else []:
                 print(row, flush=True)
