@@ -1009,7 +1009,9 @@ static void {name}_last({net}, size_t i, const {held}, uint32_t row) {{ (void)ne
         main = _MAIN.replace("@p@", p).replace("@n@", network.prefix).replace("@inputs@", str(len(self.graph.inputs)))
         kept = next((member.name for member in self.ordered() if member.name in self.rowed), None)
         zeroed = "sizeof *net" if kept is None else f"offsetof(struct {p}state, {kept})"
-        main = main.replace("@zeroed@", zeroed).replace("@base@", str(round(_APART * _FINE)))
+        main = main.replace("@zeroed@", zeroed)
+        probe = _PROBE if self.inside or any(self.past.values()) else _LEFT
+        main = main.replace("@probe@", probe.replace("@base@", str(round(_APART * _FINE))))
         calls = [f'    {unit}(net, rows);\n    SPK_PHASE("{unit.removeprefix(p).removesuffix("_rows")}");' for unit in self.units]
         main = main.replace("@units@", "\n".join(calls))
         late = []
@@ -1067,6 +1069,12 @@ _INCLUDES: Final = """#include "@header@"
 #include "spk_core.h"
 #include "spk_offline.h"
 """
+
+#: How many rows are left for blocks: all; or, where there are loops or delays, those of the first sample first.
+_LEFT: Final = "    const uint64_t left = (uint64_t)samples * steps - row;"
+_PROBE: Final = """    /* The first sample fills blocks of its own: where the unit saves too little, the others run step by step. */
+    const uint64_t left = (row < steps ? steps : (uint64_t)samples * steps) - row;
+    if (row == steps && net->gain < (int64_t)steps * @base@) { break; }"""
 
 _STEPS: Final = """size_t @n@offline_size(void) { return @n@size(); }
 
@@ -1130,9 +1138,7 @@ spk_status @n@offline(void *memory, size_t bytes, uint32_t samples, uint32_t ste
   spk_tiles_begin();
   SPK_PHASE("begin");
   for (row = 0; row < (uint64_t)samples * steps; row += rows) {
-    /* The first sample fills blocks of its own: where the unit saves too little, single steps are quicker for the others. */
-    const uint64_t left = (row < steps ? steps : (uint64_t)samples * steps) - row;
-    if (row == steps && net->gain < (int64_t)steps * @base@) { break; }
+@probe@
     rows = left < @p@block ? (uint32_t)left : (uint32_t)@p@block;
     net->row = row;
     net->first = (uint32_t)(row % steps);
