@@ -1074,7 +1074,7 @@ _INCLUDES: Final = """#include "@header@"
 _LEFT: Final = "    const uint64_t left = (uint64_t)samples * steps - row;"
 _PROBE: Final = """    /* The first sample fills blocks of its own: where the unit saves too little, the others run step by step. */
     const uint64_t left = (row < steps ? steps : (uint64_t)samples * steps) - row;
-    if (row == steps && net->gain < (int64_t)steps * @base@) { break; }"""
+    if (SPK_TILES_LEAVE && row == steps && net->gain < (int64_t)steps * @base@) { break; }"""
 
 _STEPS: Final = """size_t @n@offline_size(void) { return @n@size(); }
 

@@ -27,6 +27,11 @@
 #endif
 /* Whether a block has enough events for tiles; -DSPK_TILES_NEVER leaves them unused, to measure blocks without a matrix unit. */
 #if defined(SPK_TILES_NEVER)
+#define SPK_TILES_LEAVE 0
+#else
+#define SPK_TILES_LEAVE 1
+#endif
+#if defined(SPK_TILES_NEVER)
 #define SPK_TILE_BUSY(enough) 0
 #elif !defined(SPK_TILE_BUSY)
 #define SPK_TILE_BUSY(enough) (enough)
