@@ -25,11 +25,13 @@ from spikec.ir.rules import verify
 from spikec.ir.types import Array
 from spikec.ledger import Ledger
 from spikec.neurons import biased, forms_of, record, with_trained
+from spikec.passes.compensate import MADE_GOOD
 from spikec.passes.prune import Prune
 from spikec.passes.shrink import shrink
 from spikec.pipeline import QUANTIZERS, Stage, make_pass, run_passes
 from spikec.progress import Bar
 from spikec.score import check_labels, classes, score, scored_output
+from spikec.teacher import Teacher, comparable
 
 WEIGHTED: Final = (Dense, Sparse, Conv)
 #: Options of the pruning pass that take synapses.
@@ -51,16 +53,17 @@ _SPREAD: Final = 3.0
 
 @dataclass(frozen=True)
 class _Task:
-    """Tensors over all samples: inputs by name, as the integers take them and as the floats do, labels, the float net's answers.
+    """Tensors over all samples: inputs by name, as the integers take them, as their float neurons do and as the model does; labels.
 
-    unit: what 1 of the integers' answers is in the float network. sharp: what membranes at every step are multiplied with to be the
-    logits of a loss; 0: by their spread.
+    teacher: who else answers, if anybody. unit: what 1 of the integers' answers is in the float network. sharp: what membranes at
+    every step are multiplied with to be the logits of a loss; 0: by their spread.
     """
 
     inputs: Mapping[str, Any]
     floats: Mapping[str, Any]
+    given: Mapping[str, Any]
     labels: Any
-    teacher: Any
+    teacher: Teacher | None
     unit: float = 1.0
     sharp: float = 0.0
 
@@ -74,6 +77,7 @@ class _Settings:
     soft: float
     drop: float
     early: float
+    hints: float
     clip: float
 
 
@@ -83,12 +87,13 @@ def recover(
     labels: Any,
     *,
     epochs: int = 20,
-    gradual: bool = True,
+    gradual: bool | None = None,
     batch_size: int = 64,
     learning_rate: float = 0.05,
     distill: bool = True,
     temperature: float = 4.0,
     soft: float = 0.7,
+    hints: float = 10.0,
     held_out: float = 0.1,
     drop: float = 0.1,
     early: float = 0.0,
@@ -101,20 +106,24 @@ def recover(
     data: (samples, T, *shape), or a mapping by input name; labels: (samples,) classes, or (samples, T) where every step has one
     (below 0: not counted). The answer is the first output's largest sum over the steps. learning_rate: of Adam, in units of each
     layer's mean absolute weight, falling to zero as a cosine. distill: learn from the float network too, with `soft` of the loss
-    at `temperature`, the rest from the labels. held_out: the share of the samples on which the epochs are compared; the best is
-    kept, the state before training included. drop: the share of the input's spikes left out at random while training, against
-    learning few samples by heart. early: the share of the loss that looks at every step past a fifth of the run, at what the sums
-    say by then, and not at the end alone (Deng et al. 2022); for answers that come early, `decide`. gradual: of a build with pruned
-    synapses, prune again while training, to a growing share (Zhu and Gupta 2017: 1 - (1 - p)^3 of it) of the weights as they are
-    by then, so that a synapse may come back (Lin et al. 2020); the number that stays is the build's. neurons: train biases too, and
-    thresholds and decays that populations have neuron by neuron. clip: the largest norm of a gradient, 0 for any; by default 1
-    where populations feed back to themselves. Needs PyTorch. Raises CompileError SPK404 where the build has no quantizer.
+    at `temperature`, the rest from the labels; it sees each batch as the network in training does. hints: the weight of a second
+    loss with distill, of hidden populations that have all of their neurons: how far their rates are from the float network's,
+    squared, as a share of what these vary among the samples. held_out: the share of the samples on which the epochs are compared;
+    the best is kept, the state before training included. drop: the share of the input's spikes left out at random while training,
+    against learning few samples by heart. early: the share of the loss that looks at every step past a fifth of the run, at what
+    the sums say by then, and not at the end alone (Deng et al. 2022); for answers that come early, `decide`. gradual: of a build
+    with pruned synapses, prune again while training, to a growing share (Zhu and Gupta 2017: 1 - (1 - p)^3 of it) of the weights as
+    they are by then; the number that stays is the build's. By default where what went was not made good for on calibration data
+    (`spikec.passes.compensate`); those weights are where the training begins, else. neurons: train biases too, and thresholds and
+    decays that populations have neuron by neuron. clip: the largest norm of a gradient, 0 for any; by default 1 where populations
+    feed back to themselves. Needs PyTorch. Raises CompileError SPK404 where the build has no quantizer.
     """
     try:
         import torch
     except ModuleNotFoundError as error:
         raise CompileError("SPK009", "recovery needs PyTorch, which is not installed", fix="pip install 'spikec[torch]'") from error
-    _check_options(epochs, batch_size, learning_rate, held_out, drop, soft, temperature, early, clip or 0.0)
+    settings = _Settings(epochs, batch_size, learning_rate, temperature, soft, drop, early, hints, clip or 0.0)
+    _check_options(settings, held_out)
     names = build.stage_names
     quantizer = next((name for name in names if name in QUANTIZERS), None)
     if quantizer is None or names.index(quantizer) == 0:
@@ -134,14 +143,14 @@ def recover(
     order = torch.randperm(samples, generator=generator).numpy()
     kept = max(1, round(held_out * samples)) if held_out else 0
     train, check = order[kept:], order[:kept] if kept else order
-    floats = {name: torch.from_numpy(value) for name, value in inputs.items()}
     whole_labels = torch.from_numpy(labels.astype(np.int64))
     shown = stages[0].graph.type_of(stages[0].graph.outputs[0][1]).kind
     per_step = labels.ndim == 2 and shown != "spike"
-    teacher = _answers_of(torch, stages[0].graph, floats, batch_size) if distill or per_step else None
 
     place = names.index(quantizer)
     ledger, now, pruner = build.ledger, stages, None
+    if gradual is None:
+        gradual = not any(entry.what == MADE_GOOD for entry in build.ledger)
     if gradual and epochs and any(options.get(key) for key in _OF_SYNAPSES) and "prune" in names[:place] and "recover" not in names:
         first = names.index("prune")
         ledger = Ledger()
@@ -157,11 +166,17 @@ def recover(
     module, quick, masks, integers = _modules(torch, source, fixed, scales, grids, neurons)
     loops = any(loop for _, loop in quick._parts)
     clip = (_CLIP if loops else 0.0) if clip is None else clip
-    settings = _Settings(epochs, batch_size, learning_rate, temperature, soft if distill else 0.0, drop, early, clip)
-    whole = {name: torch.from_numpy(value) for name, value in recode(stages[0].graph, fixed, inputs).items()}
+    settings = replace(settings, clip=clip)
+    given, floats, whole = (
+        {name: torch.from_numpy(value) for name, value in recode(stages[0].graph, graph, inputs).items()}
+        for graph in (stages[0].graph, source, fixed)
+    )
+    alike = all(given[name].shape == each[name].shape for name in given for each in (floats, whole))
+    teacher = Teacher(stages[0].graph, comparable(stages[0].graph, source, fixed) if hints and alike else ())
     told_units = {e.what.split(" is in units of ")[0]: e.measured["unit"] for e in ledger if "unit" in e.measured}
     unit = told_units.get(f"the output {fixed.outputs[0][0]}", 1.0)
-    task = _Task(whole, floats, whole_labels, teacher, unit, _sharpness(torch, teacher, whole_labels) if per_step else 0.0)
+    sharp = _sharpness(torch, teacher.answers(given, batch_size), whole_labels) if per_step else 0.0
+    task = _Task(whole, floats, given, whole_labels, teacher if distill else None, unit, sharp)
     before = score(build.run({n: v[check] for n, v in inputs.items()}, "numpy").outputs[scored_output(fixed)], labels[check])
 
     def prune(share: float) -> None:
@@ -277,26 +292,19 @@ def _record(ledger: Ledger, source: Graph, trained: Graph, scales: Mapping[str, 
             )
 
 
-def _check_options(
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    held_out: float,
-    drop: float,
-    soft: float,
-    temperature: float,
-    early: float,
-    clip: float,
-) -> None:
+def _check_options(settings: _Settings, held_out: float) -> None:
+    epochs, batch_size, rate, temperature = settings.epochs, settings.batch_size, settings.learning_rate, settings.temperature
+    drop, soft, early, hints, clip = settings.drop, settings.soft, settings.early, settings.hints, settings.clip
     wrong = [
         (epochs < 0, f"epochs must be 0 or more, not {epochs}"),
         (batch_size < 1, f"batch_size must be at least 1, not {batch_size}"),
-        (learning_rate <= 0, f"learning_rate must be above 0, not {learning_rate}"),
+        (rate <= 0, f"learning_rate must be above 0, not {rate}"),
         (not 0 <= held_out < 1, f"held_out is a share from 0 up to but without 1, not {held_out}"),
         (not 0 <= drop < 1, f"drop is a share from 0 up to but without 1, not {drop}"),
         (not 0 <= soft <= 1, f"soft is a share from 0 to 1, not {soft}"),
         (not 0 <= early <= 1, f"early is a share from 0 to 1, not {early}"),
         (temperature <= 0, f"temperature must be above 0, not {temperature}"),
+        (not hints >= 0, f"hints must be 0 or more, not {hints}"),
         (clip < 0, f"clip must be 0 or more, not {clip}"),
     ]
     for bad, message in wrong:
@@ -326,8 +334,9 @@ def _modules(
 ) -> tuple[Any, Any, dict[str, Any], Callable[[Graph], Any]]:
     """The graph of integers, and the float graph before it, as modules with the same weights, rounded to the grid on their way.
 
-    Also, by layer, which synapses there are, to be changed in place; gradients reach those that are masked too: they may come back.
-    And what makes such a module of another graph of the same integers. neurons: the float one's biases and constants are trained.
+    Also, by layer, which synapses there are, to be changed in place. No gradient reaches those that are masked: Adam, which makes
+    all steps equally long, would move them as far as those that matter, until they came back and drove these out. And what makes
+    such a module of another graph of the same integers. neurons: the float one's biases and constants are trained.
     """
     from spikec.backends.c.library import build_library, find_compiler
     from spikec.frontend.nn.graph_module import GraphModule, straight_through
@@ -347,14 +356,14 @@ def _modules(
         def quantized(w: Any, scale: float = scale, mask: Any = mask, grid: tuple[int, int, int] = grids[name]) -> Any:
             step, bottom, top = grid
             whole = (torch.round(w * (scale / step)) * step).clamp(bottom, top)
-            return straight_through(w, whole * mask, scale)
+            return straight_through(w * mask, whole * mask, scale)
 
         def real(
             w: Any, scale: float = scale, mask: Any = mask, dtype: Any = dtype, grid: tuple[int, int, int] = grids[name]
         ) -> Any:
             step, bottom, top = grid
             whole = (torch.round(w.detach() * (scale / step)) * step).clamp(bottom, top)
-            return straight_through(w.to(dtype), (whole * mask / scale).to(dtype))
+            return straight_through((w * mask).to(dtype), (whole * mask / scale).to(dtype))
 
         weights[target], quantizers[target], floats[name], targets[name] = weight, quantized, real, target
     build = build_library if find_compiler() else None
@@ -421,20 +430,6 @@ def _so_far(torch: Any, graph: Graph, output: Any) -> Any:
     return means * (_SPREAD / means.detach().std().clamp_min(1e-9))
 
 
-def _answers_of(torch: Any, graph: Graph, tensors: Mapping[str, Any], batch: int) -> Any:
-    """The float network's first output (samples, T, classes)."""
-    from spikec.frontend.nn.graph_module import GraphModule
-
-    module = GraphModule(graph)
-    samples = len(next(iter(tensors.values())))
-    parts = []
-    with torch.no_grad():
-        for start in range(0, samples, 4 * batch):
-            part = {name: value[start : start + 4 * batch] for name, value in tensors.items()}
-            parts.append(_first_output(graph, module(part)))
-    return torch.cat(parts)
-
-
 def _scored(torch: Any, module: Any, task: _Task, check: Array) -> tuple[float, float]:
     """The score on some samples, and the loss with its sign turned: of equal scores the smaller loss is better."""
     given, unit = (task.inputs, task.unit) if module.integer else (task.floats, 1.0)
@@ -474,14 +469,14 @@ def _fit(
         groups.append({"params": [bias], "lr": settings.learning_rate * _BIASES * _size(quick.weights[key])})
     groups += [{"params": [p], "lr": settings.learning_rate * _CONSTANTS} for p in quick.params.values()]
     groups = [group for group in groups if group["params"][0].requires_grad]
-    epochs, size, soft = settings.epochs, settings.batch_size, settings.soft
+    epochs, size, teacher = settings.epochs, settings.batch_size, task.teacher
     batches = -(-len(train) // size)
     total = epochs * batches
-    best, found, last = None, (-1.0, 0.0), module
+    best, highest, last = None, (-1.0, 0.0), module
     if prune is None and settle is None:
-        best, found = _copy(module), _scored(torch, module, task, check)
+        best, highest = _copy(module), _scored(torch, module, task, check)
     if not groups or not epochs:
-        return found[0], module
+        return highest[0], module
     optimizer = torch.optim.Adam(groups)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
     early = int(_EARLY * total)
@@ -501,13 +496,14 @@ def _fit(
             last = module
         now = quick if number < early else last
         given = task.inputs if now is module else task.floats
-        batch = {name: value[chosen] for name, value in given.items()}
-        if settings.drop:
-            batch = {name: value * _kept(torch, value, settings.drop, generator) for name, value in batch.items()}
-        index = torch.from_numpy(chosen)
-        output, wanted = _first_output(graph, now(batch)) * (1.0 if now is quick else task.unit), task.labels[index]
-        taught = task.teacher[index] if soft else None
+        batch, shown = _thinned(torch, given, task.given, chosen, settings.drop, generator)
+        taught, rates = teacher(shown) if teacher else (None, {})
+        found = now(batch, tuple(rates))
+        output = _first_output(graph, found) * (1.0 if now is quick else task.unit)
+        wanted = task.labels[torch.from_numpy(chosen)]
         loss = _cost(torch, settings, lambda given: _logits(graph, given, per_step, task.sharp), output, taught, wanted)
+        if teacher and rates:
+            loss = loss + settings.hints * teacher.distance(rates, found)
         if settings.early:
             each = _cost(torch, settings, lambda given: _so_far(torch, graph, given), output, taught, wanted[:, None])
             loss = (1 - settings.early) * loss + settings.early * each
@@ -520,13 +516,27 @@ def _fit(
         progress(number + 1, total)
         if (number + 1) % batches == 0 and number >= max(pruned, early):
             reached = _scored(torch, last, task, check)
-            if reached > found:
-                best, found = _copy(last), reached
+            if reached > highest:
+                best, highest = _copy(last), reached
     last.load_state_dict(best)
     if last is quick and settle is not None:
         module = settle()
-        found = _scored(torch, module, task, check)
-    return found[0], module
+        highest = _scored(torch, module, task, check)
+    return highest[0], module
+
+
+def _thinned(
+    torch: Any, given: Mapping[str, Any], model: Mapping[str, Any], chosen: Array, drop: float, generator: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Some samples with a share of the input left out at random, and the same as the model takes them, with the same left out where
+    steps are the same, and whole where they are not."""
+    batch, shown = ({name: value[chosen] for name, value in values.items()} for values in (given, model))
+    for name in batch if drop else ():
+        kept = _kept(torch, batch[name], drop, generator)
+        if shown[name].shape == kept.shape:
+            shown[name] = shown[name] * kept
+        batch[name] = batch[name] * kept
+    return batch, shown
 
 
 def _kept(torch: Any, value: Any, drop: float, generator: Any) -> Any:

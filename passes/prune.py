@@ -9,6 +9,7 @@ dormant neurons go first. What was ranked low by mistake, a short fine-tune repa
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -23,7 +24,9 @@ from spikec.ir.interpret import interpret, record_name
 from spikec.ir.ops import Add, Concat, Constant, Conv, Dense, Gather, Neuron, Node, Pool, Ref, Reshape, Scale, Sparse
 from spikec.ir.types import Array
 from spikec.ledger import Ledger
+from spikec.passes.compensate import compensated, expendable, saliency, workable
 from spikec.passes.groups import WEIGHTED, measure
+from spikec.passes.rounding import STEPS, moments
 from spikec.passes.shrink import shrink
 from spikec.target import Target
 
@@ -67,19 +70,15 @@ class Prune:
         before = graph
         activity = self.activity(graph)
         if self.prune_structured:
-            graph = shrink(graph, ledger, self._weak_neurons(graph, activity))
+            weak = self._weak_neurons(graph, activity)
+            asked = f"--prune-structured {self.prune_structured}"
+            graph = shrink(self._without_sources(graph, weak, ledger, asked), ledger, weak)
             activity = self.activity(graph)
             was, now = _neurons(before), _neurons(graph)
             what = "neurons of little effect removed"
-            ledger.record(
-                "", "approximation", what, changed=was - now, total=was, asked=f"--prune-structured {self.prune_structured}"
-            )
-        keep = self.masks(graph, activity)
-        if keep:
-            graph = graph.with_nodes(
-                self._cut(node, keep[node.name], ledger) if node.name in keep else node for node in graph.nodes
-            )
-            graph = shrink(graph, ledger)
+            ledger.record("", "approximation", what, changed=was - now, total=was, asked=asked)
+        cut = self.cut(graph, activity, ledger)
+        graph = shrink(cut, ledger) if cut is not graph else graph
         measure(before, graph, self.calibrate, self.labels, ledger)
         return graph
 
@@ -126,10 +125,48 @@ class Prune:
         """What every source of weights sends on the calibration data: (2, *shape), mean and mean square; empty without data."""
         return _activity(graph, self.calibrate)
 
-    def masks(self, graph: Graph, activity: Mapping[str, Array]) -> dict[str, Array]:
-        """Which synapses stay, by layer; nothing where none have to go."""
+    def cut(self, graph: Graph, activity: Mapping[str, Array], ledger: Ledger) -> Graph:
+        """The graph without the synapses that go, whose weights are zero, and with those that stay as they make good for them."""
+        keep = self._chosen(graph, activity)
+        if not keep:
+            return graph
+        cut = graph.with_nodes(self._cut(node, keep[node.name], ledger) if node.name in keep else node for node in graph.nodes)
+        return self._compensated(graph, keep, ledger, self._asked()) if self.calibrate is not None else cut
+
+    def _chosen(self, graph: Graph, activity: Mapping[str, Array]) -> dict[str, Array]:
+        """Which synapses stay: with calibration data chosen in rounds, each of what the one before left and has made good for."""
+        keep = self.masks(graph, activity)
+        pattern = self._pattern() if self.prune_pattern else None
+        if not keep or self.calibrate is None or (pattern and pattern[0]):
+            return keep
+        layers = {name: graph[name] for name in keep}
+        count = sum(node.weight.size for node in layers.values())  # type: ignore[attr-defined]  # layers of weights
+        left = sum(int(np.count_nonzero(mask)) for mask in keep.values()) / count
+        data = self._seen()
+        wires = [record_name((ref.node, ref.port)) for node in layers.values() for ref in node.inputs]
+        records = interpret(graph, data, record=list(dict.fromkeys(wires))).records
+        seen = {name: found for name, node in layers.items() if (found := moments(graph, node, records)) is not None}
+        rounds = max(1, math.ceil(-math.log2(left))) if left else 1  # in each about half of what is left goes
+        now, masks = graph, {name: node.weight != 0 for name, node in layers.items()}  # type: ignore[attr-defined]  # layers of weights
+        for number in range(1, rounds + 1):
+            if not all(workable(masks[name]) for name in seen):
+                return keep
+            strength = {name: saliency(now[name].weight, masks[name], found) for name, found in seen.items()}  # type: ignore[attr-defined]  # layers of weights
+            if number == rounds:
+                return self.masks(now, activity, strength)
+            rule = replace(self, prune=1 - left ** (number / rounds), max_synapses=None, max_bytes=None)
+            masks = rule.masks(now, activity, strength)
+            now = self._compensated(graph, masks, Ledger(), "")
+        return keep
+
+    def masks(self, graph: Graph, activity: Mapping[str, Array], matters: Mapping[str, Array] | None = None) -> dict[str, Array]:
+        """Which synapses stay, by layer; nothing where none have to go.
+
+        matters: of some layers, how much each synapse does, in place of its square times what its source sends.
+        """
         layers = [node for node in graph.nodes if isinstance(node, WEIGHTED) and self._takes(node, graph)]
         strength = {node.name: np.square(node.weight.astype(np.float64)) * _of_source(node, activity) for node in layers}
+        strength |= {name: array for name, array in (matters or {}).items() if name in strength}
         pattern = self._pattern() if self.prune_pattern else None
         if pattern and pattern[0]:
             masks = {node.name: _n_of_m(strength[node.name], *pattern) for node in layers}
@@ -176,7 +213,7 @@ class Prune:
         gone = ~keep & (node.weight != 0)
         if not gone.any():
             return node
-        asked = next(f"--{option.replace('_', '-')}" for option in self.asked_by if getattr(self, option))
+        asked = self._asked()
         ledger.record(
             node,
             "approximation",
@@ -188,7 +225,40 @@ class Prune:
         )
         return replace(node, weight=np.where(keep, node.weight, node.weight.dtype.type(0)))
 
+    def _asked(self) -> str:
+        return next(f"--{option.replace('_', '-')}" for option in self.asked_by if getattr(self, option))
+
+    def _compensated(self, graph: Graph, keep: Mapping[str, Array], ledger: Ledger, asked: str) -> Graph:
+        return compensated(graph, keep, self._seen(), ledger, asked)
+
+    def _seen(self) -> dict[str, Array]:
+        """The calibration data that second moments are taken of: as many as tell sources apart."""
+        return {name: array[: max(1, STEPS // array.shape[1])] for name, array in (self.calibrate or {}).items()}
+
     # Neurons ---------------------------------------------------------------------------------------------------------
+
+    def _without_sources(self, graph: Graph, weak: Mapping[str, Array], ledger: Ledger, asked: str) -> Graph:
+        """The graph whose layers do without what weak neurons send, if calibration data tell how."""
+        keep = {}
+        for node in graph.nodes:
+            if isinstance(node, Dense) and self._takes(node, graph) and node.inputs[0].node in weak and not node.inputs[0].port:
+                mask = weak[node.inputs[0].node]
+                if mask.ndim == 1 and mask.any():
+                    keep[node.name] = np.broadcast_to(~mask, node.weight.shape) & (node.weight != 0)
+        return self._compensated(graph, keep, ledger, asked) if keep and self.calibrate is not None else graph
+
+    def _readers(self, graph: Graph, node: Neuron) -> list[tuple[Array, Array]]:
+        """Weights and second moments of the layers that read a population, from the calibration data; none if not of all."""
+        if self.calibrate is None:
+            return []
+        records = interpret(graph, self._seen(), record=[record_name((node.name, ""))]).records
+        found = []
+        for user, index in graph.users[node.name]:
+            seen = moments(graph, user, records)
+            if seen is None or not isinstance(user, Dense) or user.inputs[index].port:
+                return []
+            found.append((user.weight, seen))
+        return found
 
     def _weak_neurons(self, graph: Graph, activity: Mapping[str, Array]) -> dict[str, Array]:
         """The share of every hidden population, or of its channels, with the least effect on its readers."""
@@ -206,8 +276,10 @@ class Prune:
                     value = np.broadcast_to(value.sum(axis=tuple(range(1, value.ndim)), keepdims=True), value.shape)
                 units = len(value)
                 order = np.argsort(value.reshape(units, -1)[:, 0], kind="stable")
+                count = int((self.prune_structured or 0) * units)
+                readers = self._readers(graph, node)
                 mask = np.zeros(value.shape, bool)
-                mask[order[: int((self.prune_structured or 0) * units)]] = True
+                mask[expendable(readers, count) if readers else order[:count]] = True
                 weak[node.name] = mask
         return weak
 

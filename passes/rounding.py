@@ -35,6 +35,15 @@ _SLOWEST: Final = 0.95
 def moments(graph: Graph, node: Node, records: Mapping[str, Array] | None) -> Array | None:
     """The second moments (sources, sources) of what a layer reads, as its populations' membranes see it; None where the nearest
     weights will do: without data, with delays, and for what is no full matrix."""
+    seen = traces(graph, node, records)
+    return None if seen is None else np.asarray(seen.T @ seen)
+
+
+def traces(graph: Graph, node: Node, records: Mapping[str, Array] | None) -> Array | None:
+    """What a layer reads as its populations' membranes see it, decaying as they do: (samples and steps, sources).
+
+    None without data, with delays, and for what is no full matrix of a size to be worked with.
+    """
     if records is None or not isinstance(node, Dense) or node.delay is not None:
         return None
     (ref,) = node.inputs
@@ -45,8 +54,7 @@ def moments(graph: Graph, node: Node, records: Mapping[str, Array] | None) -> Ar
     decay = _decay(graph, node)
     for t in range(1, seen.shape[1]):
         seen[:, t] += decay * seen[:, t - 1]
-    flat = seen.reshape(-1, seen.shape[2])
-    return np.asarray(flat.T @ flat)
+    return seen.reshape(-1, seen.shape[2])
 
 
 def _decay(graph: Graph, node: Node) -> float:

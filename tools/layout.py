@@ -31,6 +31,7 @@ DRIVER_MODULES = {
     "spikec.neurons",
     "spikec.nn",
     "spikec.recovery",
+    "spikec.teacher",
     "spikec.tuning",
 }
 

