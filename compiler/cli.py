@@ -114,6 +114,7 @@ def _parser() -> _Parser:
     add("--steps-to", type=int, metavar="N", help="at most so many steps: several become one, decays adjusted (needs --calibrate)")
     add("--steps-loss", type=float, metavar="SHARE", help="the fewest steps that lose at most this share of the answers")
     add("--windows-loss", type=float, metavar="SHARE", help="per layer the steps without which at most this share is lost (0.002)")
+    add("--per-channel", action="store_true", default=None, help="with few bits: weights on a grid for each neuron, or channel")
     add("--simplify", type=float, metavar="SHARE", help="cheaper neurons where at most this share of the answers is lost (0.005)")
     add("--max-delay", type=int, metavar="N", help="shorten synaptic delays to at most so many steps")
     add("--delay-step", type=int, metavar="N", help="round synaptic delays to multiples of so many steps")
@@ -245,6 +246,7 @@ _FLAGS = (
     "steps_loss",
     "windows_loss",
     "simplify",
+    "per_channel",
     "max_delay",
     "delay_step",
     "share_delays",

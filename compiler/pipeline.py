@@ -32,6 +32,7 @@ PASSES: Final[dict[str, str]] = {
     "max-pool": "spikec.passes.max_pool:MaxPool",
     "fold-linear": "spikec.passes.fold_linear:FoldLinear",
     "legalise": "spikec.passes.legalise:Legalise",
+    "equalise": "spikec.passes.equalise:Equalise",
     "match-rates": "spikec.passes.match_rates:MatchRates",
     "quantize": "spikec.passes.quantize:Quantize",
     "to-fixed": "spikec.passes.to_fixed:ToFixed",
@@ -41,12 +42,17 @@ PASSES: Final[dict[str, str]] = {
     "choose-formats": "spikec.passes.choose_formats:ChooseFormats",
 }
 
-#: Passes that no target lists: they run after `canonicalise`, in this order, when an option in their `asked_by` is given.
-OPTIONAL: Final = ("prune", "encode-inputs", "shorten", "simplify", "delays", "windows")
+#: Passes that no target lists: they run after `canonicalise`, in this order, when an option in their `asked_by` is given; the last
+#: right before a quantizer, which it needs.
+OPTIONAL: Final = ("prune", "encode-inputs", "shorten", "simplify", "delays", "windows", "equalise")
 #: The passes that turn floats into integers.
 QUANTIZERS: Final = ("quantize", "to-fixed")
 #: The pass that suits biases to what those make of the weights: its floats are no longer the network as trained.
 MATCHED: Final = "match-rates"
+
+
+#: The pass that gives every neuron a unit of its own.
+EQUALISE: Final = "equalise"
 
 
 class Pass(Protocol):
@@ -92,11 +98,24 @@ def with_optional(names: Iterable[str], options: Mapping[str, Any]) -> list[str]
             asked_by = tuple(key for key in asked_by if key != "max_bytes")  # a budget of bits, then
         own = {item.name for item in fields(cls)}  # type: ignore[arg-type]  # passes are dataclasses
         if given & set(asked_by):
-            chosen.insert(place, name)
+            chosen.insert(_before_integers(chosen) if name == EQUALISE else place, name)
             place += 1
         elif lone := sorted((given & own) - used):
             raise CompileError("SPK001", f"the option '{lone[0]}' does nothing without one of {', '.join(asked_by)}")
     return chosen
+
+
+def _before_integers(names: list[str]) -> int:
+    """Where neurons get units of their own. SPK001 where nothing follows that can make use of it."""
+    if "to-fixed" not in names:
+        chip = "quantize" in names
+        raise CompileError(
+            "SPK001",
+            "per_channel gives every neuron a threshold of its own, and "
+            + ("this target has one for all neurons of a population" if chip else "without bits nothing is rounded"),
+            fix="leave per_channel out" if chip else "give bits (--bits 4)",
+        )
+    return names.index("to-fixed")
 
 
 def with_matching(names: Iterable[str], graph: Graph) -> list[str]:

@@ -27,6 +27,8 @@ MADE_GOOD: Final = "weights that are left make good for those that went, on the 
 _DAMPING: Final = 0.03
 #: What a source sends at least, as a share of the mean of all: one that was silent in the data may speak in others.
 _SILENT: Final = 1e-3
+#: A weight that is smaller than this share of the layer's largest is none.
+_NOTHING: Final = 1e-7
 #: Multiplications that solving all rows of a layer may take; above it weights stay as they are.
 _WORK: Final = 3e10
 
@@ -69,8 +71,8 @@ def saliency(weight: Array, keep: Array, moment: Array) -> Array:
         rows, sources = np.flatnonzero(which.ravel() == number), np.flatnonzero(pattern)
         if len(sources):
             own = _unexplained(np.linalg.inv(damped[np.ix_(sources, sources)]), added)
-            result[np.ix_(rows, sources)] = np.square(weight[np.ix_(rows, sources)].astype(np.float64)) * own
-    return result
+            result[np.ix_(rows, sources)] = np.square(weight[np.ix_(rows, sources)].astype(np.float32)) * own
+    return result.astype(np.float32).astype(np.float64)
 
 
 def expendable(readers: list[tuple[Array, Array]], count: int) -> Array:
@@ -136,4 +138,5 @@ def _fitted(weight: Array, keep: Array, before: Array, after: Array) -> Array:
         if len(sources):
             solved = np.linalg.solve(gram[np.ix_(sources, sources)], wanted[np.ix_(rows, sources)].T)
             result[np.ix_(rows, sources)] = solved.T
-    return result
+    # What solvers leave where a weight should be zero is none.
+    return np.asarray(np.where(np.abs(result) > _NOTHING * np.max(np.abs(weight), initial=0), result, 0.0))

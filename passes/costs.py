@@ -58,6 +58,11 @@ class Judge:
         before, after = float(np.mean(self.answers == self.labels)), float(np.mean(found == self.labels))
         return {"loss": before - after, "answers changed": changed, "accuracy before": before, "accuracy after": after}
 
+    def error(self, found: Array) -> float:
+        """The standard error of that loss: of n answers the root of those lost and gained, over n."""
+        right = self.answers if self.labels is None else self.labels
+        return float(np.sqrt(np.count_nonzero((found == right) != (self.answers == right)))) / len(found)
+
 
 def scaled_inputs(graph: Graph, node: Neuron, gains: Mapping[int, float], bias: float = 1.0) -> dict[str, Node] | None:
     """Layers of weights with operands of a population scaled, by operand number; their biases by `bias` more.

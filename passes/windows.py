@@ -3,8 +3,8 @@
 Before its `start` a population rests, from its `stop` on it sends nothing (`spikec.ir.windows`). Where nothing can have reached it
 yet, as behind delays, and silence changes nothing, it starts late exactly. Beyond that the calibration data tell which steps carry
 no decision: from both ends of every window, and from the end of all at once, steps go in halving portions, what saves most first,
-as long as the share of the answers lost by all of it together stays within the budget. What a population does in each part of a
-sample, its window, the operations that are saved and the cost are in the ledger.
+as long as the share of the answers lost by all of it together, and its standard error, stay within the budget. What a population
+does in each part of a sample, its window, the operations that are saved and the cost are in the ledger.
 """
 
 from __future__ import annotations
@@ -159,9 +159,9 @@ def _search(
         figures: dict[str, float] = {}
         for judge in judges:
             data = {name: array[:, :end] for name, array in judge.data.items()}  # nothing is sent afterwards
-            now = judge.of(answers(interpret(changed, data).outputs[judge.name]))
-            figures = {"loss with less input": figures.get("loss", 0.0), **now}
-            if figures["loss"] > budget:
+            found = answers(interpret(changed, data).outputs[judge.name])
+            figures = {"loss with less input": figures.get("loss", 0.0), **judge.of(found)}
+            if figures["loss"] + judge.error(found) > budget:
                 return None
         return figures
 
