@@ -210,7 +210,8 @@ def recover(
             settle if neurons else None,
         )
     trained, own = _with_weights(source, module, scales), neurons
-    if pruner is None and (not epochs or reached < before):  # weights that were rounded together are better than each by itself
+    # Weights that were rounded together are not given up for as many right answers, unless these are to come earlier.
+    if pruner is None and (not epochs or reached < before or (reached == before and not early)):
         trained, reached, own = _as_built(source, fixed, scales), before, False
 
     # What was pruned while training goes out of the graph where the pruning pass stands, if the passes behind it left the weights.
