@@ -60,8 +60,6 @@ ROUNDS, TIMED = 15, 1000
 #: Share of the answers that an early answer, or fewer steps, or simpler neurons may cost on the calibration data; and what an early
 #: answer of half of the neurons may cost, where half a point may go in all.
 BUDGET, BOTH = 0.002, 0.003
-#: The learning rate of a fine-tune that makes good for rounding alone, as a share of that after pruning.
-FINE: Final = 0.4
 PAGE: Final = tasks.ROOT / "docs" / "optimizing.md"
 #: The first seed of those that settings are chosen with.
 VALIDATION: Final = 10
@@ -234,8 +232,8 @@ class Bench:
         """A build of the float network, calibrated on some of the training samples."""
         return spikec.compile(self.graph, target=target, **self.calibration, **self.task.options, **options)
 
-    def recover(self, build: Any, pace: float = 1.0) -> Any:
-        """The build after a fine-tune on the training samples, with the usual options; pace: of its learning rate."""
+    def recover(self, build: Any) -> Any:
+        """The build after a fine-tune on the training samples, with the usual options."""
         data, task = self.task.tuning or self.task.train, self.task
         return spikec.recover(
             build,
@@ -243,7 +241,7 @@ class Bench:
             data.y,
             epochs=task.epochs,
             batch_size=task.batch_size,
-            learning_rate=pace * task.rate,
+            learning_rate=task.rate,
             drop=task.drop,
             early=task.early,
             seed=self.seed,
@@ -281,8 +279,8 @@ def eight_bits_loihi(bench: Bench) -> Found:
 
 
 def four_bits(bench: Bench) -> Found:
-    """Four bits, fine-tuned: weights that are all there are where they belong but for the rounding."""
-    return bench.after(bench.recover(bench.compile(bits=4), FINE))
+    """Four bits, fine-tuned."""
+    return bench.after(bench.recover(bench.compile(bits=4)))
 
 
 def pruned(bench: Bench) -> Found:
