@@ -150,7 +150,7 @@ CASES: list[tuple[str, str]] = [
     ("compile good.sir -o out --steps 5", "error[SPK001]: steps belongs to a torch model; good.sir is a graph already"),
     (
         "compile good.sir -o out --target host --option colour=red",
-        "error[SPK001]: unknown option 'colour' for the target 'host'\n  fix: choose one of delay_step, encode, keep_layers, max_bytes, max_delay, max_synapses, prune, prune_pattern, prune_scope, prune_structured, share_delays, simplify, steps_loss, steps_to, windows_loss",
+        "error[SPK001]: unknown option 'colour' for the target 'host'\n  fix: choose one of delay_step, encode, keep_layers, max_bytes, max_delay, max_synapses, per_channel, prune, prune_pattern, prune_scope, prune_structured, share_delays, simplify, steps_loss, steps_to, windows_loss",
     ),
     ("compile good.sir -o out --target host --prune 1.5", "error[SPK001]: prune is a share from 0 up to but without 1, not 1.5"),
     (
