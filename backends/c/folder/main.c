@@ -207,7 +207,7 @@ static int text(int argc, char **argv) {
   void *have, *want;
   uint32_t most = 1, k;
   double tolerance = 0;
-  int open = 0, waiting = 0, more, noting = whole && check;
+  int open = 0, waiting = 0, more, noting = whole_built && check;
   const char *wrong;
   file = path != NULL ? fopen(path, "r") : stdin;
   if (path != NULL) { file_name = path; }
@@ -232,7 +232,7 @@ static int text(int argc, char **argv) {
     if (waiting && (!more || strcmp(word, "in") != 0)) {
       if (noting) {
         whole_step(in);
-      } else if (!whole || !check) {
+      } else if (!whole_built || !check) {
         const uint64_t from = clock_ns();
         const spk_status status = spk_step(net, in);
         histogram_add(&taken, clock_ns() - from);
@@ -311,7 +311,7 @@ static int text(int argc, char **argv) {
         }
       }
       if (is_state && count != p->size) { fail("too few values", p->name); }
-      if (whole) {
+      if (whole_built) {
         if ((wrong = whole_read(is_state, at, samples - 1, steps - 1, have)) != NULL) { fail(wrong, p->name); }
       } else if ((is_state ? spk_read_state(net, at, have) : spk_read(net, at, have)) != SPK_OK) {
         fail(message(SPK_E_PORT), p->name);

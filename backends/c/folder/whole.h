@@ -5,7 +5,7 @@
 #include "spk.h"
 
 #if defined(SPK_CHECK_WHOLE)
-enum { whole = 1 };
+enum { whole_built = 1 };
 /* First all of the file is noted: samples, the input of every step (one entry for each input), ports and states that are compared. */
 void whole_sample(void);
 void whole_step(const spk_in *in);
@@ -17,7 +17,7 @@ const char *whole_read(int is_state, uint32_t number, unsigned long sample, unsi
 const char *whole_way(void);
 void whole_free(void);
 #else
-enum { whole = 0 };
+enum { whole_built = 0 };
 #define whole_sample() ((void)0)
 #define whole_step(in) ((void)(in))
 #define whole_want(is_state, number) ((void)0)
