@@ -501,6 +501,8 @@ def _fit(
         taught, rates = teacher(shown) if teacher else (None, {})
         found = now(batch, tuple(rates))
         output = _first_output(graph, found) * (1.0 if now is quick else task.unit)
+        if taught is not None:
+            taught = _in_steps(torch, taught, output.shape[1])
         wanted = task.labels[torch.from_numpy(chosen)]
         loss = _cost(torch, settings, lambda given: _logits(graph, given, per_step, task.sharp), output, taught, wanted)
         if teacher and rates:
@@ -524,6 +526,15 @@ def _fit(
         module = settle()
         highest = _scored(torch, module, task, check)
     return highest[0], module
+
+
+def _in_steps(torch: Any, output: Any, steps: int) -> Any:
+    """An output (batch, T, classes) in so many steps: as many neighbours as it takes, together."""
+    factor = -(-output.shape[1] // steps)
+    if factor == 1:
+        return output
+    padded = torch.nn.functional.pad(output, (0, 0, 0, steps * factor - output.shape[1]))
+    return padded.unflatten(1, (steps, factor)).sum(dim=2)
 
 
 def _thinned(

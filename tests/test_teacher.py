@@ -91,6 +91,16 @@ def test_in_fewer_steps_both_networks_train_in_these(monkeypatch: pytest.MonkeyP
     assert task.teacher.populations == ()
 
 
+def test_in_fewer_steps_early_answers_are_learnt_from_the_teacher_too() -> None:
+    x, y = random_spikes((40, 12, 16), 2), np.arange(40) % 4
+    build = spikec.compile(net(), target="host", bits=8, calibrate=x, steps_to=6)
+    found = spikec.recover(build, x, y, epochs=1, early=1.0)
+    assert found.stage_names.count("recover") == 1
+    taught = torch.arange(10.0).reshape(1, 5, 2)
+    assert recovery._in_steps(torch, taught, 3).tolist() == [[[2, 4], [10, 12], [8, 9]]]
+    assert recovery._in_steps(torch, taught, 5) is taught
+
+
 def test_no_gradient_reaches_what_was_pruned(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = random_spikes((40, 12, 16), 2), np.arange(40) % 4
     build = spikec.compile(net(), target="host", bits=8, prune=0.5)
