@@ -49,8 +49,6 @@ OPTIONAL: Final = ("prune", "encode-inputs", "shorten", "simplify", "delays", "w
 QUANTIZERS: Final = ("quantize", "to-fixed")
 #: The pass that suits biases to what those make of the weights: its floats are no longer the network as trained.
 MATCHED: Final = "match-rates"
-
-
 #: The pass that gives every neuron a unit of its own.
 EQUALISE: Final = "equalise"
 

@@ -107,7 +107,7 @@ def recover(
     (below 0: not counted). The answer is the first output's largest sum over the steps. learning_rate: of Adam, in units of each
     layer's mean absolute weight, falling to zero as a cosine. distill: learn from the float network too, with `soft` of the loss
     at `temperature`, the rest from the labels; it sees each batch as the network in training does. hints: the weight of a second
-    loss with distill, of hidden populations that have all of their neurons: how far their rates are from the float network's,
+    loss with distill, of populations that have all of their neurons: how far their rates are from the float network's,
     squared, as a share of what these vary among the samples. held_out: the share of the samples on which the epochs are compared;
     the best is kept, the state before training included. drop: the share of the input's spikes left out at random while training,
     against learning few samples by heart. early: the share of the loss that looks at every step past a fifth of the run, at what

@@ -19,6 +19,7 @@ from spikec.ir.interpret import interpret, record_name
 from spikec.ir.ops import Dense
 from spikec.ir.types import Array
 from spikec.ledger import Ledger
+from spikec.passes.groups import WEIGHTED
 from spikec.passes.rounding import traces
 
 #: What the ledger says where weights were adjusted.
@@ -42,9 +43,9 @@ def compensated(graph: Graph, masks: Mapping[str, Array], calibrate: Mapping[str
     names = [record_name(wire) for wire in dict.fromkeys(wires)]
     whole = interpret(graph, calibrate, record=names).records
     now = graph
-    for node in [node for node in graph.order if node.name in masks]:
+    for node in [node for node in graph.order if isinstance(node, WEIGHTED) and node.name in masks]:
         keep = masks[node.name]
-        weight = np.asarray(np.where(keep, node.weight, node.weight.dtype.type(0)))  # type: ignore[attr-defined]  # a layer of weights
+        weight = np.asarray(np.where(keep, node.weight, node.weight.dtype.type(0)))
         if isinstance(node, Dense) and node.delay is None and workable(keep):
             before = traces(graph, node, whole)
             after = None if before is None else traces(now, now[node.name], interpret(now, calibrate, record=names).records)
@@ -54,7 +55,8 @@ def compensated(graph: Graph, masks: Mapping[str, Array], calibrate: Mapping[str
                 figures = {"changed": int(np.count_nonzero(change)), "total": int(np.count_nonzero(keep))}
                 ledger.record(node, "approximation", MADE_GOOD, **figures, largest=float(change.max(initial=0)), asked=asked)
                 weight = fitted
-        now = now.with_nodes(replace(each, weight=weight) if each.name == node.name else each for each in now.nodes)  # type: ignore[call-arg]  # a layer of weights
+        fitting = replace(node, weight=weight)
+        now = now.with_nodes(fitting if each.name == node.name else each for each in now.nodes)
     return now
 
 
@@ -113,14 +115,9 @@ def _unexplained(inverse: Array, added: float) -> Array:
 
 
 def workable(keep: Array) -> bool:
-    """Whether solving all rows of a mask is worth its time."""
-    return _work(keep) <= _WORK
-
-
-def _work(keep: Array) -> float:
-    """Multiplications of one solution for all rows with the same sources."""
+    """Whether solving all rows of a mask, those with the same sources at once, is worth its time."""
     rows = np.unique(keep, axis=0)
-    return float(np.sum(np.count_nonzero(rows, axis=1, keepdims=True).astype(float) ** 3) / 3)
+    return float(np.sum(np.count_nonzero(rows, axis=1).astype(float) ** 3)) / 3 <= _WORK
 
 
 def _fitted(weight: Array, keep: Array, before: Array, after: Array) -> Array:

@@ -139,19 +139,20 @@ class Prune:
         pattern = self._pattern() if self.prune_pattern else None
         if not keep or self.calibrate is None or (pattern and pattern[0]):
             return keep
-        layers = {name: graph[name] for name in keep}
-        count = sum(node.weight.size for node in layers.values())  # type: ignore[attr-defined]  # layers of weights
+        layers = {node.name: node for node in graph.nodes if isinstance(node, WEIGHTED) and node.name in keep}
+        count = sum(node.weight.size for node in layers.values())
         left = sum(int(np.count_nonzero(mask)) for mask in keep.values()) / count
         data = self._seen()
         wires = [record_name((ref.node, ref.port)) for node in layers.values() for ref in node.inputs]
         records = interpret(graph, data, record=list(dict.fromkeys(wires))).records
         seen = {name: found for name, node in layers.items() if (found := moments(graph, node, records)) is not None}
         rounds = max(1, math.ceil(-math.log2(left))) if left else 1  # in each about half of what is left goes
-        now, masks = graph, {name: node.weight != 0 for name, node in layers.items()}  # type: ignore[attr-defined]  # layers of weights
+        now, masks = graph, {name: np.asarray(node.weight != 0) for name, node in layers.items()}
         for number in range(1, rounds + 1):
             if not all(workable(masks[name]) for name in seen):
                 return keep
-            strength = {name: saliency(now[name].weight, masks[name], found) for name, found in seen.items()}  # type: ignore[attr-defined]  # layers of weights
+            weights = {node.name: node.weight for node in now.nodes if isinstance(node, WEIGHTED)}
+            strength = {name: saliency(weights[name], masks[name], found) for name, found in seen.items()}
             if number == rounds:
                 return self.masks(now, activity, strength)
             rule = replace(self, prune=1 - left ** (number / rounds), max_synapses=None, max_bytes=None)
