@@ -172,7 +172,7 @@ def recover(
         for graph in (stages[0].graph, source, fixed)
     )
     alike = all(given[name].shape == each[name].shape for name in given for each in (floats, whole))
-    teacher = Teacher(stages[0].graph, comparable(stages[0].graph, source, fixed) if hints and alike else ())
+    teacher = Teacher(stages[0].graph, comparable(stages[0].graph, source, fixed) if hints and alike else (), _compiler())
     told_units = {e.what.split(" is in units of ")[0]: e.measured["unit"] for e in ledger if "unit" in e.measured}
     unit = told_units.get(f"the output {fixed.outputs[0][0]}", 1.0)
     sharp = _sharpness(torch, teacher.answers(given, batch_size), whole_labels) if per_step else 0.0
@@ -339,7 +339,6 @@ def _modules(
     all steps equally long, would move them as far as those that matter, until they came back and drove these out. And what makes
     such a module of another graph of the same integers. neurons: the float one's biases and constants are trained.
     """
-    from spikec.backends.c.library import build_library, find_compiler
     from spikec.frontend.nn.graph_module import GraphModule, straight_through
 
     weights: dict[str, Array] = {}
@@ -367,7 +366,7 @@ def _modules(
             return straight_through((w * mask).to(dtype), (whole * mask / scale).to(dtype))
 
         weights[target], quantizers[target], floats[name], targets[name] = weight, quantized, real, target
-    build = build_library if find_compiler() else None
+    build = _compiler()
 
     def integers(graph: Graph) -> Any:
         found = GraphModule(graph, weights, quantizers, build=build)
@@ -388,6 +387,13 @@ def _modules(
     for name, target in targets.items():
         quick.weights[quick._keys[name]] = module.weights[module._keys[target]]
     return module, quick, masks, integers
+
+
+def _compiler() -> Any:
+    """What compiles C for modules; None where there is no compiler."""
+    from spikec.backends.c.library import build_library, find_compiler
+
+    return build_library if find_compiler() else None
 
 
 def _first_output(graph: Graph, found: Mapping[str, Any]) -> Any:

@@ -19,14 +19,14 @@ _LEAST = 1e-6
 class Teacher:
     """A float graph that answers for batches.
 
-    populations: those whose rates are told; see `comparable`.
+    populations: those whose rates are told; see `comparable`. build: compiles C, for speed (`spikec.frontend.nn.native`).
     """
 
-    def __init__(self, graph: Graph, populations: tuple[str, ...]) -> None:
+    def __init__(self, graph: Graph, populations: tuple[str, ...], build: Any = None) -> None:
         from spikec.frontend.nn.graph_module import GraphModule
 
         self.graph, self.populations = graph, populations
-        self._module = GraphModule(graph)
+        self._module = GraphModule(graph, build=build)
 
     def __call__(self, batch: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         """The first output (batch, T, classes) for inputs (batch, T, *shape) by name, and rates (batch, neurons) by population."""
