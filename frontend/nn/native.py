@@ -1,8 +1,10 @@
 """A population's program over all steps as C, forward and backward: what `population` runs step by step, many times quicker.
 
 One sample after the other, so that its states stay near the processor; a population's neurons are what is vectorised. Backward,
-a step's values are computed again from the states before it, which alone are kept. Values and gradients are those of `population`
-but for the order of sums. Compiled is with what the caller gives, for a C compiler is not of this layer.
+a step's values are computed again from the states before it, which alone are kept. No array lies on the stack: gcc 12 takes one
+in a function that calls none to be aligned where it is not (GCC PR 109780), and a wide population's would not fit. Values and
+gradients are those of `population` but for the order of sums. Compiled is with what the caller gives, for a C compiler is not of
+this layer.
 """
 
 from __future__ import annotations
@@ -179,11 +181,13 @@ class _Writer:
         text = [
             "void forward(int64_t B, int64_t T, int64_t start, int64_t stop, const real *const *in, const real *const *par,",
             "    const real *const *init, const real *const *back, real *const *sum, real *const *state, real *const *out,",
-            "    real *away)",
+            "    real *away, real *mine)",
             "{",
             *self._params(),
+            *(f"real *restrict now_{k} = mine + {k} * N;" for k in range(len(plan.states))),
+            f"real *restrict got = mine + {len(plan.states)} * N; (void)got;",
             "for (int64_t b = 0; b < B; b++) {",
-            *(f"real now_{k}[N]; memcpy(now_{k}, init[{k}], sizeof now_{k});" for k in range(len(plan.states))),
+            *(f"memcpy(now_{k}, init[{k}], N * sizeof(real));" for k in range(len(plan.states))),
             "for (int64_t t = start; t < stop; t++) {",
             "const int64_t at = (b * T + t) * N;",
         ]
@@ -192,7 +196,7 @@ class _Writer:
         for way, (operand, delay) in enumerate(plan.back):
             text += [
                 f"if (t >= {delay}) {{",
-                f"const real *restrict sent = out[0] + (b * T + t - {delay}) * N; real got[N] = {{0}};",
+                f"const real *restrict sent = out[0] + (b * T + t - {delay}) * N; memset(got, 0, N * sizeof(real));",
                 "for (int j = 0; j < N; j++) if (sent[j] != 0) {",
                 f"const real *restrict w = back[{way}] + j * N; const real s = sent[j];",
                 "for (int n = 0; n < N; n++) got[n] += s * w[n]; }",
@@ -214,13 +218,15 @@ class _Writer:
         text = [
             "void backward(int64_t B, int64_t T, int64_t start, int64_t stop, const real *const *in, const real *const *par,",
             "    const real *const *back, const real *const *sum, const real *const *state, const real *const *slope,",
-            "    const real *far, real *const *gin, real *const *gpar, real *restrict sent)",
+            "    const real *far, real *const *gin, real *const *gpar, real *restrict sent,",
+            "    real *mine)",
             "{",
             *self._params(),
+            *(f"real *restrict later_{k} = mine + {k} * N;" for k in range(len(plan.states))),
             *(f"real *restrict gpar_{k} = gpar[{k}];" for k in range(len(plan.trained))),
             "for (int64_t b = 0; b < B; b++) {",
             "memset(sent, 0, T * N * sizeof(real));",
-            *(f"real later_{k}[N] = {{0}};" for k in range(len(plan.states))),
+            *(f"memset(later_{k}, 0, N * sizeof(real));" for k in range(len(plan.states))),
             "for (int64_t t = stop - 1; t >= start; t--) {",
             "const int64_t at = (b * T + t) * N;",
         ]
@@ -287,11 +293,13 @@ class Kernel:
         states = [inputs[0].new_empty(shape) for _ in plan.states]
         out = [inputs[0].new_zeros(shape) for _ in plan.emits]
         away = inputs[0].new_zeros((max(1, len(plan.compared())), steps, plan.size))
+        mine = inputs[0].new_empty((len(plan.states) + 1, plan.size))
         turned = [weight.T.contiguous() for weight in weights]
         self._forward(
             *map(ctypes.c_int64, (batch, steps, *window)),
             *map(_pointers, (inputs, params, init, turned, sums, states, out)),
             ctypes.c_void_p(away.data_ptr()),
+            ctypes.c_void_p(mine.data_ptr()),
         )
         return out, sums, states, away.sum(dim=2) / max(1, batch * plan.size)
 
@@ -311,7 +319,7 @@ class Kernel:
         batch, steps = inputs[0].shape[:2]
         found = [torch.zeros_like(x) for x in inputs]
         trained = [inputs[0].new_zeros(plan.size) for _ in plan.trained]
-        sent = inputs[0].new_empty((steps, plan.size))
+        sent, mine = inputs[0].new_empty((steps, plan.size)), inputs[0].new_empty((max(1, len(plan.states)), plan.size))
         self._backward(
             *map(ctypes.c_int64, (batch, steps, *window)),
             *map(_pointers, (inputs, params, weights, sums, states, slopes)),
@@ -319,6 +327,7 @@ class Kernel:
             _pointers(found),
             _pointers(trained),
             ctypes.c_void_p(sent.data_ptr()),
+            ctypes.c_void_p(mine.data_ptr()),
         )
         return found, trained
 

@@ -20,8 +20,6 @@ from spikec.ir.neuron import COMPARISONS, LOGIC, STEP, Call, Expr, Program, Var
 #: The value of an expression that no input reaches, from the values by name; last, whether it stands in a state's new value.
 Evaluate = Callable[[Expr, Mapping[str, Any], bool], Any]
 Gradients = tuple[torch.Tensor | None, ...]
-#: Wider populations run here step by step: what is compiled keeps a sample's states on the stack.
-_WIDEST: Final = 1 << 15
 _SHIFTS: Final = frozenset({"<<", ">>", "rtz"})
 _ROUNDED: Final = frozenset({"floor", "round", "wrap"})
 _KNOWN: Final = frozenset({"+", "-", "*", "/", "neg", "clip", "select", *LOGIC, *_SHIFTS, *_ROUNDED, *COMPARISONS})
@@ -156,7 +154,7 @@ class Steps:
     def _kernel(self, like: torch.Tensor, ways: tuple[tuple[int, int], ...]) -> Kernel | None:
         """The compiled form for inputs like this one; None without a compiler, and for what follows no input from step to step."""
         size = like[0, 0].numel() if like.numel() else 0
-        if self.build is None or not 0 < size <= _WIDEST or like.dtype not in REAL:
+        if self.build is None or not size or like.dtype not in REAL:
             return None
         program = self.program
         if any(isinstance(line, _Named) or (isinstance(line, _Fixed) and not line.always) for line in self.code):

@@ -100,6 +100,21 @@ def test_what_is_compiled_gives_the_same_values_and_gradients(name: str, level: 
     torch.testing.assert_close(gradient, slope, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("width", [*range(1, 34), 1 << 16])
+def test_any_width_is_compiled(width: int, kernels: list[Kernel]) -> None:
+    """Twelve floats on the stack were a crash (GCC PR 109780), and so were millions."""
+    found = []
+    for build in (None, build_library):
+        params: dict[str, Any] = {"beta": np.float32(0.8), "theta": np.float32(1)}
+        neuron = Neuron(name="n", inputs=(Ref("in"),), program=parse_program(FLOAT["leaky"]), params=params)
+        net = GraphModule(graph(spikes((width,), dtype="f32"), neuron, out=["n"]), build=build)
+        x = torch.rand((2, 5, width), generator=torch.Generator().manual_seed(0)).requires_grad_()
+        net(x)["n"].sum().backward()
+        found.append((net(x)["n"].detach(), x.grad))
+    assert len(kernels) == 2
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", FLOAT)
 def test_parameters_of_neurons_have_gradients(name: str, kernels: list[Kernel], monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of torch's own record, for single operations as for what is compiled; and what a form makes of them is what is used."""
