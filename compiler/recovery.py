@@ -518,10 +518,10 @@ def _fit(
             loss = (1 - settings.early) * loss + settings.early * each
         optimizer.zero_grad()
         loss.backward()
-        if settings.clip:
-            torch.nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], settings.clip)
-        optimizer.step()
-        schedule.step()
+        norm = torch.nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], settings.clip or torch.inf)
+        if torch.isfinite(norm):  # through loops of many steps gradients outgrow every number, and nothing can be learnt of such
+            optimizer.step()
+            schedule.step()
         progress(number + 1, total)
         if (number + 1) % batches == 0 and number >= max(pruned, early):
             reached = _scored(torch, last, task, check)

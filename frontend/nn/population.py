@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import torch
 
-from spikec.frontend.nn.native import REAL, Build, Kernel, Plan, kernel
+from spikec.frontend.nn.native import REAL, WIDEST, Build, Kernel, Plan, kernel
 from spikec.ir.neuron import COMPARISONS, LOGIC, STEP, Call, Expr, Program, Var
 
 #: The value of an expression that no input reaches, from the values by name; last, whether it stands in a state's new value.
@@ -419,13 +419,14 @@ def _compared(line: Operation, args: list[Any], once: dict[str, Any]) -> tuple[t
 
 
 def scale_of(distance: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
-    """The width of the surrogate gradient: the threshold's magnitude (1 for 0), or the mean distance from it, if that is more.
+    """The width of the surrogate gradient: the threshold's magnitude (1 for 0), or the mean distance from it, if that is more, up
+    to WIDEST thresholds.
 
     Where a step moves membranes by many thresholds, hardly a value lies within one of it, and next to nothing would be learnt.
     """
     size, far = threshold.detach().abs(), distance.detach().abs().mean()
     size = torch.where((size > 0) & torch.isfinite(size), size, 1)
-    return torch.where((far > size) & torch.isfinite(far), far, size).to(distance.dtype)
+    return torch.minimum(torch.fmax(far, size), WIDEST * size).to(distance.dtype)
 
 
 def surrogate(gradient: torch.Tensor, distance: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
