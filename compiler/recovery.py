@@ -30,7 +30,7 @@ from spikec.passes.prune import Prune
 from spikec.passes.shrink import shrink
 from spikec.pipeline import QUANTIZERS, Stage, make_pass, run_passes
 from spikec.progress import Bar
-from spikec.score import check_labels, classes, score, scored_output
+from spikec.score import check_labels, classes, score
 from spikec.teacher import Teacher, comparable
 
 WEIGHTED: Final = (Dense, Sparse, Conv)
@@ -177,7 +177,6 @@ def recover(
     unit = told_units.get(f"the output {fixed.outputs[0][0]}", 1.0)
     sharp = _sharpness(torch, teacher.answers(given, batch_size), whole_labels) if per_step else 0.0
     task = _Task(whole, floats, given, whole_labels, teacher if distill else None, unit, sharp)
-    before = score(build.run({n: v[check] for n, v in inputs.items()}, "numpy").outputs[scored_output(fixed)], labels[check])
 
     def prune(share: float) -> None:
         """Of the synapses, this share of what is to go goes."""
@@ -196,7 +195,7 @@ def recover(
         return integers(stage.graph)
 
     with Bar("recovering") as bar:
-        reached, module = _fit(
+        (before, loss), (reached, least), module = _fit(
             torch,
             module,
             quick,
@@ -210,8 +209,8 @@ def recover(
             settle if neurons else None,
         )
     trained, own = _with_weights(source, module, scales), neurons
-    # Weights that were rounded together are not given up for as many right answers, unless these are to come earlier.
-    if pruner is None and (not epochs or reached < before or (reached == before and not early)):
+    # Of as many right answers, those are kept that are given more surely: few samples tell no more than this.
+    if pruner is None and (not epochs or (reached, least) <= (before, loss)):
         trained, reached, own = _as_built(source, fixed, scales), before, False
 
     # What was pruned while training goes out of the graph where the pruning pass stands, if the passes behind it left the weights.
@@ -461,7 +460,7 @@ def _fit(
     progress: Callable[[int, int], None],
     prune: Callable[[float], None] | None,
     settle: Callable[[], Any] | None,
-) -> tuple[float, Any]:
+) -> tuple[tuple[float, float], tuple[float, float], Any]:
     """Train, `quick` first, which shares the module's weights; the module ends with the weights of its best epoch, and is returned
     with their score.
 
@@ -480,10 +479,11 @@ def _fit(
     batches = -(-len(train) // size)
     total = epochs * batches
     best, highest, last = None, (-1.0, 0.0), module
+    built = _scored(torch, module, task, check)
     if prune is None and settle is None:
-        best, highest = _copy(module), _scored(torch, module, task, check)
+        best, highest = _copy(module), built
     if not groups or not epochs:
-        return highest[0], module
+        return built, built, module
     optimizer = torch.optim.Adam(groups)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
     early = int(_EARLY * total)
@@ -531,7 +531,7 @@ def _fit(
     if last is quick and settle is not None:
         module = settle()
         highest = _scored(torch, module, task, check)
-    return highest[0], module
+    return built, highest, module
 
 
 def _in_steps(torch: Any, output: Any, steps: int) -> Any:

@@ -157,6 +157,16 @@ def test_a_network_that_is_as_good_as_before_stays(net: Graph) -> None:
     np.testing.assert_array_equal(same.run(x, "numpy").outputs["l2"], build.run(x, "numpy").outputs["l2"])
 
 
+def test_of_as_many_right_answers_the_surer_ones_are_kept(net: Graph) -> None:
+    x, y = task(400, 2)
+    build = spikec.compile(net, target="host", bits=8, calibrate=x)
+    sure = build.run(x, "numpy").outputs["l2"].sum(axis=1).argmax(axis=1) == y
+    found = spikec.recover(build, x[sure], y[sure], epochs=10)
+    (entry,) = [e for e in found.ledger if "score before" in e.measured]
+    assert entry.measured["score before"] == entry.measured["score after"] == 1
+    assert sum(e.changed or 0 for e in found.ledger if e.what == "weights trained again") > 0
+
+
 def test_the_same_seed_gives_the_same_weights(net: Graph) -> None:
     x, y = task(100, 2)
     build = spikec.compile(net, target="host", bits=3, calibrate=x)

@@ -105,7 +105,7 @@ def test_pruning_while_training_takes_the_trained_numbers_along() -> None:
     net = network()
     x, y = task(net, 64, 0)
     build = spikec.compile(net, target="host", bits=8, calibrate=x[:32], prune=0.5)
-    found = spikec.recover(build, x, y, epochs=4, batch_size=16, drop=0.0)
+    found = spikec.recover(build, x, y, epochs=4, batch_size=16, drop=0.0, gradual=True)
     assert found.stage_names.index("prune") < found.stage_names.index("recover")
     before, after = found.graph(after="recover")["h"], net["h"]
     assert all(not np.array_equal(before.params[name], after.params[name]) for name in OWN)
