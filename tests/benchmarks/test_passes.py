@@ -151,6 +151,15 @@ def test_rows_of_delays() -> None:
     assert passes.delay_values(one.graph) == list(range(8))
 
 
+def test_pictures_are_moved_by_one_place_each_way() -> None:
+    pictures = np.zeros((1, 2, 3, 3), np.uint8)
+    pictures[0, :, 1, 1], pictures[0, 1, 0, 2] = 1, 1
+    moved = tasks._moved(tasks.Split(pictures.reshape(1, 2, 9), np.array([4])), 3)
+    assert moved.x.shape == (5, 2, 9) and moved.y.tolist() == [4] * 5
+    at = [tuple(map(tuple, np.argwhere(one[1].reshape(3, 3)))) for one in moved.x]
+    assert at == [((0, 2), (1, 1)), ((0, 1),), ((1, 2), (2, 1)), ((0, 1), (1, 0)), ((1, 2),)]
+
+
 def test_nothing_changes_by_surprise() -> None:
     found = passes.unasked(bench())
     assert found.figures == {"host": 0, "loihi2": 0}
