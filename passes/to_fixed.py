@@ -9,7 +9,8 @@ adaptation variable that counts spikes), which is inferred from the program; a f
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, ClassVar, Final
@@ -20,7 +21,7 @@ from spikec.bits import CPU_WIDTHS, MIXED, bits_text, layer_bytes, widths_of
 from spikec.diagnostics import CompileError, Diagnostic
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import interpret, record_name
-from spikec.ir.neuron import Var
+from spikec.ir.neuron import Call, Expr, Program, Var, children, variables
 from spikec.ir.ops import Add, Constant, Conv, Dense, Input, Neuron, Node, Pool, Ref, Reshape, Scale, Sparse
 from spikec.ir.ranges import graph_ranges
 from spikec.ir.rules import verify
@@ -445,6 +446,8 @@ class ToFixed:
                 offset = silent_value(graph, ref)
                 if offset.any():
                     biases[name] = offset
+            for first, *others in added_together(node.program, biases):
+                biases[first] = sum((biases.pop(name) for name in others), biases[first])
         amounts = {name for name, own in operands.items() if own != 1.0}
         largest = largest_amount(node, records)
         if not largest and any(own != 1.0 for own in (*operands.values(), *reading)):
@@ -483,6 +486,28 @@ class ToFixed:
             asked=f"--bits {self.bits}",
             **more,
         )
+
+
+def added_together(program: Program, names: Collection[str]) -> Iterator[list[str]]:
+    """Of some inputs, those that occur once, in one sum, as they are: one number can stand for what is added to all of them."""
+    used = Counter(name for statement in program.body for name in variables(statement.expr))
+
+    def terms(expr: Expr) -> Iterator[Expr]:
+        if isinstance(expr, Call) and expr.op in ("+", "-"):
+            yield from terms(expr.args[0])
+            if expr.op == "+":
+                yield from terms(expr.args[1])
+        else:
+            yield expr
+
+    def sums(expr: Expr) -> Iterator[list[str]]:
+        found = list(terms(expr))
+        yield [term.name for term in found if isinstance(term, Var) and term.name in names and used[term.name] == 1]
+        for inner in found if len(found) > 1 else children(expr):
+            yield from sums(inner)
+
+    for statement in program.body:
+        yield from (group for group in sums(statement.expr) if len(group) > 1)
 
 
 def _spiking(group: Group) -> list[Neuron]:

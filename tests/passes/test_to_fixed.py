@@ -13,7 +13,7 @@ import spikec
 from spikec.diagnostics import CompileError
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import interpret
-from spikec.ir.ops import Add, Concat, Constant, Conv, Dense, Gather, Input, Neuron, Pool, Ref, Reshape, Scale
+from spikec.ir.ops import Add, Concat, Constant, Conv, Dense, Gather, Input, Neuron, Node, Pool, Ref, Reshape, Scale
 from spikec.ir.rules import verify
 from spikec.ir.text import parse_program
 from spikec.ir.types import TensorType
@@ -423,6 +423,31 @@ def test_spikes_that_are_added_to_sums_are_whole_units_of_theirs(bits: int, dela
     build = spikec.compile(graph, target="host", bits=bits, calibrate=x["in"])
     assert build.graph() == fixed
     assert build.verify(x["in"], backends=("numpy", "c")).ok
+
+
+@pytest.mark.parametrize(
+    ("sum_", "numbers"),
+    [("beta * v + x + y", 1), ("(x - theta) + (beta * v + y)", 1), ("beta * v + x - y", 2), ("beta * v + x + y + 0.5 * x", 2)],
+)
+def test_biases_of_one_sum_are_one_number(sum_: str, numbers: int) -> None:
+    """Dyadic numbers: no spike differs, however many numbers a neuron has."""
+    rng = np.random.default_rng(1)
+    program = parse_program(
+        "neuron @n(x, y) params(beta, theta) state(v = 0) {\nv = " + sum_ + "\ns = v > theta\nv = select(s, 0, v)\nemit s\n}"
+    )
+    nodes: list[Node] = [Input(name="in", type=TensorType("spike", (30,), "f32"))]
+    for name in ("fc", "back"):
+        weight, bias = (rng.integers(-60, 61, shape).astype(F32) / 64 for shape in ((20, 30), 20))
+        nodes.append(Dense(name=name, inputs=(Ref("in"),), weight=weight, bias=bias))
+    params = {"beta": F32(0.5), "theta": F32(1)}
+    nodes.append(Neuron(name="l", inputs=(Ref("fc"), Ref("back")), program=program, params=params))
+    graph = verify(Graph("g", "float", tuple(nodes), (("l", Ref("l")),)))
+    data, fixed = {"in": spikes(rng, 40, 10, 30)}, convert(graph)
+    assert interpret(graph, data).outputs["l"].any()
+    assert np.array_equal(interpret(graph, data).outputs["l"], interpret(fixed, data).outputs["l"])
+    neuron = fixed["l"]
+    assert isinstance(neuron, Neuron)
+    assert sum(np.size(value) > 1 for value in neuron.params.values()) == numbers
 
 
 def test_a_bias_behind_a_membrane_may_need_64_bits() -> None:
