@@ -403,7 +403,7 @@ def _given_ecg(fold: int | None) -> Task:
         train,
         test,
         lambda seed: ecg_network(),
-        120,
+        240,
         16,
         0.0,
         0.02,

@@ -22,6 +22,8 @@ _MUCH_TEXT: Final = 1 << 20
 _SMALL: Final = 1 << 14
 #: Words of a binary file that are added up at a time.
 _WORDS: Final = 1 << 20
+#: Unsigned numbers may lie among signed ones of their size, which C may read as such.
+_POOL: Final = {"uint16_t": "int16_t"}
 
 
 class Assembly(Storage):
@@ -42,11 +44,11 @@ class Assembly(Storage):
         sizes = {name: array.size for name, _, array in self.arrays}
         for name, c_type, _ in self.arrays:
             if small and self.tails.get(name):
-                groups.setdefault(c_type, []).append(name)
+                groups.setdefault(_POOL.get(c_type, c_type), []).append(name)
         ends = {name: tail for name, tail in self.tails.items() if tail}
         for c_type, names in groups.items():
             # Arrays that need none may be the room of others.
-            names += [name for name, other, _ in self.arrays if other == c_type and name not in names]
+            names += [name for name, other, _ in self.arrays if _POOL.get(other, other) == c_type and name not in names]
             names.sort(key=lambda name: -self.tails.get(name, 0))
             if len(names) < 2:
                 continue
@@ -66,9 +68,16 @@ class Assembly(Storage):
         texts, fields, blob = [], [], bytearray()
         pooled = {name for _, _, names in self.pools for name in names}
         contents = {name: array for name, _, array in self.arrays}
+        types = {name: c_type for name, c_type, _ in self.arrays}
         arrays = [item for item in self.arrays if item[0] not in pooled]
         for c_type, pool, names in self.pools:
-            arrays.append((pool, c_type, np.concatenate([contents[name] for name in names])))
+            arrays.append(
+                (
+                    pool,
+                    c_type,
+                    np.concatenate([contents[name].view(np.int16) if types[name] in _POOL else contents[name] for name in names]),
+                )
+            )
         for name, c_type, array in arrays:
             width = width_of(c_type)
             if large and array.size >= _LARGE:
@@ -94,7 +103,8 @@ class Assembly(Storage):
             texts.append(f"static const {c_type} {name}[{max(array.size, 1)}] {self.marks} = {{\n{rows}\n}};")
             at = 0
             for part in next((names for _, pool, names in self.pools if pool == name), ()):
-                texts.append(f"#define {part} ({name} + {at}u)")
+                place = f"({name} + {at}u)"
+                texts.append(f"#define {part} {place if types[part] == c_type else f'((const {types[part]} *){place})'}")
                 at += contents[part].size
         if not fields:
             return "\n\n".join(texts), None, None

@@ -334,6 +334,26 @@ def test_accumulators_and_weights_are_as_narrow_as_proven() -> None:
     assert "int64_t" not in text.split("struct spk_state")[1].split("spk_step")[0].replace("uint64_t count", "")
 
 
+def test_unsigned_parameters_lie_among_signed_ones(backend: CBackend) -> None:
+    """Both take two bytes, and one array's room behind its last vector is the other."""
+    text = (
+        "neuron @p(a) params(k, m) state(v: i32 = 0) {\nv = wrap(v + a * k + m, 30)\ns = v > 90000\nv = select(s, 0, v)\nemit s\n}"
+    )
+    rng = np.random.default_rng(0)
+    params = {"k": rng.integers(0, 65536, 37).astype(np.int32), "m": rng.integers(-32768, 32768, 37).astype(np.int32)}
+    nodes = (
+        Input(name="x", type=TensorType("graded", (37,), "i8")),
+        Neuron(name="n", inputs=(Ref("x"),), program=parse_program(text), params=params),
+    )
+    graph = verify(Graph("two", "fixed", nodes, (("n", Ref("n")),)))
+    source = generate(graph).source
+    assert source.count("((const uint16_t *)(spk_numbers_int16 + ") == 1
+    inputs = random_inputs(graph, 5, 40, 3)
+    expected = interpret(graph, inputs)
+    assert expected.outputs["n"].any()
+    assert differences(expected, backend.run(graph, inputs)) == []
+
+
 def test_a_comparison_of_equal_products_is_no_warning(backend: CBackend, tmp_path: Path) -> None:
     program = parse_program("neuron @p(a) state(v: i64 = 3) {\ns = a * v == v * a\nv = wrap(v + a, 40)\nemit s\n}")
     nodes = (
