@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from spikec.frontend.nn.native import Build
-from spikec.frontend.nn.population import Feedback, Steps, scale_of, surrogate
+from spikec.frontend.nn.population import Feedback, Steps, resets, scale_of, surrogate
 from spikec.ir.graph import Graph
 from spikec.ir.neuron import COMPARISONS, LOGIC, STEP, Call, Expr, Num, Program, Var
 from spikec.ir.ops import Add, Concat, Constant, Conv, Dense, Gather, Input, Neuron, Node, Pool, Ref, Reshape, Scale, Sparse, spread
@@ -480,9 +480,8 @@ def _fits_float32(largest: float, weight: torch.Tensor) -> bool:
 
 
 def _execute(program: Program, values: dict[str, Any]) -> None:
-    states = set(program.state_names)
     for statement in program.body:
-        values[statement.name] = _eval(statement.expr, values, statement.name in states)
+        values[statement.name] = _eval(statement.expr, values, resets(statement, program))
 
 
 def _number(value: Any) -> torch.Tensor:

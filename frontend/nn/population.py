@@ -15,7 +15,7 @@ from typing import Any, Final
 import torch
 
 from spikec.frontend.nn.native import REAL, WIDEST, Build, Kernel, Plan, kernel
-from spikec.ir.neuron import COMPARISONS, LOGIC, STEP, Call, Expr, Program, Var
+from spikec.ir.neuron import COMPARISONS, LOGIC, STEP, Assign, Call, Expr, Program, Var
 
 #: The value of an expression that no input reaches, from the values by name; last, whether it stands in a state's new value.
 Evaluate = Callable[[Expr, Mapping[str, Any], bool], Any]
@@ -23,6 +23,12 @@ Gradients = tuple[torch.Tensor | None, ...]
 _SHIFTS: Final = frozenset({"<<", ">>", "rtz"})
 _ROUNDED: Final = frozenset({"floor", "round", "wrap"})
 _KNOWN: Final = frozenset({"+", "-", "*", "/", "neg", "clip", "select", *LOGIC, *_SHIFTS, *_ROUNDED, *COMPARISONS})
+
+
+def resets(statement: Assign, program: Program) -> bool:
+    """Whether a truth in it acts on a state, which is not trained through; a state that is a truth itself keeps a spike."""
+    truth = isinstance(statement.expr, Call) and statement.expr.op in (*COMPARISONS, *LOGIC)
+    return statement.name in program.state_names and not truth
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ class Steps:
             size = len(self._reached)
             self._reached |= {statement.name for statement in program.body if self._reaches(statement.expr)}
         for statement in program.body:
-            resetting = statement.name in program.state_names
+            resetting = resets(statement, program)
             value, _ = self._lower(statement.expr, resetting)
             self.now[statement.name] = value
             if statement.name not in self._reached:

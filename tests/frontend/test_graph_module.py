@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from nets import dense, graph, leaky, random_spikes, spikes
 from strategies import graphs, random_inputs, widened
 
+from spikec.backends.c.library import build_library
 from spikec.frontend.nn.graph_module import GraphModule
+from spikec.frontend.nn.native import Build
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import interpret
 from spikec.ir.ops import Add, Ref
@@ -85,15 +87,18 @@ def test_the_surrogate_is_that_of_an_arctangent() -> None:
     assert weight.grad.item() == pytest.approx(1 / (1 + (np.pi * 0.75) ** 2) / 2)
 
 
-def test_the_surrogate_is_as_wide_as_membranes_are_far() -> None:
-    """Two neurons 3 and 5 thresholds away from theirs: 4 in the mean, the width of both; ds/dw = 1 / (1 + (pi d / 4)^2) / 4."""
-    weight = np.array([[4.0], [6.0]], np.float32)
+@pytest.mark.parametrize(("far", "width"), [((1, 3), 2), ((3, 5), 3), ((0, 1), 1)])
+@pytest.mark.parametrize("build", [None, build_library], ids=["torch", "compiled"])
+def test_the_surrogate_is_as_wide_as_membranes_are_far(far: tuple[int, int], width: int, build: Build | None) -> None:
+    """Two neurons so many thresholds away from theirs: the mean is the width of both, from one threshold to three; ds/dw =
+    1 / (1 + (pi d / width)^2) / width."""
+    weight = np.array([[1.0 + distance] for distance in far], np.float32)
     g = graph(spikes((1,)), dense("fc", "in", weight), leaky("l", "fc", 0.0, 1.0), out=["l"])
-    module = GraphModule(g)
+    module = GraphModule(g, build=build)
     module(torch.ones(1, 1, 1))["l"].sum().backward()
     (parameter,) = module.parameters()
     assert parameter.grad is not None
-    wanted = [1 / (1 + (np.pi * distance / 4) ** 2) / 4 for distance in (3, 5)]
+    wanted = [1 / (1 + (np.pi * distance / width) ** 2) / width for distance in far]
     np.testing.assert_allclose(parameter.grad.numpy().ravel(), wanted, rtol=1e-5)
 
 

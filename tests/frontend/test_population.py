@@ -30,6 +30,7 @@ FLOAT = {
     "quiet": "neuron @n(x) params(beta, theta) state(v = 0, c = 0) {\nc = select(c > 0, c - 1, 0)\nv = beta * v + x\n"
     "s = v > theta and c == 0\ng = not s or 0.5 < v\nc = select(t == 3, 2, c)\nv = select(s, -v, v)\nemit s, g\n}",
     "alias": "neuron @n(x) params(beta, theta) state(v = 0, p = 0) {\nq = p * theta\nv = beta * v + x - q\ns = theta <= v\np = s\nemit p\n}",
+    "stored": "neuron @n(x) params(beta, theta) state(v = 0, z = 0) {\nv = beta * v + x - theta * z\nz = v > theta\nemit z\n}",
     "compared": "neuron @n(x) params(beta, theta) state(v = 0) {\nv = beta * v + x * (theta < v)\ns = floor(v) + round(x) > theta\nemit s\n}",
 }
 FIXED = {
