@@ -47,6 +47,8 @@ _AS_WELL: Final = 0.005
 _BIASES, _CONSTANTS = 0.2, 0.3
 #: The largest norm of a gradient where populations feed back to themselves, unless another is asked for.
 _CLIP: Final = 1.0
+#: What the surrogate gradient's greatest width is multiplied with whenever a gradient is not finite.
+_WIDER: Final = 1.5
 #: With membranes as answers: their spread among the samples, in units of which the loss sees them.
 _SPREAD: Final = 3.0
 
@@ -478,7 +480,7 @@ def _fit(
     epochs, size, teacher = settings.epochs, settings.batch_size, task.teacher
     batches = -(-len(train) // size)
     total = epochs * batches
-    best, highest, last = None, (-1.0, 0.0), module
+    best, highest, last, widest = None, (-1.0, 0.0), module, module.widest
     built = _scored(torch, module, task, check)
     if prune is None and settle is None:
         best, highest = _copy(module), built
@@ -505,6 +507,7 @@ def _fit(
         given = task.inputs if now is module else task.floats
         batch, shown = _thinned(torch, given, task.given, chosen, settings.drop, generator)
         taught, rates = teacher(shown) if teacher else (None, {})
+        now.widest = widest
         found = now(batch, tuple(rates))
         output = _first_output(graph, found) * (1.0 if now is quick else task.unit)
         if taught is not None:
@@ -519,9 +522,11 @@ def _fit(
         optimizer.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], settings.clip or torch.inf)
-        if torch.isfinite(norm):  # through loops of many steps gradients outgrow every number, and nothing can be learnt of such
+        if torch.isfinite(norm):
             optimizer.step()
             schedule.step()
+        else:  # through loops of many steps gradients outgrow every number; nothing can be learnt of such
+            widest *= _WIDER
         progress(number + 1, total)
         if (number + 1) % batches == 0 and number >= max(pruned, early):
             reached = _scored(torch, last, task, check)

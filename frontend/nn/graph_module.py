@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from spikec.frontend.nn.native import Build
-from spikec.frontend.nn.population import Feedback, Steps, resets, scale_of, surrogate
+from spikec.frontend.nn.native import WIDEST, Build
+from spikec.frontend.nn.population import WIDTH, Feedback, Steps, resets, scale_of, surrogate
 from spikec.ir.graph import Graph
 from spikec.ir.neuron import COMPARISONS, LOGIC, STEP, Call, Expr, Num, Program, Var
 from spikec.ir.ops import Add, Concat, Constant, Conv, Dense, Gather, Input, Neuron, Node, Pool, Ref, Reshape, Scale, Sparse, spread
@@ -93,6 +93,8 @@ class GraphModule(nn.Module):
         super().__init__()
         self.graph = graph
         self.build = build
+        #: How many thresholds wide a surrogate gradient is at most: the wider, the less gradients grow from step to step.
+        self.widest: float = WIDEST
         self.integer = graph.level != "float"
         self.quantizers = dict(quantizers or {})
         self.weights = nn.ParameterDict()
@@ -331,6 +333,7 @@ class _Run:
         ports = [port for port, _ in self.graph.types[node.name]]
         shape, dtype = self.graph.shape_of(node.name), self._state_dtype(node)
         steps = self.module.steps_of(node)
+        steps.widest = self.module.widest
         params = self._params(node)
         one_type = all(value.dtype == dtype for value in (*inputs, *(p for p in params.values() if p.ndim)))
         one_type &= all(self.dtype(node, port) == dtype for port in ports)
@@ -380,7 +383,7 @@ class _Run:
             if not node.runs(t):
                 return {port: torch.zeros((self.batch, *shape), dtype=self.dtype(node, port)) for port in ports}
             values: dict[str, Any] = dict(zip(program.inputs, inputs, strict=True))
-            values |= params | states | {STEP: t}
+            values |= params | states | {STEP: t, WIDTH: self.module.widest}
             _execute(program, values)
             for name in states:
                 states[name] = _number(values[name]).to(dtype).expand(self.batch, *shape)
@@ -497,7 +500,7 @@ def _eval(expr: Expr, values: Mapping[str, Any], resetting: bool) -> Any:
     assert isinstance(expr, Call)
     op, args = expr.op, [_eval(arg, values, resetting) for arg in expr.args]
     if op in COMPARISONS:
-        return _truth(_compare(op, args[0], args[1]), resetting)
+        return _truth(_compare(op, args[0], args[1], values.get(WIDTH, WIDEST)), resetting)
     if op in LOGIC:
         a, b = (_truth(arg, resetting) for arg in (args[0], args[-1]))
         return 1 - a if op == "not" else a * b if op == "and" else a + b - a * b
@@ -513,7 +516,7 @@ def _truth(value: Any, resetting: bool) -> Any:
     return value.detach() if resetting and getattr(value, "is_truth", False) else value
 
 
-def _compare(op: str, a: Any, b: Any) -> Any:
+def _compare(op: str, a: Any, b: Any, widest: float) -> Any:
     if not isinstance(a, torch.Tensor) and not isinstance(b, torch.Tensor):
         return float({"<": a < b, "<=": a <= b, ">": a > b, ">=": a >= b, "==": a == b, "!=": a != b}[op])
     a, b = _number(a), _number(b)
@@ -522,7 +525,7 @@ def _compare(op: str, a: Any, b: Any) -> Any:
     if op in ("<", "<="):
         a, b = b, a
     distance = a - b
-    found: torch.Tensor = _Step.apply(distance, scale_of(distance, b), op in (">", "<"))
+    found: torch.Tensor = _Step.apply(distance, scale_of(distance, b, widest), op in (">", "<"))
     found.is_truth = True
     return found
 

@@ -30,8 +30,9 @@ REAL: Final = {torch.float32: ("float", "f"), torch.float64: ("double", "")}
 _INFIX: Final = {"+": "+", "-": "-", "*": "*", "/": "/", ">": ">", ">=": ">=", "<": "<", "<=": "<=", "==": "==", "!=": "!="}
 _SHIFTED: Final = {"<<": "{}", ">>": "FLOOR({})", "rtz": "TRUNC({})"}
 
-#: The widest surrogate gradient, in thresholds. Wider ones give all neurons much the same gradient, and training from scratch
-#: learns less: a fifth of the training samples of spoken digits, 89 % without a limit, 92 % with this one and with one threshold.
+#: The widest surrogate gradient, in thresholds, unless a module has another. Wider ones give all neurons much the same gradient,
+#: and training from scratch learns less: of a fifth of the training samples of spoken digits 89 % without a limit, 92 % with this
+#: one and with one threshold.
 WIDEST: Final = 3
 _HEAD: Final = """\
 #include <math.h>
@@ -46,12 +47,11 @@ typedef {real} real;
 #define WRAP(x, half) (((x) + (half)) - FLOOR(((x) + (half)) / (2 * (half))) * (2 * (half)) - (half))
 #define CLIP(x, most) ((x) > (most) ? (most) : (x) < -(most) ? -(most) : (x))
 /* The width of the surrogate gradient: the threshold's magnitude, or the mean distance from it in this step, if that is more. */
-#define WIDEST {widest}
-static inline real width(real threshold, real far)
+static inline real width(real threshold, real far, real widest)
 {{
     real size = FABS(threshold);
     size = size > 0 && size < (real)INFINITY ? size : (real)1;
-    return far > size ? (far < WIDEST * size ? far : WIDEST * size) : size;
+    return far > size ? (far < widest * size ? far : widest * size) : size;
 }}
 static inline real surrogate(real gradient, real distance, real scale)
 {{
@@ -138,7 +138,7 @@ class _Writer:
         g, a = f"g{self.of(line.target)}", [self.of(name) for name in line.operands]
         if k in self.compared:
             distance, threshold = self._distance(line)
-            found = f"surrogate({g}, {distance}, width({threshold}, far[{self.compared[k]} * T + t]))"
+            found = f"surrogate({g}, {distance}, width({threshold}, far[{self.compared[k]} * T + t], widest))"
             return [f"-{found}", found] if line.op in ("<", "<=") else [found, f"-{found}"]
         if line.op == "*":
             return [f"{g} * {a[1]}", f"{g} * {a[0]}"]
@@ -223,8 +223,9 @@ class _Writer:
             "void backward(int64_t B, int64_t T, int64_t start, int64_t stop, const real *const *in, const real *const *par,",
             "    const real *const *back, const real *const *sum, const real *const *state, const real *const *slope,",
             "    const real *far, real *const *gin, real *const *gpar, real *restrict sent,",
-            "    real *mine)",
+            "    real *mine, double limit)",
             "{",
+            "const real widest = (real)limit; (void)widest;",
             *self._params(),
             *(f"real *restrict later_{k} = mine + {k} * N;" for k in range(len(plan.states))),
             *(f"real *restrict gpar_{k} = gpar[{k}];" for k in range(len(plan.trained))),
@@ -265,7 +266,7 @@ class _Writer:
 
     def text(self) -> str:
         real, suffix = REAL[self.plan.dtype]
-        head = _HEAD.format(real=real, suffix=suffix, size=self.plan.size, widest=WIDEST)
+        head = _HEAD.format(real=real, suffix=suffix, size=self.plan.size)
         return "\n".join([head, self.forward(), self.backward(), ""])
 
 
@@ -317,8 +318,9 @@ class Kernel:
         far: torch.Tensor,
         slopes: Sequence[torch.Tensor],
         window: tuple[int, int],
+        widest: float = WIDEST,
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Gradients of the inputs and of the trained parameters (neurons,), of the emissions' gradients."""
+        """Gradients of the inputs and of the trained parameters (neurons,), of the emissions' gradients; widest: of surrogates."""
         plan = self.plan
         batch, steps = inputs[0].shape[:2]
         found = [torch.zeros_like(x) for x in inputs]
@@ -332,6 +334,7 @@ class Kernel:
             _pointers(trained),
             ctypes.c_void_p(sent.data_ptr()),
             ctypes.c_void_p(mine.data_ptr()),
+            ctypes.c_double(widest),
         )
         return found, trained
 

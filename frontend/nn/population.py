@@ -20,6 +20,8 @@ from spikec.ir.neuron import COMPARISONS, LOGIC, STEP, Assign, Call, Expr, Progr
 #: The value of an expression that no input reaches, from the values by name; last, whether it stands in a state's new value.
 Evaluate = Callable[[Expr, Mapping[str, Any], bool], Any]
 Gradients = tuple[torch.Tensor | None, ...]
+#: Under this name the values of a step have the width of the widest surrogate gradient.
+WIDTH: Final = "%widest"
 _SHIFTS: Final = frozenset({"<<", ">>", "rtz"})
 _ROUNDED: Final = frozenset({"floor", "round", "wrap"})
 _KNOWN: Final = frozenset({"+", "-", "*", "/", "neg", "clip", "select", *LOGIC, *_SHIFTS, *_ROUNDED, *COMPARISONS})
@@ -76,6 +78,7 @@ class Steps:
 
     def __init__(self, program: Program, trained: Sequence[str] = (), build: Build | None = None) -> None:
         self.program = program
+        self.widest: float = WIDEST
         self.trained = tuple(trained)
         self.build = build
         self.known = True
@@ -154,7 +157,8 @@ class Steps:
             within = (start, steps if stop is None else min(stop, steps))
             fixed = self._still(compiled.plan, inputs[0], params, evaluate)
             given = (*weights, *inputs, *(_spread(value, inputs[0][0, 0]) for value in trained))
-            return list(_Compiled.apply(compiled, fixed, [states[name] for name in compiled.plan.states], within, *given))
+            first = [states[name] for name in compiled.plan.states]
+            return list(_Compiled.apply(compiled, fixed, first, within, self.widest, *given))
         return list(_Run.apply(self, params, states, window, evaluate, ways, *weights, *inputs, *trained))
 
     def _kernel(self, like: torch.Tensor, ways: tuple[tuple[int, int], ...]) -> Kernel | None:
@@ -211,7 +215,7 @@ class _Run(torch.autograd.Function):
         ctx.total = inputs[0].shape[1]
         start, stop = window
         ctx.runs = range(start, ctx.total if stop is None else min(stop, ctx.total))
-        once: dict[str, Any] = {}
+        once: dict[str, Any] = {WIDTH: steps.widest}
         given = [x.unbind(1) for x in inputs]
         held: dict[str, Any] = dict(states)
         for t in ctx.runs:
@@ -313,6 +317,7 @@ class _Compiled(torch.autograd.Function):
         fixed: Sequence[torch.Tensor],
         states: Sequence[torch.Tensor],
         window: tuple[int, int],
+        widest: float,
         *tensors: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
         plan = compiled.plan
@@ -320,7 +325,8 @@ class _Compiled(torch.autograd.Function):
         weights, inputs = list(tensors[:ways]), [x.contiguous() for x in tensors[ways : ways + count]]
         trained = tensors[ways + count :]
         ctx.set_materialize_grads(False)
-        ctx.compiled, ctx.window, ctx.shapes = compiled, window, [value.shape for value in trained]
+        ctx.compiled, ctx.window, ctx.widest = compiled, window, widest
+        ctx.shapes = [value.shape for value in trained]
         params = [*(value.reshape(-1).contiguous() for value in trained), *fixed]
         init = [state[0].reshape(-1).contiguous() for state in states]
         out, sums, before, far = compiled.forward(inputs, params, init, weights, window)
@@ -337,14 +343,14 @@ class _Compiled(torch.autograd.Function):
         inputs, sums, saved = saved[:count], saved[count : 2 * count], saved[2 * count :]
         states, params, rest = saved[:kept], saved[kept : kept + ctx.params], saved[kept + ctx.params :]
         given = [torch.zeros_like(inputs[0]) if each is None else each.contiguous() for each in gradients]
-        parts, learnt = ctx.compiled.backward(inputs, params, weights, sums, states, rest[0], given, ctx.window)
+        parts, learnt = ctx.compiled.backward(inputs, params, weights, sums, states, rest[0], given, ctx.window, ctx.widest)
         total, slopes = inputs[0].shape[1], []
         for (operand, delay), _ in zip(plan.back, weights, strict=True):
             late = min(delay, total)
             whole, sent = parts[operand].flatten(2), rest[1].flatten(2)
             slopes.append(whole[:, late:].flatten(0, 1).T @ sent[:, : total - late].flatten(0, 1))
         shaped = (part.reshape(shape) for part, shape in zip(learnt, ctx.shapes, strict=True))
-        return (None, None, None, None, *slopes, *parts, *shaped)
+        return (None, None, None, None, None, *slopes, *parts, *shaped)
 
 
 def _spread(value: Any, like: torch.Tensor) -> torch.Tensor:
@@ -421,18 +427,18 @@ def _compared(line: Operation, args: list[Any], once: dict[str, Any]) -> tuple[t
     truth = (distance > 0 if line.op in (">", "<") else distance >= 0).to(distance.dtype)
     if not any(line.wanted):
         return truth, None
-    return truth, (distance, scale_of(distance, b), turned)
+    return truth, (distance, scale_of(distance, b, once[WIDTH]), turned)
 
 
-def scale_of(distance: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
+def scale_of(distance: torch.Tensor, threshold: torch.Tensor, widest: float) -> torch.Tensor:
     """The width of the surrogate gradient: the threshold's magnitude (1 for 0), or the mean distance from it, if that is more, up
-    to WIDEST thresholds.
+    to so many thresholds.
 
     Where a step moves membranes by many thresholds, hardly a value lies within one of it, and next to nothing would be learnt.
     """
     size, far = threshold.detach().abs(), distance.detach().abs().mean()
     size = torch.where((size > 0) & torch.isfinite(size), size, 1)
-    return torch.minimum(torch.fmax(far, size), WIDEST * size).to(distance.dtype)
+    return torch.minimum(torch.fmax(far, size), widest * size).to(distance.dtype)
 
 
 def surrogate(gradient: torch.Tensor, distance: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

@@ -87,14 +87,16 @@ def test_the_surrogate_is_that_of_an_arctangent() -> None:
     assert weight.grad.item() == pytest.approx(1 / (1 + (np.pi * 0.75) ** 2) / 2)
 
 
-@pytest.mark.parametrize(("far", "width"), [((1, 3), 2), ((3, 5), 3), ((0, 1), 1)])
+@pytest.mark.parametrize(("far", "width", "widest"), [((1, 3), 2, 3), ((3, 5), 3, 3), ((3, 5), 4, 9), ((0, 1), 1, 3)])
 @pytest.mark.parametrize("build", [None, build_library], ids=["torch", "compiled"])
-def test_the_surrogate_is_as_wide_as_membranes_are_far(far: tuple[int, int], width: int, build: Build | None) -> None:
-    """Two neurons so many thresholds away from theirs: the mean is the width of both, from one threshold to three; ds/dw =
-    1 / (1 + (pi d / width)^2) / width."""
+def test_the_surrogate_is_as_wide_as_membranes_are_far(far: tuple[int, int], width: int, widest: int, build: Build | None) -> None:
+    """Two neurons so many thresholds away from theirs: the mean is the width of both, from one threshold to `widest`, at first
+    three; ds/dw = 1 / (1 + (pi d / width)^2) / width."""
     weight = np.array([[1.0 + distance] for distance in far], np.float32)
     g = graph(spikes((1,)), dense("fc", "in", weight), leaky("l", "fc", 0.0, 1.0), out=["l"])
     module = GraphModule(g, build=build)
+    assert module.widest == 3
+    module.widest = widest
     module(torch.ones(1, 1, 1))["l"].sum().backward()
     (parameter,) = module.parameters()
     assert parameter.grad is not None
