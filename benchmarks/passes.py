@@ -321,10 +321,10 @@ def early(bench: Bench) -> Found:
 
 
 def both(bench: Bench) -> Found:
-    """Space and time together: a third of the neurons, and the early answer."""
+    """Space and time together: half of the neurons, and the early answer."""
     if bench.task.per_step:
         return bench.none(NO_EARLY)
-    build = bench.recover(bench.compile(bits=8, prune_structured=0.35))
+    build = bench.halved
     right, steps = bench.early(build, BOTH)
     return Found(bench.right, right, {"time": time_ratio(build, bench.plain, bench.task.test.x), "steps": steps})
 
@@ -410,7 +410,7 @@ ROWS: Final[dict[str, tuple[str, float | None, dict[str, float], Callable[[Bench
     "blocks": ("90 % pruned in blocks of 16, recovered", 0.5, {"bytes": 0.15, "time": 1.0}, pruned_blocks),
     "halved": ("50 % of the neurons removed, recovered", 1.0, {"reference": 0.5, "numpy": 0.5, "c": 0.5, "lava": 0.5}, halved),
     "early": ("early answer, against the whole run", 0.2, {"steps": 0.5}, early),
-    "both": ("35 % of the neurons removed and early answer", 0.5, {"time": 0.4}, both),
+    "both": ("half of the neurons and early answer", 0.5, {"time": 0.4}, both),
     "shorter": ("half of the steps, recovered", 0.5, {"steps": 0.5}, shorter),
     "windows": ("steps without a decision left out, layer by layer", 0.2, {"operations": 0.7}, windows),
     "delay-step": ("delays in multiples of two, recovered", 0.5, {"delays": 4}, delays_rounded),
