@@ -388,10 +388,20 @@ def _moved(whole: Split, side: int) -> Split:
 
 def _given_cuba(fold: int | None) -> Task:
     train, test = _data(_cuba(), fold)
-    # Others trained it on six times as many: pictures that are moved too, and synapses that go gradually.
+    # Others trained it on six times as many: pictures that are moved too, small steps, and synapses that go gradually.
     recovery = {"gradual": True}
     return Task(
-        "mnist-cuba", train, test, lambda seed: cuba_network(), 10, 64, 0.15, 0.04, _moved(train, 28), given=True, recovery=recovery
+        "mnist-cuba",
+        train,
+        test,
+        lambda seed: cuba_network(),
+        10,
+        64,
+        0.15,
+        0.015,
+        _moved(train, 28),
+        given=True,
+        recovery=recovery,
     )
 
 
