@@ -30,7 +30,7 @@ from spikec.passes.prune import Prune
 from spikec.passes.shrink import shrink
 from spikec.pipeline import QUANTIZERS, Stage, make_pass, run_passes
 from spikec.progress import Bar
-from spikec.score import check_labels, classes, score
+from spikec.score import check_labels, classes, score, scored_output
 from spikec.teacher import Teacher, comparable
 
 WEIGHTED: Final = (Dense, Sparse, Conv)
@@ -197,7 +197,7 @@ def recover(
         return integers(stage.graph)
 
     with Bar("recovering") as bar:
-        (before, loss), (reached, least), module = _fit(
+        built, best, module = _fit(
             torch,
             module,
             quick,
@@ -212,8 +212,8 @@ def recover(
         )
     trained, own = _with_weights(source, module, scales), neurons
     # Of as many right answers, those are kept that are given more surely: few samples tell no more than this.
-    if pruner is None and (not epochs or (reached, least) <= (before, loss)):
-        trained, reached, own = _as_built(source, fixed, scales), before, False
+    if pruner is None and (not epochs or best <= built):
+        trained, best, own = _as_built(source, fixed, scales), built, False
 
     # What was pruned while training goes out of the graph where the pruning pass stands, if the passes behind it left the weights.
     after = place
@@ -229,7 +229,10 @@ def recover(
     record(told, source, trained)
     if pruner is not None:
         trained = shrink(trained, told)
-    figures = {"score before": before, "score after": reached, "epochs": float(epochs)}
+    before = built[0]
+    if pruner is not None:  # its training began with all synapses
+        before = score(build.run({n: v[check] for n, v in inputs.items()}, "numpy").outputs[scored_output(fixed)], labels[check])
+    figures = {"score before": before, "score after": best[0], "epochs": float(epochs)}
     told.record("", "convention", f"recovery on {len(train)} samples, compared on {len(check)}", measured=figures)
     scales = {name: scale for name, scale in scales.items() if name in trained}
     rest = run_passes(trained, names[after:], {**options, "scales": scales, "labels": labels[:256]}, told)
@@ -463,8 +466,8 @@ def _fit(
     prune: Callable[[float], None] | None,
     settle: Callable[[], Any] | None,
 ) -> tuple[tuple[float, float], tuple[float, float], Any]:
-    """Train, `quick` first, which shares the module's weights; the module ends with the weights of its best epoch, and is returned
-    with their score.
+    """Train, `quick` first, which shares the module's weights; the module ends with the weights of its best epoch. What `_scored`
+    says of it before and after, and the module.
 
     prune: called with how far the pruning is, from 0 to 1, during the first part of the training. settle: gives the module with
     what neurons have of their own as it is by then, where that is trained.

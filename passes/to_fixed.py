@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, ClassVar, Final
@@ -488,26 +488,30 @@ class ToFixed:
         )
 
 
-def added_together(program: Program, names: Collection[str]) -> Iterator[list[str]]:
+def added_together(program: Program, names: Collection[str]) -> list[list[str]]:
     """Of some inputs, those that occur once, in one sum, as they are: one number can stand for what is added to all of them."""
     used = Counter(name for statement in program.body for name in variables(statement.expr))
+    groups = []
 
-    def terms(expr: Expr) -> Iterator[Expr]:
-        if isinstance(expr, Call) and expr.op in ("+", "-"):
-            yield from terms(expr.args[0])
-            if expr.op == "+":
-                yield from terms(expr.args[1])
-        else:
-            yield expr
+    def terms(expr: Expr) -> list[Expr]:
+        """What is added up to an expression; sums inside of it are looked at by themselves."""
+        if isinstance(expr, Call) and expr.op == "+":
+            return terms(expr.args[0]) + terms(expr.args[1])
+        if isinstance(expr, Call) and expr.op == "-":
+            visit(expr.args[1])
+            return terms(expr.args[0])
+        for inner in children(expr):
+            visit(inner)
+        return [expr]
 
-    def sums(expr: Expr) -> Iterator[list[str]]:
-        found = list(terms(expr))
-        yield [term.name for term in found if isinstance(term, Var) and term.name in names and used[term.name] == 1]
-        for inner in found if len(found) > 1 else children(expr):
-            yield from sums(inner)
+    def visit(expr: Expr) -> None:
+        found = [term.name for term in terms(expr) if isinstance(term, Var) and term.name in names and used[term.name] == 1]
+        if len(found) > 1:
+            groups.append(found)
 
     for statement in program.body:
-        yield from (group for group in sums(statement.expr) if len(group) > 1)
+        visit(statement.expr)
+    return groups
 
 
 def _spiking(group: Group) -> list[Neuron]:

@@ -123,6 +123,16 @@ def test_gradual_pruning_leaves_as_many_synapses_and_does_better(net: Graph, tar
             np.testing.assert_array_equal(engine.records[name], value)
 
 
+def test_the_score_before_is_the_builds_where_synapses_go_while_training(net: Graph) -> None:
+    from spikec.score import score
+
+    x, y = task(200, 2)
+    build = spikec.compile(net, target="host", bits=8, prune=0.9)
+    found = spikec.recover(build, x, y, epochs=2, gradual=True, held_out=0)
+    (entry,) = [e for e in found.ledger if "score before" in e.measured]
+    assert entry.measured["score before"] == score(build.run(x, "numpy").outputs["l2"], y)
+
+
 def test_blocks_stay_blocks_and_removed_neurons_removed(net: Graph) -> None:
     x, y = task(300, 2)
     build = spikec.compile(net, target="host", bits=8, calibrate=x[:64], prune=0.7, prune_pattern="block4", prune_structured=0.2)

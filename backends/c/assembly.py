@@ -67,17 +67,13 @@ class Assembly(Storage):
         large = embed and text_size > _MUCH_TEXT
         texts, fields, blob = [], [], bytearray()
         pooled = {name for _, _, names in self.pools for name in names}
-        contents = {name: array for name, _, array in self.arrays}
+        contents = {
+            name: array.view(np.int16) if c_type in _POOL else array for name, c_type, array in self.arrays if name in pooled
+        }
         types = {name: c_type for name, c_type, _ in self.arrays}
         arrays = [item for item in self.arrays if item[0] not in pooled]
         for c_type, pool, names in self.pools:
-            arrays.append(
-                (
-                    pool,
-                    c_type,
-                    np.concatenate([contents[name].view(np.int16) if types[name] in _POOL else contents[name] for name in names]),
-                )
-            )
+            arrays.append((pool, c_type, np.concatenate([contents[name] for name in names])))
         for name, c_type, array in arrays:
             width = width_of(c_type)
             if large and array.size >= _LARGE:

@@ -427,7 +427,13 @@ def test_spikes_that_are_added_to_sums_are_whole_units_of_theirs(bits: int, dela
 
 @pytest.mark.parametrize(
     ("sum_", "numbers"),
-    [("beta * v + x + y", 1), ("(x - theta) + (beta * v + y)", 1), ("beta * v + x - y", 2), ("beta * v + x + y + 0.5 * x", 2)],
+    [
+        ("beta * v + x + y", 1),
+        ("(x - theta) + (beta * v + y)", 1),
+        ("beta * v + x - y", 2),
+        ("beta * v - (x + y)", 1),
+        ("beta * v + x + y + 0.5 * x", 2),
+    ],
 )
 def test_biases_of_one_sum_are_one_number(sum_: str, numbers: int) -> None:
     """Dyadic numbers: no spike differs, however many numbers a neuron has."""
