@@ -104,8 +104,18 @@ def _parser() -> _Parser:
     add("--max-flash", metavar="SIZE", help="the same for constants and code; on boards without flash they count as memory")
     add("--small", action="store_true", help="C: pruned layers in the fewest bytes of program and memory, not in the least time")
     add("--encode", metavar="ENCODER", help="turn real-valued inputs into spikes: rate, latency, phase, delta:threshold=X, ...")
-    add("--prune", type=float, metavar="SHARE", help="remove this share of the synapses, those of least effect (0.9)")
-    add("--prune-structured", type=float, metavar="SHARE", help="remove this share of every hidden layer's neurons or channels")
+    add(
+        "--prune",
+        type=float,
+        metavar="SHARE",
+        help="remove this share of the synapses, those of least effect, some with their neuron (0.9)",
+    )
+    add(
+        "--prune-structured",
+        type=float,
+        metavar="SHARE",
+        help="remove this share of every hidden layer's neurons or channels; 0: none for --prune",
+    )
     add("--prune-pattern", metavar="P", help="block16: whole blocks of neighbouring targets; 2:4: two of every four stay")
     add("--max-synapses", type=int, metavar="N", help="prune until no more than so many synapses are left")
     add("--max-bytes", type=int, metavar="N", help="prune, or with --bits mixed choose widths, until the weights take so few bytes")

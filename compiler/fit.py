@@ -57,7 +57,7 @@ class Point:
     def options(self) -> dict[str, Any]:
         """What the compiler is asked for."""
         told: dict[str, Any] = {"bits": self.bits}
-        if self.structured:
+        if self.structured or self.pruned:  # 0 is none, and not as many as the pruning pass chooses
             told["prune_structured"] = self.structured
         if self.pruned:
             told["prune"] = self.pruned

@@ -26,7 +26,7 @@ from spikec.ir.types import Array
 from spikec.ledger import Ledger
 from spikec.neurons import biased, forms_of, record, with_trained
 from spikec.passes.compensate import MADE_GOOD
-from spikec.passes.prune import Prune
+from spikec.passes.prune import TRIED, Prune
 from spikec.passes.shrink import shrink
 from spikec.pipeline import QUANTIZERS, Stage, make_pass, run_passes
 from spikec.progress import Bar
@@ -156,11 +156,14 @@ def recover(
     if gradual and epochs and any(options.get(key) for key in _OF_SYNAPSES) and "prune" in names[:place] and "recover" not in names:
         first = names.index("prune")
         ledger = Ledger()
-        ledger.entries = [entry for entry in build.ledger if entry.pass_name not in names[first:]]
+        ledger.entries = [entry for entry in build.ledger if entry.pass_name not in names[first:] or entry.what == TRIED]
         # Biases are not matched to weights that are yet to change: those that are trained with stay.
         neurons_only = {"scales": {}} | {key: value for key, value in options.items() if key not in _OF_SYNAPSES}
+        if spared := next((e.measured["share"] for e in build.ledger if e.what == TRIED), 0.0):
+            neurons_only["prune_structured"] = spared
         now = [*stages[:first], *run_passes(stages[first - 1].graph, names[first : place + 1], neurons_only, ledger)[1:]]
-        pruner = _Pruner.of(now[place - 1].graph, stages[names.index("prune")].graph, options)
+        left = now[place - 1].graph
+        pruner = _Pruner.of(stages[first - 1].graph if spared else left, left, stages[first].graph, options)
     source, fixed = now[place - 1].graph, now[place].graph
     scales = _scales(ledger, quantizer, source)
     grids = make_pass(quantizer, options).weight_grids(source)  # type: ignore[attr-defined]  # both quantizers have it
@@ -252,15 +255,17 @@ class _Pruner:
     activity: Mapping[str, Array]
 
     @classmethod
-    def of(cls, whole: Graph, pruned: Graph, options: Mapping[str, Any]) -> _Pruner:
-        """For a graph of which the build kept what `pruned` has."""
-        left, layers = (sum(np.count_nonzero(n.weight) for n in g.nodes if isinstance(n, WEIGHTED)) for g in (pruned, whole))
+    def of(cls, before: Graph, whole: Graph, pruned: Graph, options: Mapping[str, Any]) -> _Pruner:
+        """For a graph of which the build kept what `pruned` has. before: the one that a share of synapses was asked of."""
         kept = {key: value for key, value in options.items() if key not in (*Prune.asked_by, "target")}
         budgets = options.get("max_synapses") or options.get("max_bytes")
-        share = 1 - left / max(1, layers) if budgets or not options.get("prune") else options["prune"]
         pattern = options.get("prune_pattern", "")
         rule = make_pass("prune", {**kept, "keep_layers": [n for n in kept.get("keep_layers", ()) if n in whole]})
         assert isinstance(rule, Prune)
+        left = sum(int(np.count_nonzero(n.weight)) for n in pruned.nodes if isinstance(n, WEIGHTED) and rule.takes(n, pruned))
+        if options.get("prune") and not budgets:
+            left = (1 - options["prune"]) * rule.places(before)
+        share = max(0.0, 1 - left / max(1, rule.places(whole)))
         return cls(replace(rule, prune_pattern=pattern), float(share), rule.activity(whole))
 
     def masks(self, graph: Graph, progress: float) -> dict[str, Array]:

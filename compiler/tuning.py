@@ -341,7 +341,7 @@ class _Search:
         seen = {name: array[:_CALIBRATION] for name, array in train.items()}
         labels = self.labels[self.train]
         cutoff = chosen["cutoff"] or None
-        given = {key: chosen[key] for key in ("prune", "prune_structured") if chosen[key]}
+        given = {key: chosen[key] for key in ("prune", "prune_structured") if chosen["prune"] or chosen["prune_structured"]}
         build = compile_model(
             self.start,
             calibrate=seen,

@@ -5,6 +5,9 @@ data (a synapse has an effect only when its source sends), divided by the sum ov
 high. That last step, layer-adaptive magnitude pruning (Lee et al., ICLR 2021), makes ranks of different layers comparable and never
 empties a layer. Neurons are ranked by the mean square of what they send times the squares of the weights that read it, so that
 dormant neurons go first. What was ranked low by mistake, a short fine-tune repairs: `spikec.recover`.
+
+A neuron that goes takes all of its synapses with it, and saves every engine time that single synapses save none of. So where
+calibration data tell what both cost, as many of the synapses that have to go do so with their neuron as costs no more answers.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import numpy as np
 
 from spikec.bits import FLOAT_BITS, MIXED, layer_bytes, widths_of
 from spikec.diagnostics import CompileError
+from spikec.inputs import recode
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import interpret, record_name
 from spikec.ir.ops import Add, Concat, Constant, Conv, Dense, Gather, Neuron, Node, Pool, Ref, Reshape, Scale, Sparse
@@ -28,10 +32,17 @@ from spikec.passes.compensate import compensated, expendable, saliency, workable
 from spikec.passes.groups import WEIGHTED, measure
 from spikec.passes.rounding import STEPS, moments
 from spikec.passes.shrink import shrink
+from spikec.score import answers, scored_output
 from spikec.target import Target
 
 #: At most so many calibration samples are looked at.
 SAMPLES: Final = 256
+#: Shares of the neurons that are tried to go whole where synapses have to go, the largest first.
+WHOLE: Final = (0.5, 0.25)
+#: What the ledger says where it was tried.
+TRIED: Final = "share of the neurons that goes whole"
+#: And where synapses went.
+CUT: Final = "synapses pruned"
 _PATTERN: Final = re.compile(r"(?:(\d+):(\d+)|block(\d+))")
 Weighted = Dense | Sparse | Conv
 
@@ -41,7 +52,9 @@ class Prune:
     """Remove synapses and neurons of little effect. Takes and gives the float level; approximate, always asked for.
 
     prune: share of all synapses to remove, 0 to 1. prune_structured: share of the neurons (of the channels, in a convolution) of
-    every hidden layer to remove. prune_scope: "global" ranks all layers together, "layer" takes the share from each.
+    every hidden layer to remove; prune is a share of what is left by then. None: with calibration data, of the shares in WHOLE the
+    largest with which no more answers are lost than with single synapses alone, as many synapses being left; 0: single synapses.
+    prune_scope: "global" ranks all layers together, "layer" takes the share from each.
     prune_pattern: "" for single synapses; "block16" for 16 neighbouring targets of a source at once, which vector units use;
     "2:4" keeps 2 of every 4 neighbouring targets of a source, whatever the share. max_synapses, max_bytes: prune just as much as a
     budget asks for, the bytes being those of the weights, packed at their bits (32 where the target runs floats; mixed bits are
@@ -67,20 +80,84 @@ class Prune:
     def run(self, graph: Graph, ledger: Ledger) -> Graph:
         """The smaller graph. Raises CompileError SPK001 for an option out of range, SPK219 for a budget that cannot be met."""
         self._check(graph)
-        before = graph
-        activity = self.activity(graph)
-        if self.prune_structured:
-            weak = self._weak_neurons(graph, activity)
-            asked = f"--prune-structured {self.prune_structured}"
+        after = self._weighed(graph, ledger) if self._may_weigh(graph) else self._pruned(graph, ledger)
+        measure(graph, after, self.calibrate, self.labels, ledger)
+        return after
+
+    def _pruned(self, graph: Graph, ledger: Ledger, weak: Mapping[str, Array] | None = None) -> Graph:
+        """Without the neurons that were asked for, or those given, and without synapses."""
+        before, activity = graph, self.activity(graph)
+        if self.prune_structured or weak:
+            asked = self._asked() if weak else f"--prune-structured {self.prune_structured}"
+            weak = self._weak_neurons(graph, activity) if weak is None else weak
             graph = shrink(self._without_sources(graph, weak, ledger, asked), ledger, weak)
             activity = self.activity(graph)
             was, now = _neurons(before), _neurons(graph)
             what = "neurons of little effect removed"
             ledger.record("", "approximation", what, changed=was - now, total=was, asked=asked)
         cut = self.cut(graph, activity, ledger)
-        graph = shrink(cut, ledger) if cut is not graph else graph
-        measure(before, graph, self.calibrate, self.labels, ledger)
-        return graph
+        return shrink(cut, ledger) if cut is not graph else graph
+
+    # How much goes whole ---------------------------------------------------------------------------------------------
+
+    def _may_weigh(self, graph: Graph) -> bool:
+        """Whether neurons may go for synapses, and there is what tells."""
+        pattern = self._pattern()
+        some = self.prune or self.max_synapses is not None or (self.max_bytes is not None and self.bits != MIXED)
+        free = self.prune_structured is None and self.prune_scope == "global" and not (pattern and pattern[0])
+        return bool(some and free and self.calibrate is not None and graph.outputs)
+
+    def _weighed(self, graph: Graph, ledger: Ledger) -> Graph:
+        """The graph pruned with as many whole neurons as cost no more answers than single synapses alone; within the error."""
+        told = Ledger()
+        told.pass_name = ledger.pass_name
+        best = self._pruned(graph, told)
+        single = self._right(graph, best)
+        figures = {"share": 0.0, "right with single synapses": float(single.mean())}
+        if told.entries:  # else nothing has to go
+            for share in WHOLE:
+                rule, tried = replace(self, prune_structured=share), Ledger()
+                tried.pass_name = ledger.pass_name
+                found = rule._together(graph, tried)
+                if found is None:
+                    continue
+                right = self._right(graph, found)
+                figures[f"with {share:g} of the neurons"] = float(right.mean())
+                change = right - single
+                if change.mean() >= -np.sqrt(np.square(change).sum()) / len(change):
+                    best, told, figures["share"] = found, tried, share
+                    break
+            if len(figures) > 2:
+                ledger.record("", "convention", TRIED, measured=figures)
+        ledger.entries += told.entries
+        return best
+
+    def _together(self, graph: Graph, ledger: Ledger) -> Graph | None:
+        """Pruned with a share of the neurons, and of single synapses as many as are too many then; None if there are none."""
+        weak = self._weak_neurons(graph, self.activity(graph), made_good=True)
+        if not any(mask.any() for mask in weak.values()):
+            return None
+        left = self.places(shrink(graph, Ledger(), weak))
+        share = max(0.0, 1 - (1 - (self.prune or 0.0)) * self.places(graph) / max(left, 1))
+        found = replace(self, prune=share)._pruned(graph, ledger, weak)
+        return found if any(entry.what == CUT for entry in ledger) else None
+
+    def places(self, graph: Graph) -> int:
+        """Weights of the layers that lose some, those that are zero too."""
+        return sum(node.weight.size for node in graph.nodes if isinstance(node, WEIGHTED) and self.takes(node, graph))
+
+    def _right(self, graph: Graph, changed: Graph) -> Array:
+        """Of every calibration sample the share of right answers (samples,): by labels, else those of `graph`."""
+        assert self.calibrate is not None
+        per_step = self.labels is not None and self.labels.ndim == 2
+        output = scored_output(graph)
+
+        def given(found: Graph) -> Array:
+            return answers(interpret(found, recode(graph, found, self.calibrate or {})).outputs[output], per_step)
+
+        wanted = given(graph) if self.labels is None else self.labels
+        right = ((given(changed) == wanted) & (wanted >= 0)).reshape(len(wanted), -1)
+        return np.asarray(right.sum(axis=1) / np.maximum((wanted >= 0).reshape(len(wanted), -1).sum(axis=1), 1))
 
     def _check(self, graph: Graph) -> None:
         for option, share in (("prune", self.prune), ("prune_structured", self.prune_structured)):
@@ -116,7 +193,8 @@ class Prune:
         except CompileError:  # layers that later passes make; the quantizer knows them
             return widths_of(None, graph, range(1, 17), "a layer")
 
-    def _takes(self, node: Weighted, graph: Graph) -> bool:
+    def takes(self, node: Weighted, graph: Graph) -> bool:
+        """Whether a layer may lose synapses."""
         return node.name not in self.keep_layers and not isinstance(graph[node.inputs[0].node], Constant)
 
     # Synapses --------------------------------------------------------------------------------------------------------
@@ -165,7 +243,7 @@ class Prune:
 
         matters: of some layers, how much each synapse does, in place of its square times what its source sends.
         """
-        layers = [node for node in graph.nodes if isinstance(node, WEIGHTED) and self._takes(node, graph)]
+        layers = [node for node in graph.nodes if isinstance(node, WEIGHTED) and self.takes(node, graph)]
         strength = {node.name: np.square(node.weight.astype(np.float64)) * _of_source(node, activity) for node in layers}
         strength |= {name: array for name, array in (matters or {}).items() if name in strength}
         pattern = self._pattern() if self.prune_pattern else None
@@ -218,7 +296,7 @@ class Prune:
         ledger.record(
             node,
             "approximation",
-            "synapses pruned",
+            CUT,
             changed=int(np.count_nonzero(gone)),
             total=int(np.count_nonzero(node.weight)),
             largest=float(np.abs(node.weight[gone]).max()),
@@ -242,7 +320,7 @@ class Prune:
         """The graph whose layers do without what weak neurons send, if calibration data tell how."""
         keep = {}
         for node in graph.nodes:
-            if isinstance(node, Dense) and self._takes(node, graph) and node.inputs[0].node in weak and not node.inputs[0].port:
+            if isinstance(node, Dense) and self.takes(node, graph) and node.inputs[0].node in weak and not node.inputs[0].port:
                 mask = weak[node.inputs[0].node]
                 if mask.ndim == 1 and mask.any():
                     keep[node.name] = np.broadcast_to(~mask, node.weight.shape) & (node.weight != 0)
@@ -261,8 +339,9 @@ class Prune:
             found.append((user.weight, seen))
         return found
 
-    def _weak_neurons(self, graph: Graph, activity: Mapping[str, Array]) -> dict[str, Array]:
-        """The share of every hidden population, or of its channels, with the least effect on its readers."""
+    def _weak_neurons(self, graph: Graph, activity: Mapping[str, Array], made_good: bool = False) -> dict[str, Array]:
+        """The share of every hidden population, or of its channels, with the least effect on its readers; or only of populations
+        whose readers can make good for what goes."""
         effect: dict[str, Array] = {}
         for node in graph.nodes:
             if isinstance(node, WEIGHTED) and not isinstance(graph[node.inputs[0].node], Constant):
@@ -279,6 +358,8 @@ class Prune:
                 order = np.argsort(value.reshape(units, -1)[:, 0], kind="stable")
                 count = int((self.prune_structured or 0) * units)
                 readers = self._readers(graph, node)
+                if made_good and not readers:
+                    continue
                 mask = np.zeros(value.shape, bool)
                 mask[expendable(readers, count) if readers else order[:count]] = True
                 weak[node.name] = mask

@@ -13,6 +13,7 @@ import spikec
 from spikec.diagnostics import CompileError
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Add, Dense, Ref, Sparse
+from spikec.passes.prune import TRIED
 
 CLASSES = 4
 
@@ -121,6 +122,28 @@ def test_gradual_pruning_leaves_as_many_synapses_and_does_better(net: Graph, tar
     for engine in engines[1:]:
         for name, value in engines[0].records.items():
             np.testing.assert_array_equal(engine.records[name], value)
+
+
+def test_gradual_pruning_keeps_to_the_neurons_that_the_build_chose(net: Graph) -> None:
+    x, y = task(300, 2)
+    build = spikec.compile(net, target="host", bits=8, calibrate=x[:64], labels=y[:64], prune=0.8)
+    share = next(entry.measured["share"] for entry in build.ledger if entry.what == TRIED)
+    assert share > 0
+    found = spikec.recover(build, x, y, epochs=8, gradual=True)
+    assert found.graph().shape_of("l1")[0] <= round((1 - share) * 20)
+    assert synapses(found) <= round(0.2 * (20 * 16 + CLASSES * 20)) + 1
+    assert [entry.measured["share"] for entry in found.ledger if entry.what == TRIED] == [share]
+
+
+def test_gradual_pruning_keeps_to_a_budget_where_weights_are_zero_already(net: Graph) -> None:
+    x, y = task(300, 2)
+    rng = np.random.default_rng(0)
+    halves = {node.name: rng.random(node.weight.shape) < 0.5 for node in net.nodes if isinstance(node, Dense)}
+    nodes = [replace(n, weight=np.where(halves[n.name], n.weight, np.float32(0))) if isinstance(n, Dense) else n for n in net.nodes]
+    sparse = net.with_nodes(nodes)
+    build = spikec.compile(sparse, target="host", bits=8, calibrate=x[:64], max_synapses=120, prune_structured=0.0)
+    found = spikec.recover(build, x, y, epochs=4, gradual=True)
+    assert synapses(found) <= 120
 
 
 def test_the_score_before_is_the_builds_where_synapses_go_while_training(net: Graph) -> None:

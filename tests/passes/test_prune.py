@@ -20,7 +20,7 @@ from spikec.ir.interpret import interpret
 from spikec.ir.ops import Conv, Dense, Pool, Ref, Reshape, Sparse
 from spikec.ir.rules import verify
 from spikec.ledger import Ledger
-from spikec.passes.prune import Prune
+from spikec.passes.prune import TRIED, Prune
 
 
 def net(seed: int = 0, hidden: int = 16) -> Graph:
@@ -69,7 +69,7 @@ def count(g: Graph) -> int:
 def test_the_share_that_was_asked_for(share: float, calibrate: Any, scope: str) -> None:
     g = net()
     # A whole hidden neuron that loses its readers goes with the synapses that it read: at least the share, then.
-    after, ledger = pruned(g, prune=share, prune_scope=scope, calibrate=calibrate)
+    after, ledger = pruned(g, prune=share, prune_scope=scope, prune_structured=0.0, calibrate=calibrate)
     left = count(after) / count(g)
     assert left <= 1 - share + 0.02
     assert left >= (1 - share) * 0.35
@@ -93,7 +93,7 @@ def test_a_source_that_never_sends_ranks_last() -> None:
     g = net()
     x = data()
     x["in"][:, :, :6] = 0
-    after, _ = pruned(g, prune=0.4, calibrate=x)
+    after, _ = pruned(g, prune=0.4, prune_structured=0.0, calibrate=x)
     assert np.count_nonzero(after["fc1"].weight[:, -6:]) > 0.9 * 6 * 16
     assert after["fc1"].weight.shape[1] < 12 or np.count_nonzero(after["fc1"].weight[:, :6]) < 0.2 * 6 * 16
 
@@ -103,7 +103,7 @@ def test_a_source_that_never_sends_ranks_last() -> None:
 def test_what_stays_computes_what_the_masked_network_does(g: Graph, share: float, with_data: bool, seed: int) -> None:
     """The ledger's own masks, put into the graph by hand, and no neuron removed; with data other weights make good, and round."""
     x = random_inputs(g, 3, 9, seed)
-    pass_ = Prune(prune=share, calibrate=x if with_data else None)
+    pass_ = Prune(prune=share, prune_structured=0.0, calibrate=x if with_data else None)
     after = verify(pass_.run(g, Ledger()))
     if with_data:
         assert [after.type_of(ref) for _, ref in after.outputs] == [g.type_of(ref) for _, ref in g.outputs]
@@ -141,6 +141,69 @@ def test_dormant_neurons_go_first() -> None:
     np.testing.assert_array_equal(after["fc1"].weight, np.delete(weight, silent, axis=0))
     x = data()
     np.testing.assert_array_equal(interpret(g, x).outputs["l2"], interpret(after, x).outputs["l2"])
+
+
+def doubled(seed: int = 3) -> Graph:
+    """Every hidden neuron twice, so that half of them can be spared."""
+    rng = np.random.default_rng(seed)
+    w1, w2 = rng.normal(0, 0.5, (16, 12)).astype(F), rng.normal(0, 0.5, (4, 16)).astype(F)
+    layers = dense("fc1", "in", np.repeat(w1, 2, axis=0)), dense("fc2", "l1", np.repeat(w2, 2, axis=1))
+    return verify(graph(spikes((12,)), layers[0], leaky("l1", "fc1", 0.9), layers[1], leaky("l2", "fc2", 0.9), out=["l2"]))
+
+
+def one_by_one() -> Graph:
+    """Each class has one neuron of its own that tells it, beside many weights of no account."""
+    rng = np.random.default_rng(4)
+    w1, w2 = (rng.normal(0, 0.01, shape).astype(F) for shape in ((8, 8), (8, 8)))
+    np.fill_diagonal(w1, 1.5)
+    np.fill_diagonal(w2, 1.5)
+    return verify(graph(spikes((8,)), dense("fc1", "in", w1), leaky("l1", "fc1", 0.5), dense("fc2", "l1", w2), leaky("l2", "fc2", 0.5), out=["l2"]))  # fmt: skip
+
+
+def shares(ledger: Ledger) -> list[float]:
+    return [entry.measured["share"] for entry in ledger if entry.what == TRIED]
+
+
+def test_neurons_go_whole_where_that_costs_no_more() -> None:
+    g, x = doubled(), {"in": random_spikes((64, 20, 12), 5)}
+    after, ledger = pruned(g, prune=0.7, calibrate=x)
+    assert shares(ledger) == [0.5]
+    assert after.shape_of("l1") == (16,)
+    assert 0.28 * count(g) <= count(after) <= 0.3 * count(g) + 1
+    assert {e.asked for e in ledger if e.kind == "approximation"} == {"--prune"}
+    single, _ = pruned(g, prune=0.7, prune_structured=0.0, calibrate=x)
+    assert single.shape_of("l1")[0] > 16
+
+
+def test_neurons_that_are_needed_stay() -> None:
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 8, 96)
+    x = (rng.random((96, 12, 8)) < np.where(np.arange(8) == y[:, None], 0.9, 0.02)[:, None]).astype(F)
+    after, ledger = pruned(one_by_one(), prune=0.8, calibrate={"in": x}, labels=y)
+    assert shares(ledger) == [0.0]
+    assert after.shape_of("l1") == (8,)
+    found = next(e.measured for e in ledger if e.what == TRIED)
+    assert found["right with single synapses"] > 0.95 > found["with 0.25 of the neurons"]
+
+
+@pytest.mark.parametrize(
+    "options", [{"prune_scope": "layer"}, {"prune_pattern": "2:4"}, {"prune_structured": 0.0}, {"calibrate": None}]
+)
+def test_neurons_stay_where_nothing_says_that_they_may_go(options: dict[str, Any]) -> None:
+    x = {"in": random_spikes((64, 20, 12), 5)}
+    after, ledger = pruned(doubled(), **{"prune": 0.3, "calibrate": x, **options})
+    assert not shares(ledger)
+    assert after.shape_of("l1") == (32,)
+
+
+def test_neurons_alone_never_take_more_than_was_asked_for() -> None:
+    g, x = doubled(), {"in": random_spikes((64, 20, 12), 5)}
+    after, ledger = pruned(g, prune=0.1, calibrate=x)  # a quarter of the neurons would take a quarter of the synapses
+    assert not shares(ledger)
+    assert count(after) >= 0.88 * count(g)
+    budget, ledger = pruned(g, max_synapses=200, calibrate=x)
+    assert shares(ledger) == [0.5]
+    assert 190 <= count(budget) <= 200
 
 
 @pytest.mark.parametrize("width", [4, 16])
