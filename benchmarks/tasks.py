@@ -428,7 +428,7 @@ def _given_ecg(fold: int | None) -> Task:
 TASKS: Final[dict[str, Callable[[int | None], Task]]] = {
     "digits": lambda fold: _trained_here("digits", _digits, fold, [64, 512, 256, 10], 0.9, 40, 2e-3, 0.2, (40, 64)),
     "mnist": lambda fold: _trained_here("mnist", _mnist, fold, [784, 256, 10], 0.9, 12, 2e-3, 0.1, (24, 128)),
-    "spoken": lambda fold: _trained_here("spoken", _fsdd, fold, [96, 512, 256, 10], 0.95, 24, 2e-3, 0.25, (60, 64), 1.0),
+    "spoken": lambda fold: _trained_here("spoken", _fsdd, fold, [96, 512, 256, 10], 0.95, 60, 2e-3, 0.25, (60, 64), 1.0),
     "spoken-delays": lambda fold: _trained_here(
         "spoken-delays", _fsdd, fold, [96, 128, 10], 0.9, 24, 2e-3, 0.1, (30, 64), longest=7
     ),

@@ -16,7 +16,7 @@ from spikec.backend import load_backend
 from spikec.bits import read_bits
 from spikec.build import Build, golden_inputs, load
 from spikec.counts import SYNAPTIC, synapses
-from spikec.cutoff import Cutoff
+from spikec.cutoff import Cutoff, thinned
 from spikec.cutoff import calibrate as calibrate_cutoff
 from spikec.diagnostics import CompileError
 from spikec.files import check_path
@@ -480,13 +480,15 @@ def _cutoff(graph: Graph, given: Mapping[str, Any], budget: float, ledger: Ledge
         raise CompileError("SPK001", what, fix="leave cutoff out, or give one label a sample")
     name = scored_output(graph)
     inputs = check_inputs(graph, given["calibrate"])
-    output = load_backend("numpy", target).run(graph, inputs, record=()).outputs[name]
-    found = calibrate_cutoff(output, labels, name, budget)
+    engine = load_backend("numpy", target)
+    output, harder = (engine.run(graph, given, record=()).outputs[name] for given in (inputs, thinned(inputs)))
+    found = calibrate_cutoff(output, labels, name, budget, harder)
     decided, final = found.decide(output), answers(output)
     measured = {
         "mean steps": decided.mean_steps,
         "of steps": float(output.shape[1]),
         "answers changed": float(np.mean(decided.answers != final)),
+        "answers changed with less input": float(np.mean(found.decide(harder).answers != answers(harder))),
     }
     if labels is not None:
         counted = labels >= 0
