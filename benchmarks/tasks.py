@@ -359,19 +359,19 @@ def _trained_here(
     epochs: int,
     rate: float,
     drop: float,
-    recovery: tuple[int, int],
+    recovery: tuple[int, int, float],
     early: float = 0.0,
     longest: int = 0,
 ) -> Task:
     train, test = _data(data(), fold)
-    length, size = recovery
+    length, size, step = recovery
 
     def network(seed: int) -> Graph:
         start = feedforward(sizes, seed, beta)
         start = with_delays(start, "fc1", longest, seed) if longest else start
         return trained(name, start, train, seed, epochs, rate, drop, early)
 
-    return Task(name, train, test, network, length, size, drop, early=early)
+    return Task(name, train, test, network, length, size, drop, step, early=early)
 
 
 def _moved(whole: Split, side: int) -> Split:
@@ -407,7 +407,7 @@ def _given_cuba(fold: int | None) -> Task:
 
 def _given_ecg(fold: int | None) -> Task:
     train, test = _data(_ecg(), fold)
-    tuning, recovery = _windows(train, train.x.shape[1], 10), {"soft": 0.3, "temperature": 1.0, "hints": 0.0}
+    tuning, recovery = _windows(train, train.x.shape[1], 10), {"soft": 0.3, "temperature": 1.0, "hints": 0.0, "gradual": True}
     return Task(
         "ecg",
         train,
@@ -426,11 +426,11 @@ def _given_ecg(fold: int | None) -> Task:
 
 
 TASKS: Final[dict[str, Callable[[int | None], Task]]] = {
-    "digits": lambda fold: _trained_here("digits", _digits, fold, [64, 512, 256, 10], 0.9, 40, 2e-3, 0.2, (40, 64)),
-    "mnist": lambda fold: _trained_here("mnist", _mnist, fold, [784, 256, 10], 0.9, 12, 2e-3, 0.1, (24, 128)),
-    "spoken": lambda fold: _trained_here("spoken", _fsdd, fold, [96, 512, 256, 10], 0.95, 60, 2e-3, 0.25, (60, 64), 1.0),
+    "digits": lambda fold: _trained_here("digits", _digits, fold, [64, 512, 256, 10], 0.9, 40, 2e-3, 0.2, (40, 64, 0.05)),
+    "mnist": lambda fold: _trained_here("mnist", _mnist, fold, [784, 256, 10], 0.9, 12, 2e-3, 0.1, (24, 128, 0.05)),
+    "spoken": lambda fold: _trained_here("spoken", _fsdd, fold, [96, 512, 256, 10], 0.95, 60, 2e-3, 0.25, (60, 64, 0.02), 1.0),
     "spoken-delays": lambda fold: _trained_here(
-        "spoken-delays", _fsdd, fold, [96, 128, 10], 0.9, 24, 2e-3, 0.1, (30, 64), longest=7
+        "spoken-delays", _fsdd, fold, [96, 128, 10], 0.9, 24, 2e-3, 0.1, (30, 64, 0.05), longest=7
     ),
     "mnist-cuba": _given_cuba,
     "ecg": _given_ecg,

@@ -37,8 +37,8 @@ from spikec.target import Target
 
 #: At most so many calibration samples are looked at.
 SAMPLES: Final = 256
-#: Shares of the neurons that are tried to go whole where synapses have to go, the largest first.
-WHOLE: Final = (0.5, 0.25)
+#: Share of the neurons that is tried to go whole where synapses have to go.
+WHOLE: Final = 0.25
 #: What the ledger says where it was tried.
 TRIED: Final = "share of the neurons that goes whole"
 #: And where synapses went.
@@ -52,8 +52,8 @@ class Prune:
     """Remove synapses and neurons of little effect. Takes and gives the float level; approximate, always asked for.
 
     prune: share of all synapses to remove, 0 to 1. prune_structured: share of the neurons (of the channels, in a convolution) of
-    every hidden layer to remove; prune is a share of what is left by then. None: with calibration data, of the shares in WHOLE the
-    largest with which no more answers are lost than with single synapses alone, as many synapses being left; 0: single synapses.
+    every hidden layer to remove; prune is a share of what is left by then. None: with calibration data, WHOLE of them where no more
+    answers are lost than with single synapses alone, as many synapses being left; 0: single synapses.
     prune_scope: "global" ranks all layers together, "layer" takes the share from each.
     prune_pattern: "" for single synapses; "block16" for 16 neighbouring targets of a source at once, which vector units use;
     "2:4" keeps 2 of every 4 neighbouring targets of a source, whatever the share. max_synapses, max_bytes: prune just as much as a
@@ -108,29 +108,23 @@ class Prune:
         return bool(some and free and self.calibrate is not None and graph.outputs)
 
     def _weighed(self, graph: Graph, ledger: Ledger) -> Graph:
-        """The graph pruned with as many whole neurons as cost no more answers than single synapses alone; within the error."""
-        told = Ledger()
-        told.pass_name = ledger.pass_name
-        best = self._pruned(graph, told)
-        single = self._right(graph, best)
-        figures = {"share": 0.0, "right with single synapses": float(single.mean())}
-        if told.entries:  # else nothing has to go
-            for share in WHOLE:
-                rule, tried = replace(self, prune_structured=share), Ledger()
-                tried.pass_name = ledger.pass_name
-                found = rule._together(graph, tried)
-                if found is None:
-                    continue
-                right = self._right(graph, found)
-                figures[f"with {share:g} of the neurons"] = float(right.mean())
-                change = right - single
-                if change.mean() >= -np.sqrt(np.square(change).sum()) / len(change):
-                    best, told, figures["share"] = found, tried, share
-                    break
-            if len(figures) > 2:
-                ledger.record("", "convention", TRIED, measured=figures)
-        ledger.entries += told.entries
-        return best
+        """The graph without single synapses, or without a share of the neurons where that loses no more answers: fewer than the
+        standard error of the difference."""
+        single, whole = Ledger(), Ledger()
+        single.pass_name = whole.pass_name = ledger.pass_name
+        one = self._pruned(graph, single)
+        other = replace(self, prune_structured=WHOLE)._together(graph, whole) if single.entries else None  # else nothing has to go
+        if other is None:
+            ledger.entries += single.entries
+            return one
+        before, after = self._right(graph, one), self._right(graph, other)
+        change = after - before
+        taken = bool(change.mean() >= -np.sqrt(np.square(change).sum()) / len(change))
+        figures = {"share": WHOLE if taken else 0.0, "right with single synapses": float(before.mean())}
+        figures[f"with {WHOLE:g} of the neurons"] = float(after.mean())
+        ledger.record("", "convention", TRIED, measured=figures)
+        ledger.entries += (whole if taken else single).entries
+        return other if taken else one
 
     def _together(self, graph: Graph, ledger: Ledger) -> Graph | None:
         """Pruned with a share of the neurons, and of single synapses as many as are too many then; None if there are none."""

@@ -167,12 +167,12 @@ def shares(ledger: Ledger) -> list[float]:
 def test_neurons_go_whole_where_that_costs_no_more() -> None:
     g, x = doubled(), {"in": random_spikes((64, 20, 12), 5)}
     after, ledger = pruned(g, prune=0.7, calibrate=x)
-    assert shares(ledger) == [0.5]
-    assert after.shape_of("l1") == (16,)
+    assert shares(ledger) == [0.25]
+    assert after.shape_of("l1") == (24,)
     assert 0.28 * count(g) <= count(after) <= 0.3 * count(g) + 1
     assert {e.asked for e in ledger if e.kind == "approximation"} == {"--prune"}
     single, _ = pruned(g, prune=0.7, prune_structured=0.0, calibrate=x)
-    assert single.shape_of("l1")[0] > 16
+    assert single.shape_of("l1")[0] > 24
 
 
 def test_neurons_that_are_needed_stay() -> None:
@@ -202,7 +202,7 @@ def test_neurons_alone_never_take_more_than_was_asked_for() -> None:
     assert not shares(ledger)
     assert count(after) >= 0.88 * count(g)
     budget, ledger = pruned(g, max_synapses=200, calibrate=x)
-    assert shares(ledger) == [0.5]
+    assert shares(ledger) == [0.25]
     assert 190 <= count(budget) <= 200
 
 
