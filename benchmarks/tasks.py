@@ -395,7 +395,7 @@ def _given_cuba(fold: int | None) -> Task:
         train,
         test,
         lambda seed: cuba_network(),
-        10,
+        20,
         64,
         0.15,
         0.015,
