@@ -104,12 +104,14 @@ class Prune:
         """Whether neurons may go for synapses, and there is what tells."""
         pattern = self._pattern()
         some = self.prune or self.max_synapses is not None or (self.max_bytes is not None and self.bits != MIXED)
-        free = self.prune_structured is None and self.prune_scope == "global" and not (pattern and pattern[0])
+        free = (
+            self.prune_structured is None and self.prune_scope == "global" and not self.keep_layers and not (pattern and pattern[0])
+        )
         return bool(some and free and self.calibrate is not None and graph.outputs)
 
     def _weighed(self, graph: Graph, ledger: Ledger) -> Graph:
-        """The graph without single synapses, or without a share of the neurons where that loses no more answers: fewer than the
-        standard error of the difference."""
+        """The graph without single synapses; or without some neurons and fewer synapses besides, where no more answers are lost
+        so, the standard error of the difference allowed for."""
         single, whole = Ledger(), Ledger()
         single.pass_name = whole.pass_name = ledger.pass_name
         one = self._pruned(graph, single)
@@ -128,7 +130,7 @@ class Prune:
 
     def _together(self, graph: Graph, ledger: Ledger) -> Graph | None:
         """Pruned with a share of the neurons, and of single synapses as many as are too many then; None if there are none."""
-        weak = self._weak_neurons(graph, self.activity(graph), made_good=True)
+        weak = self._weak_neurons(graph, {}, made_good=True)
         if not any(mask.any() for mask in weak.values()):
             return None
         left = self.places(shrink(graph, Ledger(), weak))
@@ -322,15 +324,17 @@ class Prune:
 
     def _readers(self, graph: Graph, node: Neuron) -> list[tuple[Array, Array]]:
         """Weights and second moments of the layers that read a population, from the calibration data; none if not of all."""
-        if self.calibrate is None:
-            return []
+        users = [user for user, index in graph.users[node.name] if not user.inputs[index].port]
+        layers = [user for user in users if isinstance(user, Dense) and user.delay is None]
+        if self.calibrate is None or len(layers) < len(graph.users[node.name]) or len(graph.shape_of(node.name)) != 1:
+            return []  # before anything is run
         records = interpret(graph, self._seen(), record=[record_name((node.name, ""))]).records
         found = []
-        for user, index in graph.users[node.name]:
-            seen = moments(graph, user, records)
-            if seen is None or not isinstance(user, Dense) or user.inputs[index].port:
+        for layer in layers:
+            seen = moments(graph, layer, records)
+            if seen is None:
                 return []
-            found.append((user.weight, seen))
+            found.append((layer.weight, seen))
         return found
 
     def _weak_neurons(self, graph: Graph, activity: Mapping[str, Array], made_good: bool = False) -> dict[str, Array]:
