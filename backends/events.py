@@ -44,6 +44,7 @@ from spikec.ir.types import DTYPES, Array, is_float, narrowest
 
 if TYPE_CHECKING:
     from spikec.backend import Golden, Progress
+    from spikec.cutoff import Cutoff
     from spikec.target import Target
 
 #: Traces of a chunk of samples stay below this many bytes.
@@ -986,7 +987,7 @@ class NumpyBackend:
         """Nothing that the verifier accepts is refused."""
         return iter(())
 
-    def emit(self, graph: Graph, folder: Path, golden: Golden | None = None) -> None:
+    def emit(self, graph: Graph, folder: Path, golden: Golden | None = None, cutoff: Cutoff | None = None) -> None:
         """Writes nothing: the graph itself is what is run."""
 
     def run(

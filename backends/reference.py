@@ -15,6 +15,7 @@ from spikec.ir.types import DTYPES, Array
 
 if TYPE_CHECKING:
     from spikec.backend import Golden, Progress
+    from spikec.cutoff import Cutoff
     from spikec.target import Target
 
 
@@ -32,7 +33,7 @@ class ReferenceBackend:
         """Nothing that the verifier accepts is refused."""
         return iter(())
 
-    def emit(self, graph: Graph, folder: Path, golden: Golden | None = None) -> None:
+    def emit(self, graph: Graph, folder: Path, golden: Golden | None = None, cutoff: Cutoff | None = None) -> None:
         """Writes nothing: the graph itself is what is run."""
 
     def run(

@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Final, Protocol
 
+from spikec.cutoff import Cutoff
 from spikec.diagnostics import CompileError, Diagnostic
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import Execution
@@ -47,8 +48,11 @@ class Backend(Protocol):
         """Everything in the graph that this backend cannot run, all at once."""
         ...
 
-    def emit(self, graph: Graph, folder: Path, golden: Golden | None = None) -> None:
-        """Write the backend's files into an existing empty folder; the same graph gives the same bytes."""
+    def emit(self, graph: Graph, folder: Path, golden: Golden | None = None, cutoff: Cutoff | None = None) -> None:
+        """Write the backend's files into an existing empty folder; the same graph gives the same bytes.
+
+        cutoff: when answers are given, for programs that give them.
+        """
         ...
 
     def run(

@@ -179,7 +179,7 @@ class Build:
             own.mkdir()
             record = default_record(graph)
             golden = Golden(self.golden, interpret(graph, self.golden, record=record)) if self.golden else None
-            backend.emit(graph, own, golden)
+            backend.emit(graph, own, golden, self.cutoff)
             _write(place / REPORT, render(self, self._result(golden.expected) if golden else None))
             if not any(own.iterdir()):
                 own.rmdir()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -217,3 +219,66 @@ def test_a_build_that_is_compiled_again_keeps_its_cutoff() -> None:
     assert spikec.compile(build, calibrate=x, cutoff=0.0).options["cutoff"] == 0.0
     without = spikec.compile(build)
     assert without.cutoff is None and any("cutoff=0.1 is left out" in entry.what for entry in without.ledger)
+
+
+def emitted(build: Any, folder: Path) -> Path:
+    build.save(folder)
+    done = subprocess.run(["make"], cwd=folder / "c", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder / "c"
+
+
+def told(x: Any, lag: int) -> str:
+    """Samples in the words of main.c, with as many silent steps behind them as the answers are late."""
+    lines = ["spk 1"]
+    for sample in x:
+        lines.append("sample")
+        for row in sample:
+            lines += ["step", "in in " + " ".join(map(str, np.flatnonzero(row)))]
+        lines += ["step"] * lag
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize("cutoff", [0.1, 0.0, None])
+def test_the_emitted_program_answers_as_every_engine_does(cutoff: float | None, tmp_path: Path) -> None:
+    x = data()
+    build = spikec.compile(net(), target="host", bits=8, calibrate=x, cutoff=cutoff)
+    folder = emitted(build, tmp_path / "build")
+    lag = build.graph().max_lag
+    done = subprocess.run(["./network", "--answers"], cwd=folder, input=told(x, lag), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = np.array([line.split()[1:] for line in done.stdout.splitlines()], np.int64)
+    if cutoff is None:
+        np.testing.assert_array_equal(found[:, 0], answers(build.run(x).outputs["l2"]))
+        assert (found[:, 1] == x.shape[1]).all()
+    else:
+        wanted = build.decide(x, "reference")
+        np.testing.assert_array_equal(found, np.stack([wanted.answers, wanted.steps], axis=1))
+        assert cutoff == 0.0 or wanted.mean_steps < x.shape[1]
+
+
+def test_the_golden_samples_have_their_answers(tmp_path: Path) -> None:
+    build = spikec.compile(net(), target="host", bits=8, calibrate=data(), cutoff=0.1)
+    folder = emitted(build, tmp_path / "build")
+    golden = (folder / "golden.txt").read_text()
+    lines = re.findall(r"^answer (\d+) (\d+)$", golden, re.MULTILINE)
+    wanted = build.decide(build.golden)
+    assert lines == [(str(a), str(b)) for a, b in zip(wanted.answers, wanted.steps, strict=True)]
+    for goal in ("check", "sanitize"):
+        done = subprocess.run(["make", goal], cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    for wrong in (f"answer {int(lines[0][0]) + 1} {lines[0][1]}", f"answer {lines[0][0]} {int(lines[0][1]) + 1}"):
+        (folder / "other.txt").write_text(golden.replace("answer {} {}".format(*lines[0]), wrong, 1))
+        done = subprocess.run(["./network", "--check", "other.txt"], cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 1 and f"answer {lines[0][0]} after {lines[0][1]} steps, expected" in done.stderr
+    given = subprocess.run(["./network", "--answers", "golden.txt"], cwd=folder, capture_output=True, text=True, check=False)
+    assert given.stdout.splitlines() == [f"answer {a} {b}" for a, b in lines]
+
+
+def test_sums_of_floats_give_no_answers(tmp_path: Path) -> None:
+    weight = np.random.default_rng(0).normal(0, 0.8, (4, 16)).astype(F)
+    values = graph(spikes((16,)), dense("a", "in", weight), out=["a"])
+    folder = emitted(spikec.compile(values, target="host", calibrate=data()), tmp_path / "values")
+    done = subprocess.run(["./network", "--answers", "golden.txt"], cwd=folder, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "--answers: the network has no output of integers to answer with: compile with --bits 8\n"

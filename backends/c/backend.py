@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from spikec.backends.c.answers import cutoff_header
 from spikec.backends.c.forms import Choices
 from spikec.backends.c.generate import generate, unsupported
 from spikec.backends.c.golden import golden_text
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 _STATIC: Final = (
     "spk.h", "spk_encode.h", "main.c", "stream.c", "stream.h", "whole.c", "whole.h", "clock.h", "host.c", "decide.c",
+    "answer.h",
     "embed.c", "Makefile", "CMakeLists.txt",
 )  # fmt: skip
 #: Samples between two reports of progress.
@@ -43,7 +45,11 @@ _LITTLE: Final = 1 << 19
 
 
 def folder_files(
-    graph: Graph, network: Network, target: Target | None = None, whole: Offline | None = None
+    graph: Graph,
+    network: Network,
+    target: Target | None = None,
+    whole: Offline | None = None,
+    cutoff: Cutoff | None = None,
 ) -> dict[str, str | bytes]:
     """Every file of the folder except the golden vectors, by name; those of offline mode if it is given."""
     source = files("spikec.backends.c") / "folder"
@@ -51,6 +57,7 @@ def folder_files(
     result |= kernel_files()
     result["network.h"] = network.header
     result["network.c"] = network.source
+    result["cutoff.h"] = cutoff_header(graph, network, cutoff)
     if network.binary is not None and network.binary_source is not None:
         result["weights.bin"] = network.binary
         result["weights.c"] = network.binary_source
@@ -278,14 +285,14 @@ class CBackend:
         network = self._network(graph)
         return Memory(network.bytes, network.shared, network.constants, tuple(network.memory))
 
-    def emit(self, graph: Graph, folder: Path, golden: Golden | None = None) -> None:
+    def emit(self, graph: Graph, folder: Path, golden: Golden | None = None, cutoff: Cutoff | None = None) -> None:
         """Write the folder; needs no compiler. Raises CompileError SPK502."""
         self._require(graph)
         network = self._network(graph)
-        contents = folder_files(graph, network, self.target, _offline(graph, (), self._choices(graph)))
+        contents = folder_files(graph, network, self.target, _offline(graph, (), self._choices(graph)), cutoff)
         contents["memory.txt"] = self.memory(graph).text()
         if golden is not None:
-            contents["golden.txt"] = golden_text(graph, network, golden)
+            contents["golden.txt"] = golden_text(graph, network, golden, cutoff)
         for name, content in contents.items():
             (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
 

@@ -13,6 +13,7 @@ from spikec.ir.types import Array, is_float
 
 if TYPE_CHECKING:
     from spikec.backend import Golden
+    from spikec.cutoff import Cutoff
 
 #: Floating-point sums depend on their order: what a float network's values may differ by, relative to max(1, |value|).
 TOLERANCE: Final = 1e-4
@@ -30,12 +31,18 @@ def _elements(values: Array, port: Port) -> str:
     return "".join(f" {i}:{_number(flat[i], port.api)}" for i in where.tolist())
 
 
-def golden_text(graph: Graph, network: Network, golden: Golden) -> str:
-    """The whole file. Ports are compared from their own step 0 on, states after their own last step."""
-    return "\n".join(_lines(graph, network, golden)) + "\n"
+def golden_text(graph: Graph, network: Network, golden: Golden, cutoff: Cutoff | None = None) -> str:
+    """The whole file. Ports are compared from their own step 0 on, states after their own last step, answers after the last step of
+    the output that gives them."""
+    return "\n".join(_lines(graph, network, golden, cutoff)) + "\n"
 
 
-def _lines(graph: Graph, network: Network, golden: Golden) -> Iterator[str]:
+def answer_port(network: Network, name: str) -> Port:
+    """The output that a cutoff reads."""
+    return next(port for port in network.ports[: network.outputs] if port.name == name)
+
+
+def _lines(graph: Graph, network: Network, golden: Golden, cutoff: Cutoff | None) -> Iterator[str]:
     yield "spk 1"
     if graph.level == "float":
         yield f"tolerance {TOLERANCE}"
@@ -46,6 +53,9 @@ def _lines(graph: Graph, network: Network, golden: Golden) -> Iterator[str]:
         table = expected.outputs if number < network.outputs else expected.records
         if port.name in table:
             compared.append(("out" if number < network.outputs else "port", port, table[port.name]))
+    early = None
+    if cutoff is not None and graph.level != "float" and steps:
+        early = answer_port(network, cutoff.output).lag + steps - 1, cutoff.decide(expected.outputs[cutoff.output])
     for sample in range(batch):
         yield "sample"
         for t in range(steps + graph.max_lag if steps else 0):
@@ -63,3 +73,5 @@ def _lines(graph: Graph, network: Network, golden: Golden) -> Iterator[str]:
                 if t == steps - 1 + port.lag and node in expected.states:
                     values = expected.states[node][state][sample].reshape(-1)
                     yield f"state {port.name} " + " ".join(_number(value, port.api) for value in values)
+            if early is not None and t == early[0]:
+                yield f"answer {early[1].answers[sample]} {early[1].steps[sample]}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import math
 import os
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from spikec.backends.c.answers import whole_margins
 from spikec.backends.c.parts import Network
 from spikec.cutoff import Decision
 from spikec.diagnostics import CompileError
@@ -27,8 +27,6 @@ _TRY: Final = ("-fno-loop-unroll-and-jam", "-march=native")
 _FIX: Final = "install a C compiler (Debian, Ubuntu: apt-get install gcc; macOS: xcode-select --install), or name one in CC"
 #: Compilers that were found, by what was looked for: CC and PATH.
 _FOUND: Final[dict[tuple[str, ...], str]] = {}
-#: A lead that no output has.
-_NEVER: Final = (1 << 63) - 1
 _STATUS: Final = {
     3: "an event is out of range",
     4: "a value is outside the range that the input declares",
@@ -276,7 +274,7 @@ class Compiled:
             ctypes.c_uint32(port),
             ctypes.c_void_p(row.ctypes.data),
             ctypes.c_void_p(sums.ctypes.data),
-            (ctypes.c_int64 * len(margins))(*(_NEVER if margin > _NEVER else math.ceil(margin) for margin in margins)),
+            (ctypes.c_int64 * len(margins))(*whole_margins(margins)),
             ctypes.c_uint32(len(margins)),
             ctypes.c_void_p(answers.ctypes.data),
             ctypes.c_void_p(used.ctypes.data),

@@ -30,6 +30,7 @@ from spikec.ir.types import Array
 
 if TYPE_CHECKING:
     from spikec.backend import Golden, Progress
+    from spikec.cutoff import Cutoff
     from spikec.target import Target
 
 # A run of the package takes the samples side by side as one large network; it holds at most so many connections and
@@ -64,7 +65,7 @@ class LavaBackend:
         """Everything in the graph that Lava has no process for, or would compute otherwise."""
         return iter(make_plan(graph, self.target).problems)
 
-    def emit(self, graph: Graph, folder: Path, golden: Golden | None = None) -> None:
+    def emit(self, graph: Graph, folder: Path, golden: Golden | None = None, cutoff: Cutoff | None = None) -> None:
         """Write network.py, run.py, weights.npz, golden.npz and README.md. Raises CompileError SPK502."""
         write_package(require_plan(graph, self.target), folder, golden)
 

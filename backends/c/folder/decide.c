@@ -1,7 +1,5 @@
 /* decide.c - whole samples in one call, each only as far as its answer is clear; for programs that load a shared library. */
-#include <string.h>
-
-#include "spk.h"
+#include "answer.h"
 
 spk_status spk_host_decide(const spk_model *model, void *memory, size_t bytes, spk_in *in, uint32_t batch, uint32_t steps,
                            uint32_t padding, const void *const *input, uint32_t port, void *row, int64_t *sum,
@@ -9,30 +7,6 @@ spk_status spk_host_decide(const spk_model *model, void *memory, size_t bytes, s
 
 static size_t width(unsigned type) {
   return type == SPK_I8 ? 1u : type == SPK_I16 ? 2u : type == SPK_I32 || type == SPK_F32 ? 4u : 8u;
-}
-
-/* Add a row of values to their sums. */
-static void add(int64_t *sum, const void *row, unsigned type, uint32_t size) {
-  uint32_t k;
-  switch (type) {
-    case SPK_I8: for (k = 0; k < size; k++) { sum[k] += ((const int8_t *)row)[k]; } break;
-    case SPK_I16: for (k = 0; k < size; k++) { sum[k] += ((const int16_t *)row)[k]; } break;
-    case SPK_I32: for (k = 0; k < size; k++) { sum[k] += ((const int32_t *)row)[k]; } break;
-    default: for (k = 0; k < size; k++) { sum[k] += ((const int64_t *)row)[k]; } break;
-  }
-}
-
-/* How far the largest sum leads the next; one sum alone: how far it is from 0. No branches: what leads changes with every sample. */
-static int64_t lead(const int64_t *sum, uint32_t size) {
-  int64_t first = sum[0], second = INT64_MIN;
-  uint32_t k;
-  if (size == 1) { return first < 0 ? -first : first; }
-  for (k = 1; k < size; k++) {
-    const int64_t low = sum[k] < first ? sum[k] : first;
-    first = sum[k] > first ? sum[k] : first;
-    second = low > second ? low : second;
-  }
-  return first - second;
 }
 
 /* Run `batch` samples of at most `steps` steps. A sample ends as soon as the largest sum of the port's values leads the next by
@@ -48,6 +22,7 @@ spk_status spk_host_decide(const spk_model *model, void *memory, size_t bytes, s
                            uint32_t padding, const void *const *input, uint32_t port, void *row, int64_t *sum,
                            const int64_t *margin, uint32_t margins, uint32_t *answer, uint32_t *used) {
   const spk_port *p = &model->port[port];
+  spk_answer found = {p, margin, margins, sum, 0, 0};
   spk_net *net = NULL;
   spk_status status;
   uint32_t b, t, k;
@@ -56,8 +31,7 @@ spk_status spk_host_decide(const spk_model *model, void *memory, size_t bytes, s
   if (status != SPK_OK) { return status; }
   for (b = 0; b < batch; b++) {
     if (b > 0) { model->reset(net); }
-    memset(sum, 0, p->size * sizeof *sum);
-    used[b] = steps;
+    spk_answer_begin(&found);
     for (t = 0; t < steps + padding; t++) {
       for (k = 0; k < model->inputs; k++) {
         const size_t size = model->input[k].size * width(model->input[k].type);
@@ -70,17 +44,10 @@ spk_status spk_host_decide(const spk_model *model, void *memory, size_t bytes, s
       if (t < p->lag) { continue; }
       status = model->read(net, port, row);
       if (status != SPK_OK) { return status; }
-      add(sum, row, p->type, p->size);
-      k = t - p->lag;
-      if (k + 1 == steps || lead(sum, p->size) >= margin[k < margins ? k : margins - 1]) {
-        used[b] = k + 1;
-        break;
-      }
+      if (spk_answer_add(&found, row) || found.steps == steps) { break; }
     }
-    answer[b] = 0;
-    for (k = 1; k < p->size; k++) {
-      if (sum[k] > sum[answer[b]]) { answer[b] = k; }
-    }
+    used[b] = steps ? found.steps : 0;
+    answer[b] = spk_answer_class(&found);
   }
   return SPK_OK;
 }

@@ -3,6 +3,7 @@
  *
  *     network [--latency] [FILE]    run; print how long the steps took to standard error
  *     network --check FILE          compare; exit status 1 if anything differs
+ *     network --answers [FILE]      one line a sample, `answer CLASS STEPS`: as soon as it is clear (cutoff.h), and no step more
  *     network --events ...          run on a stream of address events: see stream.c
  *     network-offline --check FILE  compare what offline mode (spk_offline) gives for all samples at once: see whole.h
  *
@@ -16,6 +17,7 @@
  *     out NAME E...             what an output must hold: all elements that are not zero
  *     port NAME E...            the same for another port
  *     state NAME V...           what a state must be after this step, all values
+ *     answer CLASS STEPS        what the answer must be by now, and how many steps of its output it took
  *
  * Output has the same form, so that it can be stored and compared. Numbers are decimal; floats may be hexadecimal. */
 #define _POSIX_C_SOURCE 200809L
@@ -23,7 +25,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "answer.h"
 #include "clock.h"
+#include "cutoff.h"
 #include "network.h"
 #include "stream.h"
 #include "whole.h"
@@ -193,13 +197,33 @@ static void compare(const spk_port *p, const void *want, const void *have, doubl
   }
 }
 
+/* Whether the answer line that was just read says what was found. */
+static void compare_answer(const spk_answer *found) {
+  int64_t wanted[2] = {0, 0};
+  uint32_t k;
+  for (k = 0; k < 2; k++) {
+    if (!next_word()) { fail("a number is missing", ""); }
+    wanted[k] = parse(word, SPK_I64).i;
+  }
+  compared++;
+  if ((wanted[0] != (int64_t)spk_answer_class(found) || wanted[1] != (int64_t)found->steps) && different++ < 10) {
+    fprintf(stderr, "%s:%lu: sample %lu: answer %lu after %lu steps, expected %lld after %lld\n", file_name, line, samples - 1,
+            (unsigned long)spk_answer_class(found), (unsigned long)found->steps, (long long)wanted[0], (long long)wanted[1]);
+  }
+}
+
+static void print_answer(const spk_answer *found) {
+  printf("answer %lu %lu\n", (unsigned long)spk_answer_class(found), (unsigned long)found->steps);
+}
+
 /* Runs or checks a file of text. */
 static int text(int argc, char **argv) {
   static unsigned char memory[SPK_BYTES];
   static histogram taken;
   const int check = argc > 1 && strcmp(argv[1], "--check") == 0;
+  const int answers = argc > 1 && strcmp(argv[1], "--answers") == 0;
   const int latency = argc > 1 && strcmp(argv[1], "--latency") == 0;
-  const char *path = argc > 1 + check + latency ? argv[1 + check + latency] : NULL;
+  const char *path = argc > 1 + check + answers + latency ? argv[1 + check + answers + latency] : NULL;
   spk_net *net = NULL;
   spk_in *in = (spk_in *)room(model->inputs, sizeof *in);
   uint32_t **index = (uint32_t **)room(model->inputs, sizeof *index);
@@ -209,6 +233,14 @@ static int text(int argc, char **argv) {
   double tolerance = 0;
   int open = 0, waiting = 0, more, noting = whole_built && check;
   const char *wrong;
+  /* Answers are of an output of integers; a network without one has none. */
+  const int answering = model->outputs > 0 && !is_float(model->port[SPK_ANSWER_PORT].type);
+  spk_answer answer = {&model->port[SPK_ANSWER_PORT], spk_margin, SPK_MARGINS, NULL, 0, 0};
+  int asked = 0;
+  if (answers && !answering) {
+    fprintf(stderr, "--answers: the network has no output of integers to answer with: compile with --bits 8\n");
+    return 1;
+  }
   file = path != NULL ? fopen(path, "r") : stdin;
   if (path != NULL) { file_name = path; }
   if (file == NULL) {
@@ -225,6 +257,7 @@ static int text(int argc, char **argv) {
   for (k = 0; k < model->states; k++) { most = model->state[k].size > most ? model->state[k].size : most; }
   have = room(most, 8);
   want = room(most, 8);
+  answer.sum = (int64_t *)room(most, sizeof *answer.sum);
   if (!next_word() || strcmp(word, "spk") != 0 || !next_word() || strcmp(word, "1") != 0) { fail("the file does not begin with 'spk 1'", ""); }
   do {
     more = next_line();
@@ -232,15 +265,20 @@ static int text(int argc, char **argv) {
     if (waiting && (!more || strcmp(word, "in") != 0)) {
       if (noting) {
         whole_step(in);
+      } else if (answers && (answer.clear || asked)) { /* nothing is left to be computed */
       } else if (!whole_built || !check) {
         const uint64_t from = clock_ns();
         const spk_status status = spk_step(net, in);
         histogram_add(&taken, clock_ns() - from);
         if (status != SPK_OK) { fail(message(status), ""); }
+        if (answering && !answer.clear && steps >= answer.port->lag) {
+          if (spk_read(net, SPK_ANSWER_PORT, have) != SPK_OK) { fail(message(SPK_E_PORT), ""); }
+          (void)spk_answer_add(&answer, have);
+        }
       }
       waiting = 0;
       steps++;
-      if (!check) {
+      if (!check && !answers) {
         printf("step\n");
         for (k = 0; k < model->outputs; k++) {
           if (spk_read(net, k, have) != SPK_OK) { fail(message(SPK_E_PORT), ""); }
@@ -257,17 +295,20 @@ static int text(int argc, char **argv) {
       if (!next_word()) { break; }
       more = next_line();
     }
+    if (answers && open && !asked && (!more || strcmp(word, "sample") == 0)) { print_answer(&answer); }
     if (!more) { break; }
     if (strcmp(word, "tolerance") == 0) {
       if (!next_word()) { fail("a number is missing", ""); }
       tolerance = parse(word, SPK_F64).f;
     } else if (strcmp(word, "sample") == 0) {
       spk_reset(net);
+      if (answering) { spk_answer_begin(&answer); }
       if (noting) { whole_sample(); }
       open = 1;
+      asked = 0;
       samples++;
       steps = 0;
-      if (!check) { printf(samples == 1 ? "spk 1\nsample\n" : "sample\n"); }
+      if (!check && !answers) { printf(samples == 1 ? "spk 1\nsample\n" : "sample\n"); }
     } else if (strcmp(word, "step") == 0) {
       if (!open) { fail("a step before the first sample", ""); }
       for (k = 0; k < model->inputs; k++) {
@@ -317,6 +358,11 @@ static int text(int argc, char **argv) {
         fail(message(SPK_E_PORT), p->name);
       }
       compare(p, want, have, tolerance);
+    } else if (strcmp(word, "answer") == 0) {
+      if (!open || !answering) { fail("an answer of no sample, or of a network that gives none", ""); }
+      if (answers && !asked) { print_answer(&answer); }
+      if (check && !whole_built) { compare_answer(&answer); }
+      asked = 1;
     } else {
       fail("unknown line", word);
     }
@@ -330,6 +376,7 @@ static int text(int argc, char **argv) {
   free(in);
   free(have);
   free(want);
+  free(answer.sum);
   if (path != NULL) { fclose(file); }
   if (latency) { histogram_print(&taken, stderr, "latency"); }
   if (check) {
@@ -345,9 +392,9 @@ int main(int argc, char **argv) {
   const int option = argc > 1 && argv[1][0] == '-';
   const int check = option && strcmp(argv[1], "--check") == 0;
   if (option && strcmp(argv[1], "--events") == 0) { return stream(argc - 2, argv + 2); }
-  if ((option && !check && strcmp(argv[1], "--latency") != 0) || argc > 2 + option || (check && argc < 3)) {
-    fprintf(stderr, "usage: %s [--latency] [FILE]\n       %s --check FILE\n       %s --events [OPTIONS] [FILE]\n", argv[0], argv[0],
-            argv[0]);
+  if ((option && !check && strcmp(argv[1], "--answers") != 0 && strcmp(argv[1], "--latency") != 0) || argc > 2 + option || (check && argc < 3)) {
+    fprintf(stderr, "usage: %s [--latency | --answers] [FILE]\n       %s --check FILE\n       %s --events [OPTIONS] [FILE]\n", argv[0],
+            argv[0], argv[0]);
     return 2;
   }
   return text(argc, argv);
