@@ -413,7 +413,7 @@ def _given_ecg(fold: int | None) -> Task:
         train,
         test,
         lambda seed: ecg_network(),
-        240,
+        480,
         16,
         0.0,
         0.02,
