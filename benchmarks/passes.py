@@ -46,8 +46,8 @@ import spikec
 from spikec.account import unaccounted
 from spikec.backend import load_backend
 from spikec.backends.c.backend import _compiled, checked_inputs
-from spikec.cutoff import calibrate, thinned
-from spikec.inputs import check_inputs
+from spikec.cutoff import calibrate
+from spikec.inputs import check_inputs, thinned
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Conv, Dense, Sparse
 from spikec.ir.types import Array

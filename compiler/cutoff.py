@@ -24,8 +24,6 @@ from spikec.score import answers
 #: Where a line of margins ends, as a share of where it begins, and how many beginnings are tried.
 _SHARES: Final = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125, 0.0)
 _MARGINS: Final = 64
-#: Share of the input that `thinned` leaves out.
-LEFT_OUT: Final = 0.1
 
 
 @dataclass(frozen=True)
@@ -98,20 +96,14 @@ def _steps(leads: Array, margins: Array) -> Array:
     return np.asarray(enough.argmax(axis=1))
 
 
-def thinned(inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """The same inputs with a share of them left out at random: samples that the network has not learnt by heart."""
-    rng = np.random.default_rng(0)
-    return {name: (array * (rng.random(array.shape, np.float32) >= LEFT_OUT)).astype(array.dtype) for name, array in inputs.items()}
-
-
 def calibrate(output: Array, labels: Array | None, name: str, budget: float, harder: Array | None = None) -> Cutoff:
     """The margins of the fewest steps at which the loss on these samples, plus its standard error, is within the budget.
 
-    output (samples, T, *classes) of the whole run; harder: that of the same samples with less input (`thinned`), on which the loss
-    has to be within the budget too: a network answers samples that it was trained on more surely than others. The loss is the
-    share of the samples whose right answer is lost less that of wrong ones that become right, with labels (samples,); else the
-    share whose answer changes. Margins fall with time along a straight line, from `a` to a share of `a` that is searched for as
-    well; two numbers are too few to learn the samples by heart.
+    output (samples, T, *classes) of the whole run; harder: that of the same samples with less input (`spikec.inputs.thinned`), on
+    which the loss has to be within the budget too: a network answers samples that it was trained on more surely than others. The
+    loss is the share of the samples whose right answer is lost less that of wrong ones that become right, with labels (samples,);
+    else the share whose answer changes. Margins fall with time along a straight line, from `a` to a share of `a` that is searched
+    for as well; two numbers are too few to learn the samples by heart.
     Samples with a label below 0 are left out. Raises CompileError SPK001 for a budget out of range or an output of one value.
     """
     if not 0 <= budget < 1:

@@ -16,13 +16,13 @@ from spikec.backend import load_backend
 from spikec.bits import read_bits
 from spikec.build import Build, golden_inputs, load
 from spikec.counts import SYNAPTIC, synapses
-from spikec.cutoff import Cutoff, thinned
+from spikec.cutoff import Cutoff
 from spikec.cutoff import calibrate as calibrate_cutoff
 from spikec.diagnostics import CompileError
 from spikec.files import check_path
 from spikec.folder import is_build
 from spikec.headroom import head_room
-from spikec.inputs import check_inputs, frames
+from spikec.inputs import check_inputs, frames, thinned
 from spikec.ir.graph import Graph
 from spikec.ir.rules import verify
 from spikec.ir.text import read_graph, write_graph
@@ -481,7 +481,7 @@ def _cutoff(graph: Graph, given: Mapping[str, Any], budget: float, ledger: Ledge
     name = scored_output(graph)
     inputs = check_inputs(graph, given["calibrate"])
     engine = load_backend("numpy", target)
-    output, harder = (engine.run(graph, given, record=()).outputs[name] for given in (inputs, thinned(inputs)))
+    output, harder = (engine.run(graph, each, record=()).outputs[name] for each in (inputs, thinned(inputs)))
     found = calibrate_cutoff(output, labels, name, budget, harder)
     decided, final = found.decide(output), answers(output)
     measured = {

@@ -16,6 +16,8 @@ from spikec.runtime.encoders import EncodingError, encode
 
 #: Numbers that are looked at together: what is stored for them stays in the caches.
 _NEAR = 1 << 16
+#: Share of the input that `thinned` leaves out.
+LEFT_OUT = 0.1
 
 
 def as_array(name: str, data: Any) -> Array:
@@ -124,6 +126,12 @@ def recode(before: Graph, after: Graph, data: Mapping[str, Array]) -> dict[str, 
         if node.name in data and (node.unit, node.encode) != (own.unit, own.encode):
             result[node.name] = _check(node, data[node.name])
     return result
+
+
+def thinned(inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """The same inputs with a share of them left out at random: samples that the network has not learnt by heart."""
+    rng = np.random.default_rng(0)
+    return {name: (array * (rng.random(array.shape, np.float32) >= LEFT_OUT)).astype(array.dtype) for name, array in inputs.items()}
 
 
 def shape_text(shape: tuple[int, ...]) -> str:

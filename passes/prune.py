@@ -119,7 +119,8 @@ class Prune:
         if other is None:
             ledger.entries += single.entries
             return one
-        before, after = self._right(graph, one), self._right(graph, other)
+        wanted = self._answers(graph, graph) if self.labels is None else self.labels
+        before, after = (self._right(wanted, self._answers(graph, each)) for each in (one, other))
         change = after - before
         taken = bool(change.mean() >= -np.sqrt(np.square(change).sum()) / len(change))
         figures = {"share": WHOLE if taken else 0.0, "right with single synapses": float(before.mean())}
@@ -142,18 +143,18 @@ class Prune:
         """Weights of the layers that lose some, those that are zero too."""
         return sum(node.weight.size for node in graph.nodes if isinstance(node, WEIGHTED) and self.takes(node, graph))
 
-    def _right(self, graph: Graph, changed: Graph) -> Array:
-        """Of every calibration sample the share of right answers (samples,): by labels, else those of `graph`."""
+    def _answers(self, graph: Graph, changed: Graph) -> Array:
+        """What a changed graph answers to the calibration data; of every step where every step has a label."""
         assert self.calibrate is not None
-        per_step = self.labels is not None and self.labels.ndim == 2
-        output = scored_output(graph)
+        output = interpret(changed, recode(graph, changed, self.calibrate)).outputs[scored_output(graph)]
+        return answers(output, self.labels is not None and self.labels.ndim == 2)
 
-        def given(found: Graph) -> Array:
-            return answers(interpret(found, recode(graph, found, self.calibrate or {})).outputs[output], per_step)
-
-        wanted = given(graph) if self.labels is None else self.labels
-        right = ((given(changed) == wanted) & (wanted >= 0)).reshape(len(wanted), -1)
-        return np.asarray(right.sum(axis=1) / np.maximum((wanted >= 0).reshape(len(wanted), -1).sum(axis=1), 1))
+    @staticmethod
+    def _right(wanted: Array, found: Array) -> Array:
+        """Of every sample the share of right answers (samples,); those below 0 do not count."""
+        counted = (wanted >= 0).reshape(len(wanted), -1)
+        right = (found == wanted).reshape(len(wanted), -1) & counted
+        return np.asarray(right.sum(axis=1) / np.maximum(counted.sum(axis=1), 1))
 
     def _check(self, graph: Graph) -> None:
         for option, share in (("prune", self.prune), ("prune_structured", self.prune_structured)):

@@ -17,6 +17,7 @@ import numpy as np
 
 from spikec.counts import Counts, count, operations_by_layer
 from spikec.diagnostics import CompileError
+from spikec.inputs import thinned
 from spikec.ir.graph import Graph
 from spikec.ir.interpret import Execution, Interpreter, default_record, interpret
 from spikec.ir.ops import Input, Neuron
@@ -29,8 +30,6 @@ from spikec.score import answers
 
 #: Calibration samples that are looked at: what is lost are few of them.
 SAMPLES: Final = 512
-#: Share of the input that is left out at random for the second measurement.
-LEFT_OUT: Final = 0.1
 #: Activity is told for so many parts of a sample.
 PARTS: Final = 8
 
@@ -65,9 +64,7 @@ class Windows:
         before = interpret(graph, judge.data, record=default_record(graph))
         exact = {name: (min(first, steps), steps) for name, first in late_starts(graph, steps).items()}
         work = _work(graph, judge.data, before)
-        rng = np.random.default_rng(0)
-        sparse = {name: (array * (rng.random(array.shape) >= LEFT_OUT)).astype(array.dtype) for name, array in judge.data.items()}
-        judges = (Judge(graph, sparse, self.labels, "", SAMPLES), judge)
+        judges = (Judge(graph, thinned(judge.data), self.labels, "", SAMPLES), judge)
         found, figures = _search(graph, judges, exact, work, self.windows_loss)
         after = with_windows(graph, found, steps)
         now = interpret(after, judge.data, record=default_record(after))

@@ -16,8 +16,9 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from nets import F, dense, graph, leaky, spikes
 
 import spikec
-from spikec.cutoff import Cutoff, calibrate, thinned
+from spikec.cutoff import Cutoff, calibrate
 from spikec.diagnostics import CompileError
+from spikec.inputs import thinned
 from spikec.score import answers
 
 OUTPUTS = arrays(np.int64, array_shapes(min_dims=3, max_dims=3, max_side=7), elements=st.integers(-3, 3))

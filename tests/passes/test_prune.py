@@ -187,7 +187,8 @@ def test_neurons_that_are_needed_stay() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"prune_scope": "layer"}, {"prune_pattern": "2:4"}, {"prune_structured": 0.0}, {"calibrate": None}]
+    "options",
+    [{"prune_scope": "layer"}, {"prune_pattern": "2:4"}, {"prune_structured": 0.0}, {"keep_layers": ("fc2",)}, {"calibrate": None}],
 )
 def test_neurons_stay_where_nothing_says_that_they_may_go(options: dict[str, Any]) -> None:
     x = {"in": random_spikes((64, 20, 12), 5)}
