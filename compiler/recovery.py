@@ -37,7 +37,7 @@ WEIGHTED: Final = (Dense, Sparse, Conv)
 #: Options of the pruning pass that take synapses.
 _OF_SYNAPSES: Final = ("prune", "max_synapses", "max_bytes", "prune_pattern")
 #: The part of the training in which synapses go, and how often they are chosen anew in it.
-_PRUNING, _UPDATES = 0.6, 60
+_PRUNING, _UPDATES = 0.3, 60
 #: The part that runs on the float neurons, with rounded weights: they are quicker; the integers have the rest, but where neurons
 #: are trained too and the integers answer as well, within this share of the answers.
 _EARLY: Final = 0.6
@@ -114,11 +114,11 @@ def recover(
     the best is kept, the state before training included. drop: the share of the input's spikes left out at random while training,
     against learning few samples by heart. early: the share of the loss that looks at every step past a fifth of the run, at what
     the sums say by then, and not at the end alone (Deng et al. 2022); for answers that come early, `decide`. gradual: of a build
-    with pruned synapses, prune again while training, to a growing share (Zhu and Gupta 2017: 1 - (1 - p)^3 of it) of the weights as
-    they are by then; the number that stays is the build's. By default where what went was not made good for on calibration data
-    (`spikec.passes.compensate`); those weights are where the training begins, else. neurons: train biases too, and thresholds and
-    decays that populations have neuron by neuron. clip: the largest norm of a gradient, 0 for any; by default 1 where populations
-    feed back to themselves. Needs PyTorch. Raises CompileError SPK404 where the build has no quantizer.
+    with pruned synapses, prune again while training, to a growing share (Zhu and Gupta 2017: 1 - (1 - p)^3 of it), those that the
+    loss feels least by then; the number that stays is the build's. By default where what went was not made good for on
+    calibration data (`spikec.passes.compensate`); those weights are where the training begins, else. neurons: train biases too,
+    and thresholds and decays that populations have neuron by neuron. clip: the largest norm of a gradient, 0 for any; by default
+    1 where populations feed back to themselves. Needs PyTorch. Raises CompileError SPK404 where the build has no quantizer.
     """
     try:
         import torch
@@ -169,6 +169,7 @@ def recover(
     grids = make_pass(quantizer, options).weight_grids(source)  # type: ignore[attr-defined]  # both quantizers have it
     neurons = neurons and bool(biased(source) or forms_of(source))
     module, quick, masks, integers = _modules(torch, source, fixed, scales, grids, neurons)
+    learnt = {name: quick.weights[quick._keys[name]] for name in masks}  # which the module shares
     loops = any(loop for _, loop in quick._parts)
     clip = (_CLIP if loops else 0.0) if clip is None else clip
     settings = replace(settings, clip=clip)
@@ -183,10 +184,11 @@ def recover(
     sharp = _sharpness(torch, teacher.answers(given, batch_size), whole_labels) if per_step else 0.0
     task = _Task(whole, floats, given, whole_labels, teacher if distill else None, unit, sharp)
 
-    def prune(share: float) -> None:
-        """Of the synapses, this share of what is to go goes."""
+    def prune(share: float, state: Mapping[Any, Mapping[str, Any]]) -> None:
+        """Of the synapses, this share of what is to go goes. state: Adam's, of the gradients so far."""
         if pruner is not None:
-            for name, keep in pruner.masks(_with_weights(source, module, scales, rounded=False), share).items():
+            felt = {name: state[w]["exp_avg_sq"].numpy() for name, w in learnt.items() if w in state}
+            for name, keep in pruner.masks(_with_weights(source, module, scales, rounded=False), share, felt).items():
                 if name in masks:
                     masks[name][...] = torch.from_numpy(keep)
 
@@ -268,10 +270,17 @@ class _Pruner:
         share = max(0.0, 1 - left / max(1, rule.places(whole)))
         return cls(replace(rule, prune_pattern=pattern), float(share), rule.activity(whole))
 
-    def masks(self, graph: Graph, progress: float) -> dict[str, Array]:
-        """Which synapses stay, by layer, when `progress` of the way is done: a share of 1 - (1 - progress)^3."""
+    def masks(self, graph: Graph, progress: float, felt: Mapping[str, Array]) -> dict[str, Array]:
+        """Which synapses stay, by layer, when `progress` of the way is done: a share of 1 - (1 - progress)^3.
+
+        felt: the mean squares of the weights' gradients. A synapse counts for what the loss changes without it, its weight times
+        its gradient, squared (Molchanov et al., CVPR 2019): what its source sends does not tell what comes of it. Of layers that
+        no gradient reached, it counts as the pruning pass has it.
+        """
         rule = replace(self.rule, prune=self.share * (1 - (1 - progress) ** 3))
-        return rule.masks(graph, self.activity)
+        layers = [node for node in graph.nodes if isinstance(node, WEIGHTED) and np.any(felt.get(node.name, 0))]
+        matters = {node.name: np.square(node.weight.astype(np.float64)) * felt[node.name] for node in layers}
+        return rule.masks(graph, self.activity, matters)
 
 
 def _moved_back(pruned: Graph, source: Graph, trained: Graph) -> Graph | None:
@@ -468,14 +477,14 @@ def _fit(
     settings: _Settings,
     generator: Any,
     progress: Callable[[int, int], None],
-    prune: Callable[[float], None] | None,
+    prune: Callable[[float, Mapping[Any, Mapping[str, Any]]], None] | None,
     settle: Callable[[], Any] | None,
 ) -> tuple[tuple[float, float], tuple[float, float], Any]:
     """Train, `quick` first, which shares the module's weights; the module ends with the weights of its best epoch. What `_scored`
     says of it before and after, and the module.
 
-    prune: called with how far the pruning is, from 0 to 1, during the first part of the training. settle: gives the module with
-    what neurons have of their own as it is by then, where that is trained.
+    prune: called with how far the pruning is, from 0 to 1, and the optimizer's state, during the first part of the training.
+    settle: gives the module with what neurons have of their own as it is by then, where that is trained.
     """
     graph = module.graph
     per_step = task.labels.ndim == 2
@@ -503,7 +512,7 @@ def _fit(
         if number % batches == 0:
             shuffled = train[torch.randperm(len(train), generator=generator).numpy()]
         if prune and (number == pruned or (number < pruned and number % every == 0)):
-            prune(min(1.0, (number + every) / max(1, pruned)))
+            prune(min(1.0, (number + every) / max(1, pruned)), optimizer.state)
         chosen = shuffled[number % batches * size : (number % batches + 1) * size]
         if number == early and settle is not None:
             module = settle()

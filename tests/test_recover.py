@@ -124,6 +124,23 @@ def test_gradual_pruning_leaves_as_many_synapses_and_does_better(net: Graph, tar
             np.testing.assert_array_equal(engine.records[name], value)
 
 
+def test_gradual_pruning_takes_synapses_that_the_answer_does_not_feel(net: Graph) -> None:
+    """Half of the neurons have the larger weights, and are next to unheard: theirs go, though they move membranes more."""
+    loud, heard = np.where(np.arange(20) < 10, 3, 1)[:, None], np.where(np.arange(20) < 10, 0.02, 1)
+    fc1, fc2 = net["fc1"], net["fc2"]
+    assert isinstance(fc1, Dense) and isinstance(fc2, Dense)
+    changed = {"fc1": replace(fc1, weight=(fc1.weight * loud).astype(np.float32)), "fc2": replace(fc2, weight=(fc2.weight * heard).astype(np.float32))}  # fmt: skip
+    odd = net.with_nodes(changed.get(node.name, node) for node in net.nodes)
+    x, y = task(256, 2)
+    build = spikec.compile(odd, target="host", bits=8, prune=0.5, keep_layers=("fc2",), calibrate=x[:128], labels=y[:128])
+    trained = spikec.recover(build, x, y, epochs=8, gradual=True, learning_rate=0.01)
+    found = next(stage for stage in trained.stages if stage.name == "recover").graph
+    fc1, fc2 = found["fc1"], found["fc2"]
+    assert isinstance(fc1, Dense) and isinstance(fc2, Dense)
+    left, unheard = np.count_nonzero(fc1.weight, axis=1), np.abs(fc2.weight).max(axis=0) < 0.1
+    assert unheard.sum() > 5 and left[unheard].sum() < left[~unheard].sum()
+
+
 def test_gradual_pruning_keeps_to_the_neurons_that_the_build_chose(net: Graph) -> None:
     x, y = task(300, 2)
     build = spikec.compile(net, target="host", bits=8, calibrate=x[:64], labels=y[:64], prune=0.8)
