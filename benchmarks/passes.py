@@ -216,7 +216,9 @@ class Bench:
     @cached_property
     def pruned(self) -> Any:
         """A tenth of the synapses."""
-        return self.recover(self.compile(bits=8, prune=0.9))
+        whole = self.task.whole
+        asked = {"prune": 0.9} if whole is None else {"prune_structured": whole, "max_synapses": synapses(self.graph) // 10}
+        return self.recover(self.compile(bits=8, **asked))
 
     @cached_property
     def blocks(self) -> Any:

@@ -57,7 +57,8 @@ class Task:
     tuning: what a recovery learns from, where not all of `train`. steps: from which step on answers count, where every step has a
     label (samples, T). options: of every compilation. given: whether others trained the network. drop: the share of the input's
     spikes left out in training; early: the share of the loss that asks for the answer at every step past a fifth of the run; both
-    of the float network, if it is trained here, as of a recovery. recovery: further options of it.
+    of the float network, if it is trained here, as of a recovery. recovery: further options of it. whole: the share of the neurons
+    that goes whole where 90 % of the synapses go; None: what `--prune` finds.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Task:
     given: bool = False
     early: float = 0.0
     recovery: Mapping[str, Any] = field(default_factory=dict)
+    whole: float | None = None
 
     @property
     def per_step(self) -> bool:
@@ -413,8 +415,8 @@ def _given_ecg(fold: int | None) -> Task:
         train,
         test,
         lambda seed: ecg_network(),
-        480,
-        16,
+        240,
+        8,
         0.0,
         0.02,
         tuning,
@@ -422,6 +424,7 @@ def _given_ecg(fold: int | None) -> Task:
         {"input_bits": 4},
         given=True,
         recovery=recovery,
+        whole=0.5,
     )
 
 
