@@ -453,6 +453,7 @@ def row_path(bench: Bench, key: str) -> Path:
         f" {task.early}" if task.early else ""
     )
     settings += "".join(f" {name} {value}" for name, value in task.recovery.items())
+    settings += "" if task.whole is None else f" whole {task.whole}"
     told = (*data, bench.graph.fingerprint.encode(), settings.encode(), inspect.getsource(measure).encode())
     return tasks.KEPT / "rows" / f"{task.name}-{bench.seed}-{key}-{_digest(*told)}.npz"
 
