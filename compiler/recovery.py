@@ -114,11 +114,12 @@ def recover(
     the best is kept, the state before training included. drop: the share of the input's spikes left out at random while training,
     against learning few samples by heart. early: the share of the loss that looks at every step past a fifth of the run, at what
     the sums say by then, and not at the end alone (Deng et al. 2022); for answers that come early, `decide`. gradual: of a build
-    with pruned synapses, prune again while training, to a growing share (Zhu and Gupta 2017: 1 - (1 - p)^3 of it), those that the
-    loss feels least by then; the number that stays is the build's. By default where what went was not made good for on
-    calibration data (`spikec.passes.compensate`); those weights are where the training begins, else. neurons: train biases too,
-    and thresholds and decays that populations have neuron by neuron. clip: the largest norm of a gradient, 0 for any; by default
-    1 where populations feed back to themselves. Needs PyTorch. Raises CompileError SPK404 where the build has no quantizer.
+    with pruned synapses, prune again while training, to a growing share (Zhu and Gupta 2017: 1 - (1 - p)^3 of it) of the weights
+    as they are by then, in networks with loops those that the loss feels least; the number that stays is the build's. By default
+    where what went was not made good for on calibration data (`spikec.passes.compensate`); those weights are where the training
+    begins, else. neurons: train biases too, and thresholds and decays that populations have neuron by neuron. clip: the largest
+    norm of a gradient, 0 for any; by default 1 where populations feed back to themselves. Needs PyTorch. Raises CompileError
+    SPK404 where the build has no quantizer.
     """
     try:
         import torch
@@ -187,7 +188,7 @@ def recover(
     def prune(share: float, state: Mapping[Any, Mapping[str, Any]]) -> None:
         """Of the synapses, this share of what is to go goes. state: Adam's, of the gradients so far."""
         if pruner is not None:
-            felt = {name: state[w]["exp_avg_sq"].numpy() for name, w in learnt.items() if w in state}
+            felt = {name: state[w]["exp_avg_sq"].numpy() for name, w in learnt.items() if w in state} if loops else {}
             for name, keep in pruner.masks(_with_weights(source, module, scales, rounded=False), share, felt).items():
                 if name in masks:
                     masks[name][...] = torch.from_numpy(keep)
@@ -273,9 +274,9 @@ class _Pruner:
     def masks(self, graph: Graph, progress: float, felt: Mapping[str, Array]) -> dict[str, Array]:
         """Which synapses stay, by layer, when `progress` of the way is done: a share of 1 - (1 - progress)^3.
 
-        felt: the mean squares of the weights' gradients. A synapse counts for what the loss changes without it, its weight times
-        its gradient, squared (Molchanov et al., CVPR 2019): what its source sends does not tell what comes of it. Of layers that
-        no gradient reached, it counts as the pruning pass has it.
+        felt: the mean squares of the weights' gradients, of networks with loops. There a synapse counts for what the loss changes
+        without it, its weight times its gradient, squared (Molchanov et al., CVPR 2019): what its source sends does not tell what
+        comes of it around the loop. Elsewhere, and where no gradient came, it counts as the pruning pass has it.
         """
         rule = replace(self.rule, prune=self.share * (1 - (1 - progress) ** 3))
         layers = [node for node in graph.nodes if isinstance(node, WEIGHTED) and np.any(felt.get(node.name, 0))]

@@ -124,15 +124,17 @@ def test_gradual_pruning_leaves_as_many_synapses_and_does_better(net: Graph, tar
             np.testing.assert_array_equal(engine.records[name], value)
 
 
-def test_gradual_pruning_takes_synapses_that_the_answer_does_not_feel(net: Graph) -> None:
+def test_gradual_pruning_of_loops_takes_synapses_that_the_answer_does_not_feel(net: Graph) -> None:
     """Half of the neurons have the larger weights, and are next to unheard: theirs go, though they move membranes more."""
-    loud, heard = np.where(np.arange(20) < 10, 3, 1)[:, None], np.where(np.arange(20) < 10, 0.02, 1)
     fc1, fc2 = net["fc1"], net["fc2"]
     assert isinstance(fc1, Dense) and isinstance(fc2, Dense)
-    changed = {"fc1": replace(fc1, weight=(fc1.weight * loud).astype(np.float32)), "fc2": replace(fc2, weight=(fc2.weight * heard).astype(np.float32))}  # fmt: skip
-    odd = net.with_nodes(changed.get(node.name, node) for node in net.nodes)
+    loud, heard = np.where(np.arange(20) < 10, 3, 1).astype(np.float32), np.where(np.arange(20) < 10, 0.02, 1).astype(np.float32)
+    back = replace(dense("back", "l1", -0.1 * np.eye(20, dtype=np.float32)), inputs=(Ref("l1", delay=1),))
+    layers = dense("fc1", "in", fc1.weight * loud[:, None]), back, Add(name="sum", inputs=(Ref("fc1"), Ref("back")))
+    rest = leaky("l1", "sum", 0.875), dense("fc2", "l1", fc2.weight * heard), leaky("l2", "fc2", 0.875)
     x, y = task(256, 2)
-    build = spikec.compile(odd, target="host", bits=8, prune=0.5, keep_layers=("fc2",), calibrate=x[:128], labels=y[:128])
+    options: dict[str, Any] = {"prune": 0.5, "keep_layers": ("fc2", "back"), "calibrate": x[:128], "labels": y[:128]}
+    build = spikec.compile(graph(spikes((16,)), *layers, *rest, out=["l2"]), target="host", bits=8, **options)
     trained = spikec.recover(build, x, y, epochs=8, gradual=True, learning_rate=0.01)
     found = next(stage for stage in trained.stages if stage.name == "recover").graph
     fc1, fc2 = found["fc1"], found["fc2"]
