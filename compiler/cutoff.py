@@ -61,6 +61,11 @@ class Cutoff:
             return cls(found["output"], tuple(math.inf if each is None else each for each in given), found["budget"])
         return cls(found["output"], math.inf if given is None else given, found["budget"])
 
+    @property
+    def early(self) -> bool:
+        """Whether any lead suffices before the end."""
+        return bool(np.isfinite(np.min(self.margin)))
+
     def text(self) -> str:
         """The margin in words: "5", or "6 at first and 2 in the end"."""
         if not isinstance(self.margin, tuple):

@@ -139,6 +139,7 @@ def compile(
         return fitted(compile, target_of(model, target), fit, arguments)
     build = _build_of(model)
     chosen, text = (build.target, build.target_text) if build and target is None else find_target(target or DEFAULT_TARGET)
+    options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
     asked = _Asked(read_bits(bits), strict, prove_ranges, max_ram, max_flash, small, cutoff, spiking, options)
     ledger = Ledger()
     if build is not None:
@@ -498,7 +499,11 @@ def _cutoff(graph: Graph, given: Mapping[str, Any], budget: float, ledger: Ledge
     ledger.record(
         graph.output(name).node,
         "approximation",
-        f"answers are given as soon as one class leads by {found.text()}"
+        (
+            f"answers are given as soon as one class leads by {found.text()}"
+            if found.early
+            else "answers are given after the whole run: no lead on the calibration data allows an earlier one"
+        )
         + ("" if labels is not None else " (no labels: as few answers change as may be lost)"),
         asked=f"--cutoff {budget}",
         measured=measured,

@@ -163,6 +163,10 @@ def recover(
         if spared := next((e.measured["share"] for e in build.ledger if e.what == TRIED), 0.0):
             neurons_only["prune_structured"] = spared
         now = [*stages[:first], *run_passes(stages[first - 1].graph, names[first : place + 1], neurons_only, ledger)[1:]]
+        if spared:  # nobody asked for these neurons
+            asked = f"--{next(key for key in _OF_SYNAPSES if options.get(key)).replace('_', '-')}"
+            chosen = f"--prune-structured {spared}"
+            ledger.entries = [replace(entry, asked=asked if entry.asked == chosen else entry.asked) for entry in ledger]
         left = now[place - 1].graph
         pruner = _Pruner.of(stages[first - 1].graph if spared else left, left, stages[first].graph, options)
     source, fixed = now[place - 1].graph, now[place].graph

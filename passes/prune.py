@@ -41,7 +41,8 @@ SAMPLES: Final = 256
 WHOLE: Final = 0.25
 #: What the ledger says where it was tried.
 TRIED: Final = "share of the neurons that goes whole"
-#: And where synapses went.
+#: And where neurons or synapses went.
+GONE: Final = "neurons of little effect removed"
 CUT: Final = "synapses pruned"
 _PATTERN: Final = re.compile(r"(?:(\d+):(\d+)|block(\d+))")
 Weighted = Dense | Sparse | Conv
@@ -93,8 +94,7 @@ class Prune:
             graph = shrink(self._without_sources(graph, weak, ledger, asked), ledger, weak)
             activity = self.activity(graph)
             was, now = _neurons(before), _neurons(graph)
-            what = "neurons of little effect removed"
-            ledger.record("", "approximation", what, changed=was - now, total=was, asked=asked)
+            ledger.record("", "approximation", GONE, changed=was - now, total=was, asked=asked)
         cut = self.cut(graph, activity, ledger)
         return shrink(cut, ledger) if cut is not graph else graph
 

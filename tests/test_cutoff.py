@@ -200,6 +200,15 @@ def test_labels_of_a_cutoff() -> None:
     assert calibrate(more, unknown, "l2", 0.1) == calibrate(output, y, "l2", 0.1)
 
 
+def test_where_nothing_leads_the_ledger_says_that_no_answer_is_early() -> None:
+    """A silent output: no margin was ever reached, and "leads by inf" would tell nobody anything."""
+    build = spikec.compile(net(), target="host", bits=8, calibrate=np.zeros((4, 20, 16), F), cutoff=0.1)
+    assert build.cutoff is not None and not build.cutoff.early
+    (entry,) = [e for e in build.ledger if e.pass_name == "cutoff"]
+    assert "after the whole run" in entry.what and "inf" not in entry.what
+    assert build.decide(data()).mean_steps == 20
+
+
 def test_bad_options() -> None:
     for options, text in (
         ({"cutoff": 0.1}, "cutoff needs calibration data"),

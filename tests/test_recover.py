@@ -13,7 +13,7 @@ import spikec
 from spikec.diagnostics import CompileError
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Add, Dense, Ref, Sparse
-from spikec.passes.prune import TRIED
+from spikec.passes.prune import GONE, TRIED
 
 CLASSES = 4
 
@@ -152,6 +152,8 @@ def test_gradual_pruning_keeps_to_the_neurons_that_the_build_chose(net: Graph) -
     assert found.graph().shape_of("l1")[0] <= round((1 - share) * 20)
     assert synapses(found) <= round(0.2 * (20 * 16 + CLASSES * 20)) + 1
     assert [entry.measured["share"] for entry in found.ledger if entry.what == TRIED] == [share]
+    (gone,) = [entry for entry in found.ledger if entry.what == GONE]
+    assert gone.asked == "--prune"  # nobody gave --prune-structured
 
 
 def test_gradual_pruning_keeps_to_a_budget_where_weights_are_zero_already(net: Graph) -> None:

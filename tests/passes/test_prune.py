@@ -237,6 +237,11 @@ def test_budgets(option: str, budget: int) -> None:
         assert sum(min(3 * np.count_nonzero(n.weight), n.weight.size) for n in after.nodes if isinstance(n, Dense)) <= budget
 
 
+def test_layers_that_stay_whole_are_a_list_or_a_tuple() -> None:
+    found = [spikec.compile(net(), target="host", bits=8, prune=0.5, keep_layers=names) for names in (["fc2"], ("fc2",))]
+    assert found[0].graph().fingerprint == found[1].graph().fingerprint
+
+
 @pytest.mark.parametrize(
     ("options", "code", "text"),
     [
