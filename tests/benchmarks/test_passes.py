@@ -95,6 +95,9 @@ def test_a_finished_row_is_kept_until_what_decides_it_changes(monkeypatch: pytes
     assert len(made) == 2
     passes.measured(other, "8bits", again=True)
     assert len(made) == 3
+    other.task = replace(other.task, whole=0.5)
+    passes.measured(other, "8bits")
+    assert len(made) == 4
 
 
 def test_what_is_kept_makes_a_table_and_the_rest_is_named(
@@ -108,6 +111,15 @@ def test_what_is_kept_makes_a_table_and_the_rest_is_named(
     np.testing.assert_array_equal(found["tiny", 1][0], one.right)
     assert list(found["tiny", 1][1]) == ["8bits"]
     assert "tiny, seed 1: pruned is not measured yet" in capsys.readouterr().err
+
+
+def test_a_tenth_of_the_synapses_is_left_whatever_share_of_the_neurons_goes_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passes.Bench, "recover", lambda self, build: build)
+    for whole, most in ((None, 12), (0.5, 6)):
+        one = bench()
+        one.task = replace(one.task, whole=whole)
+        assert passes.synapses(one.pruned.graph()) <= round(0.1 * passes.synapses(one.graph))
+        assert passes.hidden(one.pruned.graph()) <= most
 
 
 def test_neurons_are_halved_where_they_run_and_time_falls() -> None:
