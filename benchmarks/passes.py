@@ -1,6 +1,6 @@
 """`make bench-passes`: what the optimizing passes cost in answers, and what they save.
 
-    python benchmarks/passes.py [--tasks digits,mnist,...] [--rows 8bits,4bits,...] [--seeds 3] [--jobs 2] [--write]
+    python benchmarks/passes.py [--tasks digits,mnist,...] [--rows 8bits,4bits,...] [--seeds N] [--jobs 2] [--write]
     python benchmarks/passes.py --validate [--tasks ...] [--rows ...]
 
 For every task and seed a float network is trained (or the given one taken), compiled in several ways, and scored on the held-out
@@ -465,10 +465,10 @@ def stored(path: Path) -> Found:
         return Found(kept["before"], kept["after"], told["figures"], told["reason"])
 
 
-def latest(names: Iterable[str], seeds: Iterable[int], keys: list[str]) -> dict[tuple[str, int], tuple[Array, dict[str, Found]]]:
+def latest(units: Iterable[tuple[str, int]], keys: list[str]) -> dict[tuple[str, int], tuple[Array, dict[str, Found]]]:
     """What was measured last of every row, whatever has changed since; of seeds whose plain build was measured."""
     outcomes = {}
-    for name, seed in ((name, seed) for name in names for seed in seeds):
+    for name, seed in units:
         rows = {}
         for key in dict.fromkeys(["8bits", *rows_of(name, keys)]):
             paths = (tasks.KEPT / "rows").glob(f"{name}-{seed}-{key}-*.npz")
@@ -551,7 +551,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tasks", default=",".join(tasks.TASKS))
     parser.add_argument("--rows", default=",".join(ROWS))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, help="how many for each task; 3 unless told, 6 for spoken digits")
     parser.add_argument("--jobs", type=int, default=2, help="tasks and seeds that are measured at once")
     parser.add_argument("--write", action="store_true", help="put the table into docs/optimizing.md")
     parser.add_argument("--again", action="store_true", help="measure what is kept, too")
@@ -559,12 +559,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--validate", action="store_true", help="test on fifths of the training samples")
     options = parser.parse_args(arguments)
     first = VALIDATION if options.validate else 0
-    seeds = range(first, first + options.seeds)
     names, keys = options.tasks.split(","), options.rows.split(",")
-    units = [(name, seed) for seed in seeds for name in names]
+    count = {name: options.seeds or tasks.SEEDS.get(name, tasks.FEWEST) for name in names}
+    units = [(name, first + k) for k in range(max(count.values())) for name in names if k < count[name]]
     outcomes: dict[tuple[str, int], tuple[Array, dict[str, Found]]] = {}
     if options.kept:
-        outcomes = latest(names, seeds, keys)
+        outcomes = latest(units, keys)
     elif options.jobs > 1:
         with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
             waiting = {pool.submit(unit, name, seed, keys, options.again): (name, seed) for name, seed in units}

@@ -440,6 +440,11 @@ TASKS: Final[dict[str, Callable[[int | None], Task]]] = {
 }
 
 
+#: How many seeds a task is measured with: more where the test samples are few. Recordings of the ECG are few as well, but long.
+SEEDS: Final = {"spoken": 6}
+FEWEST: Final = 3
+
+
 def load(name: str, fold: int | None = None) -> Task:
     """A task with its data; with `fold`, its training samples alone, of which that fifth is tested on."""
     return TASKS[name](fold)

@@ -106,7 +106,7 @@ def test_what_is_kept_makes_a_table_and_the_rest_is_named(
     monkeypatch.setattr(tasks, "KEPT", tmp_path)
     one = bench()
     passes.measured(one, "8bits")
-    found = passes.latest(["tiny"], range(2), ["8bits", "pruned"])
+    found = passes.latest([("tiny", 0), ("tiny", 1)], ["8bits", "pruned"])
     assert list(found) == [("tiny", 1)]
     np.testing.assert_array_equal(found["tiny", 1][0], one.right)
     assert list(found["tiny", 1][1]) == ["8bits"]
