@@ -11,7 +11,7 @@ calibration data, and its standard error, within a budget, also with a tenth of 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,6 +24,8 @@ from spikec.score import answers
 #: Where a line of margins ends, as a share of where it begins, and how many beginnings are tried.
 _SHARES: Final = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125, 0.0)
 _MARGINS: Final = 64
+#: How often a part of the calibration data's input is left out: what one draw allows, another may not.
+DRAWS: Final = 4
 
 
 @dataclass(frozen=True)
@@ -101,11 +103,11 @@ def _steps(leads: Array, margins: Array) -> Array:
     return np.asarray(enough.argmax(axis=1))
 
 
-def calibrate(output: Array, labels: Array | None, name: str, budget: float, harder: Array | None = None) -> Cutoff:
+def calibrate(output: Array, labels: Array | None, name: str, budget: float, harder: Sequence[Array] = ()) -> Cutoff:
     """The margins of the fewest steps at which the loss on these samples, plus its standard error, is within the budget.
 
-    output (samples, T, *classes) of the whole run; harder: that of the same samples with less input (`spikec.inputs.thinned`), on
-    which the loss has to be within the budget too: a network answers samples that it was trained on more surely than others. The
+    output (samples, T, *classes) of the whole run; harder: those of the same samples with less input (`spikec.inputs.thinned`), on
+    each of which the loss has to be within the budget: a network answers samples that it learnt from more surely than others. The
     loss is the share of the samples whose right answer is lost less that of wrong ones that become right, with labels (samples,);
     else the share whose answer changes. Margins fall with time along a straight line, from `a` to a share of `a` that is searched
     for as well; two numbers are too few to learn the samples by heart.
@@ -114,7 +116,7 @@ def calibrate(output: Array, labels: Array | None, name: str, budget: float, har
     if not 0 <= budget < 1:
         raise CompileError("SPK001", f"cutoff is the share of answers that may be lost, from 0 up to but without 1, not {budget}")
     if labels is not None:
-        harder = None if harder is None else harder[labels >= 0]
+        harder = [each[labels >= 0] for each in harder]
         output, labels = output[labels >= 0], labels[labels >= 0]
     if math.prod(output.shape[2:]) < 2:
         raise CompileError(
@@ -123,7 +125,7 @@ def calibrate(output: Array, labels: Array | None, name: str, budget: float, har
             fix="leave cutoff out; it is for classifiers with an output for each class",
         )
     steps = output.shape[1]
-    judged = [_Judged.of(each, labels) for each in (output, harder) if each is not None]
+    judged = [_Judged.of(each, labels) for each in (output, *harder)]
     leads = judged[0].leads
     known = np.unique(leads[leads > 0])
     if len(known) > _MARGINS:

@@ -128,9 +128,9 @@ def recode(before: Graph, after: Graph, data: Mapping[str, Array]) -> dict[str, 
     return result
 
 
-def thinned(inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """The same inputs with a share of them left out at random: samples that the network has not learnt by heart."""
-    rng = np.random.default_rng(0)
+def thinned(inputs: Mapping[str, Array], draw: int = 0) -> dict[str, Array]:
+    """The same inputs with a share of them left out at random: samples that the network has not learnt by heart. draw: the seed."""
+    rng = np.random.default_rng(draw)
     return {name: (array * (rng.random(array.shape, np.float32) >= LEFT_OUT)).astype(array.dtype) for name, array in inputs.items()}
 
 

@@ -65,9 +65,10 @@ def test_the_budget_holds_on_the_calibration_data(output: Any, budget: float, wi
 @given(OUTPUTS.filter(lambda output: output.shape[2] > 1), st.sampled_from([0.0, 0.1, 0.5]), st.integers(0, 99))
 def test_the_budget_holds_with_less_input_too(output: Any, budget: float, seed: int) -> None:
     labels = np.arange(len(output)) % output.shape[2]
-    harder = output * (np.random.default_rng(seed).random(output.shape) < 0.8)
+    rng = np.random.default_rng(seed)
+    harder = [output * (rng.random(output.shape) < 0.8) for _ in range(2)]
     cutoff = calibrate(output, labels, "o", budget, harder)
-    for each in (output, harder):
+    for each in (output, *harder):
         assert np.mean(answers(each) == labels) - np.mean(cutoff.decide(each).answers == labels) <= budget
     assert cutoff.decide(output).mean_steps >= calibrate(output, labels, "o", budget).decide(output).mean_steps
 
@@ -80,10 +81,13 @@ def test_answers_that_hang_on_a_spike_come_later() -> None:
     harder = output.copy()
     harder[:10, 0] = [0, 1]
     assert calibrate(output, labels, "o", 0.01).decide(output).mean_steps == 1
-    assert calibrate(output, labels, "o", 0.01, harder).decide(output).mean_steps > 4
+    assert calibrate(output, labels, "o", 0.01, [harder]).decide(output).mean_steps > 4
     given = {"in": np.ones((40, 5, 100), np.int8)}
     found = thinned(given)["in"]
     assert found.dtype == np.int8 and 0.88 < found.mean() < 0.92
+    assert np.any(thinned(given, 1)["in"] != found)
+    easy = output.copy()  # what one draw allows, another does not
+    assert calibrate(output, labels, "o", 0.01, [easy, harder]) == calibrate(output, labels, "o", 0.01, [harder])
 
 
 def test_late_steps_need_less_of_a_lead() -> None:
