@@ -426,6 +426,8 @@ ROWS: Final[dict[str, tuple[str, float | None, dict[str, float], Callable[[Bench
 }
 
 
+#: Rows in which nothing is recovered, which takes seconds.
+QUICK: Final = ("8bits", "loihi", "early", "windows", "simpler", "unasked")
 #: Rows of tasks whose networks have delays, which show these and their plain build alone.
 DELAYS: Final = ("delay-step", "delay-share", "delay-short", "delay-axonal")
 
@@ -466,10 +468,20 @@ def stored(path: Path) -> Found:
         return Found(kept["before"], kept["after"], told["figures"], told["reason"])
 
 
-def latest(units: Iterable[tuple[str, int]], keys: list[str]) -> dict[tuple[str, int], tuple[Array, dict[str, Found]]]:
+def units_of(names: Iterable[str], keys: list[str], seeds: int | None, first: int) -> list[tuple[str, int, list[str]]]:
+    """Tasks and seeds with their rows, a seed of all tasks after the other; seeds: how many, if not those of `tasks.SEEDS`."""
+    found = []
+    for name in names:
+        count, quick = (seeds, seeds) if seeds else tasks.SEEDS.get(name, tasks.FEWEST)
+        for k in range(max(count, quick)):
+            found.append((name, first + k, keys if k < count else [key for key in keys if key in QUICK]))
+    return sorted(found, key=lambda unit: unit[1])
+
+
+def latest(units: Iterable[tuple[str, int, list[str]]]) -> dict[tuple[str, int], tuple[Array, dict[str, Found]]]:
     """What was measured last of every row, whatever has changed since; of seeds whose plain build was measured."""
     outcomes = {}
-    for name, seed in units:
+    for name, seed, keys in units:
         rows = {}
         for key in dict.fromkeys(["8bits", *rows_of(name, keys)]):
             paths = (tasks.KEPT / "rows").glob(f"{name}-{seed}-{key}-*.npz")
@@ -552,7 +564,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tasks", default=",".join(tasks.TASKS))
     parser.add_argument("--rows", default=",".join(ROWS))
-    parser.add_argument("--seeds", type=int, help="how many for each task; 3 unless told, 6 for spoken digits")
+    parser.add_argument("--seeds", type=int, help="how many; 3 unless told, of spoken digits 6, and 10 where nothing is recovered")
     parser.add_argument("--jobs", type=int, default=2, help="tasks and seeds that are measured at once")
     parser.add_argument("--write", action="store_true", help="put the table into docs/optimizing.md")
     parser.add_argument("--again", action="store_true", help="measure what is kept, too")
@@ -561,19 +573,18 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     first = VALIDATION if options.validate else 0
     names, keys = options.tasks.split(","), options.rows.split(",")
-    count = {name: options.seeds or tasks.SEEDS.get(name, tasks.FEWEST) for name in names}
-    units = [(name, first + k) for k in range(max(count.values())) for name in names if k < count[name]]
+    units = units_of(names, keys, options.seeds, first)
     outcomes: dict[tuple[str, int], tuple[Array, dict[str, Found]]] = {}
     if options.kept:
-        outcomes = latest(units, keys)
+        outcomes = latest(units)
     elif options.jobs > 1:
         with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
-            waiting = {pool.submit(unit, name, seed, keys, options.again): (name, seed) for name, seed in units}
+            waiting = {pool.submit(unit, name, seed, rows, options.again): (name, seed) for name, seed, rows in units}
             for done in as_completed(waiting):
                 outcomes[waiting[done]] = done.result()
     else:
-        for name, seed in units:
-            outcomes[name, seed] = unit(name, seed, keys, options.again)
+        for name, seed, rows in units:
+            outcomes[name, seed] = unit(name, seed, rows, options.again)
     text, demanded, missed = table(names, keys, outcomes)
     print(text)
     print(f"\n{demanded - missed} of {demanded} rows met")

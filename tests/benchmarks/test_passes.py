@@ -106,7 +106,7 @@ def test_what_is_kept_makes_a_table_and_the_rest_is_named(
     monkeypatch.setattr(tasks, "KEPT", tmp_path)
     one = bench()
     passes.measured(one, "8bits")
-    found = passes.latest([("tiny", 0), ("tiny", 1)], ["8bits", "pruned"])
+    found = passes.latest([("tiny", seed, ["8bits", "pruned"]) for seed in range(2)])
     assert list(found) == [("tiny", 1)]
     np.testing.assert_array_equal(found["tiny", 1][0], one.right)
     assert list(found["tiny", 1][1]) == ["8bits"]
@@ -120,6 +120,13 @@ def test_a_tenth_of_the_synapses_is_left_whatever_share_of_the_neurons_goes_whol
         one.task = replace(one.task, whole=whole)
         assert passes.synapses(one.pruned.graph()) <= round(0.1 * passes.synapses(one.graph))
         assert passes.hidden(one.pruned.graph()) <= most
+
+
+def test_where_test_samples_are_few_there_are_more_seeds() -> None:
+    units = passes.units_of(["digits", "spoken"], ["8bits", "pruned"], None, 0)
+    assert [unit[:2] for unit in units[:4]] == [("digits", 0), ("spoken", 0), ("digits", 1), ("spoken", 1)]
+    assert sum("pruned" in rows for _, _, rows in units) == 3 + 6 and sum("8bits" in rows for _, _, rows in units) == 3 + 10
+    assert passes.units_of(["spoken"], ["pruned"], 2, 10) == [("spoken", 10, ["pruned"]), ("spoken", 11, ["pruned"])]
 
 
 def test_neurons_are_halved_where_they_run_and_time_falls() -> None:
