@@ -31,6 +31,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
@@ -46,8 +47,8 @@ import spikec
 from spikec.account import unaccounted
 from spikec.backend import load_backend
 from spikec.backends.c.backend import _compiled, checked_inputs
-from spikec.cutoff import DRAWS, calibrate
-from spikec.inputs import check_inputs, thinned
+from spikec.cutoff import calibrate
+from spikec.inputs import check_inputs, drawn
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Conv, Dense, Sparse
 from spikec.ir.types import Array
@@ -258,8 +259,7 @@ class Bench:
         """Which answers are right when they come early, and the share of the steps that they take; the build has its cutoff now."""
         name = scored_output(build.graph())
         seen = check_inputs(build.graph(), self.task.train.x)
-        given_less = (thinned(seen, draw) for draw in range(DRAWS))
-        output, *harder = (build.run(given, "c").outputs[name] for given in (seen, *given_less))
+        output, *harder = (build.run(given, "c").outputs[name] for given in chain([seen], drawn(seen)))
         build.cutoff = calibrate(output, self.task.train.y, name, budget, harder)
         decision = build.decide(self.task.test.x, "c")
         return decision.answers == self.task.test.y, decision.mean_steps / self.task.test.x.shape[1]

@@ -24,8 +24,6 @@ from spikec.score import answers
 #: Where a line of margins ends, as a share of where it begins, and how many beginnings are tried.
 _SHARES: Final = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125, 0.0)
 _MARGINS: Final = 64
-#: How often a part of the calibration data's input is left out: what one draw allows, another may not.
-DRAWS: Final = 4
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ def _steps(leads: Array, margins: Array) -> Array:
 def calibrate(output: Array, labels: Array | None, name: str, budget: float, harder: Sequence[Array] = ()) -> Cutoff:
     """The margins of the fewest steps at which the loss on these samples, plus its standard error, is within the budget.
 
-    output (samples, T, *classes) of the whole run; harder: those of the same samples with less input (`spikec.inputs.thinned`), on
+    output (samples, T, *classes) of the whole run; harder: those of the same samples with less input (`spikec.inputs.drawn`), on
     each of which the loss has to be within the budget: a network answers samples that it learnt from more surely than others. The
     loss is the share of the samples whose right answer is lost less that of wrong ones that become right, with labels (samples,);
     else the share whose answer changes. Margins fall with time along a straight line, from `a` to a share of `a` that is searched

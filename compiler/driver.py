@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_type_hints
 
@@ -16,13 +17,13 @@ from spikec.backend import load_backend
 from spikec.bits import read_bits
 from spikec.build import Build, golden_inputs, load
 from spikec.counts import SYNAPTIC, synapses
-from spikec.cutoff import DRAWS, Cutoff
+from spikec.cutoff import Cutoff
 from spikec.cutoff import calibrate as calibrate_cutoff
 from spikec.diagnostics import CompileError
 from spikec.files import check_path
 from spikec.folder import is_build
 from spikec.headroom import head_room
-from spikec.inputs import check_inputs, frames, thinned
+from spikec.inputs import check_inputs, drawn, frames
 from spikec.ir.graph import Graph
 from spikec.ir.rules import verify
 from spikec.ir.text import read_graph, write_graph
@@ -482,8 +483,7 @@ def _cutoff(graph: Graph, given: Mapping[str, Any], budget: float, ledger: Ledge
     name = scored_output(graph)
     inputs = check_inputs(graph, given["calibrate"])
     engine = load_backend("numpy", target)
-    given_less = (thinned(inputs, draw) for draw in range(DRAWS))
-    output, *harder = (engine.run(graph, each, record=()).outputs[name] for each in (inputs, *given_less))
+    output, *harder = (engine.run(graph, each, record=()).outputs[name] for each in chain([inputs], drawn(inputs)))
     found = calibrate_cutoff(output, labels, name, budget, harder)
     decided, final = found.decide(output), answers(output)
     measured = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,8 @@ from spikec.runtime.encoders import EncodingError, encode
 
 #: Numbers that are looked at together: what is stored for them stays in the caches.
 _NEAR = 1 << 16
-#: Share of the input that `thinned` leaves out.
-LEFT_OUT = 0.1
+#: Share of the input that `thinned` leaves out, and how often `drawn` does.
+LEFT_OUT, DRAWS = 0.1, 4
 
 
 def as_array(name: str, data: Any) -> Array:
@@ -132,6 +132,11 @@ def thinned(inputs: Mapping[str, Array], draw: int = 0) -> dict[str, Array]:
     """The same inputs with a share of them left out at random: samples that the network has not learnt by heart. draw: the seed."""
     rng = np.random.default_rng(draw)
     return {name: (array * (rng.random(array.shape, np.float32) >= LEFT_OUT)).astype(array.dtype) for name, array in inputs.items()}
+
+
+def drawn(inputs: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
+    """The same inputs thinned in several draws, one after the other: what one draw allows, another may not."""
+    return (thinned(inputs, draw) for draw in range(DRAWS))
 
 
 def shape_text(shape: tuple[int, ...]) -> str:

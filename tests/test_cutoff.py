@@ -18,7 +18,7 @@ from nets import F, dense, graph, leaky, spikes
 import spikec
 from spikec.cutoff import Cutoff, calibrate
 from spikec.diagnostics import CompileError
-from spikec.inputs import thinned
+from spikec.inputs import drawn, thinned
 from spikec.score import answers
 
 OUTPUTS = arrays(np.int64, array_shapes(min_dims=3, max_dims=3, max_side=7), elements=st.integers(-3, 3))
@@ -85,9 +85,20 @@ def test_answers_that_hang_on_a_spike_come_later() -> None:
     given = {"in": np.ones((40, 5, 100), np.int8)}
     found = thinned(given)["in"]
     assert found.dtype == np.int8 and 0.88 < found.mean() < 0.92
-    assert np.any(thinned(given, 1)["in"] != found)
+    draws = [each["in"] for each in drawn(given)]
+    assert len({draw.tobytes() for draw in draws}) == 4
     easy = output.copy()  # what one draw allows, another does not
     assert calibrate(output, labels, "o", 0.01, [easy, harder]) == calibrate(output, labels, "o", 0.01, [harder])
+
+
+def test_a_cutoff_is_calibrated_on_every_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    from spikec import driver
+
+    seen: list[Any] = []
+    monkeypatch.setattr(driver, "calibrate_cutoff", lambda *args: seen.append(args) or calibrate(*args))
+    spikec.compile(net(), target="host", bits=8, calibrate=data(), cutoff=0.1)
+    ((output, _, _, _, harder),) = seen
+    assert len({each.tobytes() for each in (output, *harder)}) == 5
 
 
 def test_late_steps_need_less_of_a_lead() -> None:
