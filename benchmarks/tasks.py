@@ -189,13 +189,17 @@ def _fsdd() -> tuple[Split, Split]:
 # ----------------------------------------------------------------------------------------------------------- networks
 
 
-def feedforward(sizes: list[int], seed: int, beta: float) -> Graph:
-    """Layers of leaky neurons with random weights."""
+def feedforward(sizes: list[int], seed: int, beta: float, readout: bool = False) -> Graph:
+    """Layers of leaky neurons with random weights. readout: nothing fires behind the last weights, whose sums are the output."""
     rng = np.random.default_rng(seed)
     nodes: list[Node] = [Input(name="in", type=TensorType("spike", (sizes[0],), "f32"))]
     before = "in"
     for k, (fan_in, fan_out) in enumerate(pairwise(sizes), 1):
         weight = rng.normal(0, 1.5 / np.sqrt(fan_in), (fan_out, fan_in)).astype(np.float32)
+        if readout and k == len(sizes) - 1:
+            before, weight = f"fc{k}", 0.1 * weight  # sums over the run are logits, which begin small
+            nodes.append(Dense(name=before, inputs=(Ref(nodes[-1].name),), weight=weight))
+            break
         nodes.append(Dense(name=f"fc{k}", inputs=(Ref(before),), weight=weight))
         params = {"beta": np.float32(beta), "theta": np.float32(1)}
         nodes.append(Neuron(name=f"lif{k}", inputs=(Ref(f"fc{k}"),), program=LIF, params=params))
@@ -364,12 +368,13 @@ def _trained_here(
     recovery: tuple[int, int, float],
     early: float = 0.0,
     longest: int = 0,
+    readout: bool = False,
 ) -> Task:
     train, test = _data(data(), fold)
     length, size, step = recovery
 
     def network(seed: int) -> Graph:
-        start = feedforward(sizes, seed, beta)
+        start = feedforward(sizes, seed, beta, readout)
         start = with_delays(start, "fc1", longest, seed) if longest else start
         return trained(name, start, train, seed, epochs, rate, drop, early)
 

@@ -18,7 +18,7 @@ import numpy as np
 from spikec.bits import bits_text
 from spikec.build import Build, golden_inputs
 from spikec.diagnostics import CompileError
-from spikec.inputs import check_inputs, recode
+from spikec.inputs import DRAWS, check_inputs, recode
 from spikec.ir.graph import Graph
 from spikec.ir.ops import Constant, Conv, Dense, Sparse
 from spikec.ir.rules import verify
@@ -30,7 +30,7 @@ from spikec.passes.prune import TRIED, Prune
 from spikec.passes.shrink import shrink
 from spikec.pipeline import QUANTIZERS, Stage, make_pass, run_passes
 from spikec.progress import Bar
-from spikec.score import check_labels, classes, score, scored_output
+from spikec.score import check_labels, classes, score
 from spikec.teacher import Teacher, comparable
 
 WEIGHTED: Final = (Dense, Sparse, Conv)
@@ -112,19 +112,22 @@ def recover(
     loss with distill, of populations that have all of their neurons: how far their rates are from the float network's,
     squared, as a share of what these vary among the samples. held_out: the share of the samples on which the epochs are compared;
     the best is kept, the state before training included. drop: the share of the input's spikes left out at random while training,
-    against learning few samples by heart. early: the share of the loss that looks at every step past a fifth of the run, at what
-    the sums say by then, and not at the end alone (Deng et al. 2022); for answers that come early, `decide`. gradual: of a build
-    with pruned synapses, prune again while training, to a growing share (Zhu and Gupta 2017: 1 - (1 - p)^3 of it) of the weights
-    as they are by then, in networks with loops those that the loss feels least; the number that stays is the build's. By default
-    where what went was not made good for on calibration data (`spikec.passes.compensate`); those weights are where the training
-    begins, else. neurons: train biases too, and thresholds and decays that populations have neuron by neuron. clip: the largest
-    norm of a gradient, 0 for any; by default 1 where populations feed back to themselves. Needs PyTorch. Raises CompileError
+    against learning few samples by heart; epochs are compared on samples of which as much is left out, too. early: the share of
+    the loss that looks at every step past a fifth of the run, at what the sums say by then, and not at the end alone (Deng et al.
+    2022); for answers that come early, `decide`. gradual: of a build with pruned synapses, prune again while training, to a growing
+    share (Zhu and Gupta 2017: 1 - (1 - p)^3 of it) of the weights as they are by then, in networks with loops those that the loss
+    feels least; the number that stays is the build's. By default where what went was not made good for on calibration data
+    (`spikec.passes.compensate`); those weights are where the training begins, else. neurons: train biases too, and thresholds and
+    decays that populations have neuron by neuron. clip: the largest norm of a gradient, 0 for any; by default 1 where populations
+    feed back to themselves. Needs PyTorch. Raises CompileError
     SPK404 where the build has no quantizer.
     """
     try:
         import torch
     except ModuleNotFoundError as error:
         raise CompileError("SPK009", "recovery needs PyTorch, which is not installed", fix="pip install 'spikec[torch]'") from error
+    from spikec.frontend.nn.graph_module import GraphModule
+
     settings = _Settings(epochs, batch_size, learning_rate, temperature, soft, drop, early, hints, clip or 0.0)
     _check_options(settings, held_out)
     names = build.stage_names
@@ -241,9 +244,10 @@ def recover(
         trained = shrink(trained, told)
     before = built[0]
     if pruner is not None:  # its training began with all synapses
-        before = score(build.run({n: v[check] for n, v in inputs.items()}, "numpy").outputs[scored_output(fixed)], labels[check])
+        before = _scored(torch, GraphModule(stages[place].graph, build=_compiler()), task, check, drop)[0]
     figures = {"score before": before, "score after": best[0], "epochs": float(epochs)}
-    told.record("", "convention", f"recovery on {len(train)} samples, compared on {len(check)}", measured=figures)
+    compared = f"compared on {len(check)}" + (f", whole and with {drop:.3g} of the input left out, {DRAWS} times" if drop else "")
+    told.record("", "convention", f"recovery on {len(train)} samples, {compared}", measured=figures)
     scales = {name: scale for name, scale in scales.items() if name in trained}
     rest = run_passes(trained, names[after:], {**options, "scales": scales, "labels": labels[:256]}, told)
     found = [*now[:after], Stage("recover", trained, 0.0), *rest[1:]]
@@ -460,16 +464,25 @@ def _so_far(torch: Any, graph: Graph, output: Any) -> Any:
     return means * (_SPREAD / means.detach().std().clamp_min(1e-9))
 
 
-def _scored(torch: Any, module: Any, task: _Task, check: Array) -> tuple[float, float]:
-    """The score on some samples, and the loss with its sign turned: of equal scores the smaller loss is better."""
+def _scored(torch: Any, module: Any, task: _Task, check: Array, drop: float) -> tuple[float, float]:
+    """The score on some samples, and the loss with its sign turned: of equal scores the smaller loss is better.
+
+    The network that was compiled has mostly learnt them, and its build knows nearly all: what it has not seen is the same with as
+    much left out as in training. So they count whole and in several draws, always the same.
+    """
     given, unit = (task.inputs, task.unit) if module.integer else (task.floats, 1.0)
-    index = torch.from_numpy(check)
     graph, per_step = module.graph, task.labels.ndim == 2
+    found = []
     with torch.no_grad():
-        parts = [{name: value[check[i : i + 256]] for name, value in given.items()} for i in range(0, len(check), 256)]
-        output = unit * torch.cat([_first_output(graph, module(part)) for part in parts])
-        loss = float(_loss(torch, _logits(graph, output, per_step, task.sharp), task.labels[index], 1.0))
-    return score(output.numpy(), task.labels[index].numpy()), -loss
+        for draw, share in enumerate([0.0] + [drop] * (DRAWS if drop else 0)):
+            generator = torch.Generator().manual_seed(draw)
+            for i in range(0, len(check), 256):
+                part, _ = _thinned(torch, given, task.given, check[i : i + 256], share, generator)
+                found.append(unit * _first_output(graph, module(part)))
+        output = torch.cat(found)
+        labels = task.labels[torch.from_numpy(np.tile(check, len(output) // len(check)))]
+        loss = float(_loss(torch, _logits(graph, output, per_step, task.sharp), labels, 1.0))
+    return score(output.numpy(), labels.numpy()), -loss
 
 
 def _fit(
@@ -503,7 +516,7 @@ def _fit(
     batches = -(-len(train) // size)
     total = epochs * batches
     best, highest, last, widest = None, (-1.0, 0.0), module, module.widest
-    built = _scored(torch, module, task, check)
+    built = _scored(torch, module, task, check, settings.drop)
     if prune is None and settle is None:
         best, highest = _copy(module), built
     if not groups or not epochs:
@@ -521,8 +534,8 @@ def _fit(
         chosen = shuffled[number % batches * size : (number % batches + 1) * size]
         if number == early and settle is not None:
             module = settle()
-            if abs(_scored(torch, module, task, check)[0] - _scored(torch, quick, task, check)[0]) <= _AS_WELL:
-                last = quick
+            slow, fast = (_scored(torch, each, task, check, settings.drop)[0] for each in (module, quick))
+            last = quick if abs(slow - fast) <= _AS_WELL else last
         if number == early and last is not quick:
             last = module
         now = quick if number < early else last
@@ -551,13 +564,13 @@ def _fit(
             widest *= _WIDER
         progress(number + 1, total)
         if (number + 1) % batches == 0 and number >= max(pruned, early):
-            reached = _scored(torch, last, task, check)
+            reached = _scored(torch, last, task, check, settings.drop)
             if reached > highest:
                 best, highest = _copy(last), reached
     last.load_state_dict(best)
     if last is quick and settle is not None:
         module = settle()
-        highest = _scored(torch, module, task, check)
+        highest = _scored(torch, module, task, check, settings.drop)
     return built, highest, module
 
 

@@ -79,7 +79,7 @@ def right(build: spikec.Build, seed: int = 5) -> float:
     ],
 )
 def test_the_score_rises_and_what_was_trained_is_what_runs(net: Graph, target: str, options: dict[str, Any]) -> None:
-    x, y = task(300, 2)
+    x, y = task(600, 2)
     build = spikec.compile(net, target=target, **options)  # with calibration data little would be left to recover
     better = spikec.recover(build, x, y, epochs=6, gradual=False)
     assert right(better) > right(build) + 0.02
@@ -172,7 +172,7 @@ def test_the_score_before_is_the_builds_where_synapses_go_while_training(net: Gr
 
     x, y = task(200, 2)
     build = spikec.compile(net, target="host", bits=8, prune=0.9)
-    found = spikec.recover(build, x, y, epochs=2, gradual=True, held_out=0)
+    found = spikec.recover(build, x, y, epochs=2, gradual=True, held_out=0, drop=0)
     (entry,) = [e for e in found.ledger if "score before" in e.measured]
     assert entry.measured["score before"] == score(build.run(x, "numpy").outputs["l2"], y)
 
@@ -219,6 +219,27 @@ def test_of_as_many_right_answers_the_surer_ones_are_kept(net: Graph) -> None:
     (entry,) = [e for e in found.ledger if "score before" in e.measured]
     assert entry.measured["score before"] == entry.measured["score after"] == 1
     assert sum(e.changed or 0 for e in found.ledger if e.what == "weights trained again") > 0
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.5])
+def test_epochs_are_compared_on_samples_with_less_input(drop: float) -> None:
+    """A network that knows the samples whole, by one input, is behind one that knows them with inputs left out, where these are."""
+    torch = pytest.importorskip("torch")
+    from spikec.frontend.nn.graph_module import GraphModule
+    from spikec.recovery import _scored, _Task
+
+    def reached(used: int) -> Any:
+        weight = np.zeros((2, 16), np.float32)
+        weight[0, :used], weight[1, 8 : 8 + used] = 4 / used, 4 / used
+        net = graph(spikes((16,)), dense("fc", "in", weight), leaky("l", "fc", 0.5), out=["l"])
+        inputs = {"in": torch.from_numpy(x)}
+        task = _Task(inputs, inputs, inputs, torch.from_numpy(y), None)
+        return _scored(torch, GraphModule(net), task, np.arange(len(y)), drop)
+
+    y = np.arange(40) % 2
+    x = np.repeat((np.arange(16) // 8 == y[:, None])[:, None], 2, axis=1).astype(np.float32)
+    one, all_of_them = reached(1), reached(8)
+    assert (one[0] == all_of_them[0] == 1) if not drop else (one[0] < all_of_them[0])
 
 
 def test_the_same_seed_gives_the_same_weights(net: Graph) -> None:
