@@ -47,6 +47,8 @@ _AS_WELL: Final = 0.005
 _BIASES, _CONSTANTS = 0.2, 0.3
 #: The largest norm of a gradient where populations feed back to themselves, unless another is asked for.
 _CLIP: Final = 1.0
+#: Samples that epochs are compared on also count with less input where they are fewer than this: more tell enough, and take long.
+_FEW: Final = 1000
 #: What the surrogate gradient's greatest width is multiplied with whenever a gradient is not finite.
 _WIDER: Final = 1.5
 #: With membranes as answers: their spread among the samples, in units of which the loss sees them.
@@ -112,11 +114,12 @@ def recover(
     loss with distill, of populations that have all of their neurons: how far their rates are from the float network's,
     squared, as a share of what these vary among the samples. held_out: the share of the samples on which the epochs are compared;
     the best is kept, the state before training included. drop: the share of the input's spikes left out at random while training,
-    against learning few samples by heart; epochs are compared on samples of which as much is left out, too. early: the share of
-    the loss that looks at every step past a fifth of the run, at what the sums say by then, and not at the end alone (Deng et al.
-    2022); for answers that come early, `decide`. gradual: of a build with pruned synapses, prune again while training, to a growing
-    share (Zhu and Gupta 2017: 1 - (1 - p)^3 of it) of the weights as they are by then, in networks with loops those that the loss
-    feels least; the number that stays is the build's. By default where what went was not made good for on calibration data
+    against learning few samples by heart; where fewer than 1,000 are held out, epochs are compared with as much left out, too.
+    early: the share of the loss that looks at every step past a fifth of the run, at what the sums say by then, and not at the end
+    alone (Deng et al. 2022); for answers that come early, `decide`. gradual: of a build with pruned synapses, prune again while
+    training, to a growing share (Zhu and Gupta 2017: 1 - (1 - p)^3 of it) of the weights as they are by then, in networks with
+    loops those that the loss feels least; the number that stays is the build's. By default where what went was not made good for on
+    calibration data
     (`spikec.passes.compensate`); those weights are where the training begins, else. neurons: train biases too, and thresholds and
     decays that populations have neuron by neuron. clip: the largest norm of a gradient, 0 for any; by default 1 where populations
     feed back to themselves. Needs PyTorch. Raises CompileError
@@ -246,7 +249,8 @@ def recover(
     if pruner is not None:  # its training began with all synapses
         before = _scored(torch, GraphModule(stages[place].graph, build=_compiler()), task, check, drop)[0]
     figures = {"score before": before, "score after": best[0], "epochs": float(epochs)}
-    compared = f"compared on {len(check)}" + (f", whole and with {drop:.3g} of the input left out, {DRAWS} times" if drop else "")
+    compared, draws = f"compared on {len(check)}", len(_shares(drop, check)) - 1
+    compared += f", whole and, in {draws} draws, with {drop:.3g} of the input left out" if draws else ""
     told.record("", "convention", f"recovery on {len(train)} samples, {compared}", measured=figures)
     scales = {name: scale for name, scale in scales.items() if name in trained}
     rest = run_passes(trained, names[after:], {**options, "scales": scales, "labels": labels[:256]}, told)
@@ -464,17 +468,22 @@ def _so_far(torch: Any, graph: Graph, output: Any) -> Any:
     return means * (_SPREAD / means.detach().std().clamp_min(1e-9))
 
 
+def _shares(drop: float, check: Array) -> list[float]:
+    """The shares of the input that are left out, in turn, where epochs are compared on these samples."""
+    return [0.0] + [drop] * (DRAWS if drop and len(check) < _FEW else 0)
+
+
 def _scored(torch: Any, module: Any, task: _Task, check: Array, drop: float) -> tuple[float, float]:
     """The score on some samples, and the loss with its sign turned: of equal scores the smaller loss is better.
 
     The network that was compiled has mostly learnt them, and its build knows nearly all: what it has not seen is the same with as
-    much left out as in training. So they count whole and in several draws, always the same.
+    much left out as in training. So few samples count whole and in several draws, always the same.
     """
     given, unit = (task.inputs, task.unit) if module.integer else (task.floats, 1.0)
     graph, per_step = module.graph, task.labels.ndim == 2
     found = []
     with torch.no_grad():
-        for draw, share in enumerate([0.0] + [drop] * (DRAWS if drop else 0)):
+        for draw, share in enumerate(_shares(drop, check)):
             generator = torch.Generator().manual_seed(draw)
             for i in range(0, len(check), 256):
                 part, _ = _thinned(torch, given, task.given, check[i : i + 256], share, generator)
