@@ -17,6 +17,7 @@ help: ## print this list
 venv: $(READY) ## make .venv and install everything in it
 
 # Torch goes first and by itself: pip then takes the build the constraints name before anything else asks for "any torch".
+# Norse compiles a library for the torch it finds: built apart, or found built, that is the newest one and not the one that runs.
 # Debian splits ensurepip from python3; there the virtual environment gets its pip from the pip outside.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -26,7 +27,8 @@ $(READY): pyproject.toml constraints.txt
 	  $(PYTHON) -m venv --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,frameworks,examples]'
-	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps norse spikingjelly sinabs
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps spikingjelly sinabs
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps --no-build-isolation --no-cache-dir norse
 	@touch $@
 
 # Lava is optional: where it cannot be had everything else still works, and the tests say why they skip.

@@ -22,6 +22,8 @@ from pathlib import Path
 from spikec.cache import cache_dir
 
 WIDTH = 80
+#: What makes pip compile a package for the torch that is installed, and not for the newest one.
+_BUILT_HERE = "--no-build-isolation --no-cache-dir "
 _TOOL_SECONDS = 60
 
 _PROGRAM = """
@@ -78,7 +80,7 @@ def checks(lava: Check) -> list[Check]:
         _cache(),
         _package("torch", "to compile PyTorch models", extra="torch"),
         _package("snntorch", "to compile snnTorch models", extra="snntorch"),
-        _package("norse", "to compile Norse models", bare=True),
+        _package("norse", "to compile Norse models", bare=True, compiled=True),
         _package("spikingjelly", "to compile SpikingJelly models", bare=True),
         _package("sinabs", "to compile sinabs models", bare=True),
         _package("h5py", "to read .nir and .net files", extra="nir"),
@@ -151,20 +153,24 @@ def _python() -> Check:
     )
 
 
-def _package(name: str, why_needed: str, *, extra: str = "", required: bool = False, bare: bool = False) -> Check:
-    """bare: the package's own requirements would bring another torch, so that it is installed without them."""
+def _package(
+    name: str, why_needed: str, *, extra: str = "", required: bool = False, bare: bool = False, compiled: bool = False
+) -> Check:
+    """bare: the package's own requirements would bring another torch, so that it is installed without them. compiled: it builds a
+    library for the torch that it finds, which has to be the one that runs."""
     wanted = _requirement(name, extra)
     try:
         version = metadata.version(name)
     except metadata.PackageNotFoundError:
         version = ""
     ok = bool(version) and _satisfies(version, wanted)
+    how = "--no-deps " * bare + _BUILT_HERE * compiled
     return Check(
         name=name,
         ok=ok,
         found=version if ok else f"{version}; spikec needs {wanted}" if version else "not installed",
         why_needed=why_needed,
-        remedy=f"{_short(sys.executable)} -m pip install {'--no-deps ' * bare}{_constraints()}'{name}{wanted}'",
+        remedy=f"{_short(sys.executable)} -m pip install {how}{_constraints()}'{name}{wanted}'",
         required=required,
     )
 

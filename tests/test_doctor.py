@@ -55,6 +55,7 @@ def test_this_machine_has_what_the_tests_need() -> None:
     ]  # fmt: skip
     assert doctor.exit_status(found) == 0
     assert all("--no-deps" in check.remedy for check in found if check.name in ("norse", "spikingjelly", "sinabs"))
+    assert [check.name for check in found if "--no-build-isolation" in check.remedy] == ["norse"]
     by_name = {check.name: check for check in found}
     for name in ("numpy", "networkx", "lark", "jinja2", "scipy"):
         assert by_name[name].ok and by_name[name].required
