@@ -83,6 +83,7 @@ class _Settings:
     early: float
     hints: float
     clip: float
+    distill: bool
 
 
 def recover(
@@ -119,11 +120,9 @@ def recover(
     alone (Deng et al. 2022); for answers that come early, `decide`. gradual: of a build with pruned synapses, prune again while
     training, to a growing share (Zhu and Gupta 2017: 1 - (1 - p)^3 of it) of the weights as they are by then, in networks with
     loops those that the loss feels least; the number that stays is the build's. By default where what went was not made good for on
-    calibration data
-    (`spikec.passes.compensate`); those weights are where the training begins, else. neurons: train biases too, and thresholds and
-    decays that populations have neuron by neuron. clip: the largest norm of a gradient, 0 for any; by default 1 where populations
-    feed back to themselves. Needs PyTorch. Raises CompileError
-    SPK404 where the build has no quantizer.
+    calibration data (`spikec.passes.compensate`); those weights are where the training begins, else. neurons: train biases, too,
+    and thresholds and decays that populations have neuron by neuron. clip: the largest norm of a gradient, 0 for any; by default 1
+    where populations feed back to themselves. Needs PyTorch. Raises CompileError SPK404 where the build has no quantizer.
     """
     try:
         import torch
@@ -131,7 +130,7 @@ def recover(
         raise CompileError("SPK009", "recovery needs PyTorch, which is not installed", fix="pip install 'spikec[torch]'") from error
     from spikec.frontend.nn.graph_module import GraphModule
 
-    settings = _Settings(epochs, batch_size, learning_rate, temperature, soft, drop, early, hints, clip or 0.0)
+    settings = _Settings(epochs, batch_size, learning_rate, temperature, soft, drop, early, hints, clip or 0.0, distill)
     _check_options(settings, held_out)
     names = build.stage_names
     quantizer = next((name for name in names if name in QUANTIZERS), None)
@@ -152,48 +151,18 @@ def recover(
     order = torch.randperm(samples, generator=generator).numpy()
     kept = max(1, round(held_out * samples)) if held_out else 0
     train, check = order[kept:], order[:kept] if kept else order
-    whole_labels = torch.from_numpy(labels.astype(np.int64))
-    shown = stages[0].graph.type_of(stages[0].graph.outputs[0][1]).kind
-    per_step = labels.ndim == 2 and shown != "spike"
-
-    place = names.index(quantizer)
-    ledger, now, pruner = build.ledger, stages, None
     if gradual is None:
         gradual = not any(entry.what == MADE_GOOD for entry in build.ledger)
-    if gradual and epochs and any(options.get(key) for key in _OF_SYNAPSES) and "prune" in names[:place] and "recover" not in names:
-        first = names.index("prune")
-        ledger = Ledger()
-        ledger.entries = [entry for entry in build.ledger if entry.pass_name not in names[first:] or entry.what == TRIED]
-        # Biases are not matched to weights that are yet to change: those that are trained with stay.
-        neurons_only = {"scales": {}} | {key: value for key, value in options.items() if key not in _OF_SYNAPSES}
-        if spared := next((e.measured["share"] for e in build.ledger if e.what == TRIED), 0.0):
-            neurons_only["prune_structured"] = spared
-        now = [*stages[:first], *run_passes(stages[first - 1].graph, names[first : place + 1], neurons_only, ledger)[1:]]
-        if spared:  # nobody asked for these neurons
-            asked = f"--{next(key for key in _OF_SYNAPSES if options.get(key)).replace('_', '-')}"
-            chosen = f"--prune-structured {spared}"
-            ledger.entries = [replace(entry, asked=asked if entry.asked == chosen else entry.asked) for entry in ledger]
-        left = now[place - 1].graph
-        pruner = _Pruner.of(stages[first - 1].graph if spared else left, left, stages[first].graph, options)
-    source, fixed = now[place - 1].graph, now[place].graph
-    scales = _scales(ledger, quantizer, source)
+    around = _Around.of(build, quantizer, options, gradual and epochs > 0)
+    source, fixed, pruner = around.source, around.fixed, around.pruner
+    scales = _scales(around.ledger, quantizer, source)
     grids = make_pass(quantizer, options).weight_grids(source)  # type: ignore[attr-defined]  # both quantizers have it
     neurons = neurons and bool(biased(source) or forms_of(source))
     module, quick, masks, integers = _modules(torch, source, fixed, scales, grids, neurons)
     learnt = {name: quick.weights[quick._keys[name]] for name in masks}  # which the module shares
     loops = any(loop for _, loop in quick._parts)
-    clip = (_CLIP if loops else 0.0) if clip is None else clip
-    settings = replace(settings, clip=clip)
-    given, floats, whole = (
-        {name: torch.from_numpy(value) for name, value in recode(stages[0].graph, graph, inputs).items()}
-        for graph in (stages[0].graph, source, fixed)
-    )
-    alike = all(given[name].shape == each[name].shape for name in given for each in (floats, whole))
-    teacher = Teacher(stages[0].graph, comparable(stages[0].graph, source, fixed) if hints and alike else (), _compiler())
-    told_units = {e.what.split(" is in units of ")[0]: e.measured["unit"] for e in ledger if "unit" in e.measured}
-    unit = told_units.get(f"the output {fixed.outputs[0][0]}", 1.0)
-    sharp = _sharpness(torch, teacher.answers(given, batch_size), whole_labels) if per_step else 0.0
-    task = _Task(whole, floats, given, whole_labels, teacher if distill else None, unit, sharp)
+    settings = replace(settings, clip=(_CLIP if loops else 0.0) if clip is None else clip)
+    task = _task(torch, stages[0].graph, source, fixed, inputs, labels, around.ledger, settings)
 
     def prune(share: float, state: Mapping[Any, Mapping[str, Any]]) -> None:
         """Of the synapses, this share of what is to go goes. state: Adam's, of the gradients so far."""
@@ -205,57 +174,128 @@ def recover(
 
     def settle() -> Any:
         """The integers with what neurons have of their own as it is by now."""
-        told = Ledger()
         now_trained = with_trained(_with_weights(source, module, scales), source, quick)
         if now_trained is None or not neurons:
             return module
-        stage = run_passes(now_trained, names[place : place + 1], {**options, "scales": scales, "labels": None}, told)[-1]
+        stage = run_passes(now_trained, [quantizer], {**options, "scales": scales, "labels": None}, Ledger())[-1]
         return integers(stage.graph)
 
+    hooks = prune if pruner else None, settle if neurons else None
     with Bar("recovering") as bar:
-        built, best, module = _fit(
-            torch,
-            module,
-            quick,
-            task,
-            train,
-            check,
-            settings,
-            generator,
-            bar,
-            prune if pruner else None,
-            settle if neurons else None,
-        )
-    trained, own = _with_weights(source, module, scales), neurons
+        built, best, module = _fit(torch, module, quick, task, train, check, settings, generator, bar, *hooks)
     # Of as many right answers, those are kept that are given more surely: few samples tell no more than this.
     if pruner is None and (not epochs or best <= built):
-        trained, best, own = _as_built(source, fixed, scales), built, False
-
-    # What was pruned while training goes out of the graph where the pruning pass stands, if the passes behind it left the weights.
-    after = place
-    if own:
-        trained = with_trained(trained, source, quick) or trained
-    if pruner is not None and (moved := _moved_back(now[names.index("prune")].graph, source, trained)):
-        moved = with_trained(moved, source, quick) if own else moved
-        trained, after = (trained, after) if moved is None else (moved, names.index("prune") + 1)
-    told = Ledger()
-    told.entries = [entry for entry in ledger if entry.pass_name not in names[after:]]
-    told.pass_name = "recover"
-    _record(told, source, trained, scales)
-    record(told, source, trained)
-    if pruner is not None:
-        trained = shrink(trained, told)
+        trained, best, own = _as_built(source, fixed, scales), built, None
+    else:
+        trained, own = _with_weights(source, module, scales), quick if neurons else None
     before = built[0]
     if pruner is not None:  # its training began with all synapses
-        before = _scored(torch, GraphModule(stages[place].graph, build=_compiler()), task, check, drop)[0]
-    figures = {"score before": before, "score after": best[0], "epochs": float(epochs)}
+        before = _scored(torch, GraphModule(stages[around.place].graph, build=_compiler()), task, check, drop)[0]
+    told = Ledger()
+    told.pass_name = "recover"
     compared, draws = f"compared on {len(check)}", len(_shares(drop, check)) - 1
     compared += f", whole and, in {draws} draws, with {drop:.3g} of the input left out" if draws else ""
+    figures = {"score before": before, "score after": best[0], "epochs": float(epochs)}
     told.record("", "convention", f"recovery on {len(train)} samples, {compared}", measured=figures)
-    scales = {name: scale for name, scale in scales.items() if name in trained}
-    rest = run_passes(trained, names[after:], {**options, "scales": scales, "labels": labels[:256]}, told)
-    found = [*now[:after], Stage("recover", trained, 0.0), *rest[1:]]
-    return Build(found, told, build.target, build.target_text, golden_inputs(rest[-1].graph, inputs), build.options)
+    found, ledger = around.compiled(trained, own, scales, told, labels)
+    return Build(found, ledger, build.target, build.target_text, golden_inputs(found[-1].graph, inputs), build.options)
+
+
+@dataclass(frozen=True)
+class _Around:
+    """The stages of a build around what is trained, the graph in front of the quantizer.
+
+    names: of the build's stages; place: the quantizer's among them. stages: up to it at least, and ledger: what led to them.
+    pruner: what chooses synapses anew while training, if anything does; those stages have all synapses then.
+    """
+
+    names: list[str]
+    place: int
+    options: Mapping[str, Any]
+    stages: list[Stage]
+    ledger: Ledger
+    pruner: _Pruner | None = None
+
+    @classmethod
+    def of(cls, build: Build, quantizer: str, options: Mapping[str, Any], gradual: bool) -> _Around:
+        """Of a build as it is; with `gradual`, where synapses can go while training, compiled again with all of them."""
+        names, stages = build.stage_names, build.stages
+        place = names.index(quantizer)
+        asked = [key for key in _OF_SYNAPSES if options.get(key)]
+        if not (gradual and asked and "prune" in names[:place] and "recover" not in names):
+            return cls(names, place, options, stages, build.ledger)
+        first = names.index("prune")
+        ledger = Ledger()
+        ledger.entries = [entry for entry in build.ledger if entry.pass_name not in names[first:] or entry.what == TRIED]
+        # Biases are not matched to weights that are yet to change: those that are trained with stay.
+        neurons_only = {"scales": {}} | {key: value for key, value in options.items() if key not in _OF_SYNAPSES}
+        if spared := next((e.measured["share"] for e in build.ledger if e.what == TRIED), 0.0):
+            neurons_only["prune_structured"] = spared
+        now = [*stages[:first], *run_passes(stages[first - 1].graph, names[first : place + 1], neurons_only, ledger)[1:]]
+        if spared:  # nobody asked for these neurons
+            option, chosen = f"--{asked[0].replace('_', '-')}", f"--prune-structured {spared}"
+            ledger.entries = [replace(entry, asked=option if entry.asked == chosen else entry.asked) for entry in ledger]
+        left = now[place - 1].graph
+        pruner = _Pruner.of(stages[first - 1].graph if spared else left, left, stages[first].graph, options)
+        return cls(names, place, options, now, ledger, pruner)
+
+    @property
+    def source(self) -> Graph:
+        """What is trained."""
+        return self.stages[self.place - 1].graph
+
+    @property
+    def fixed(self) -> Graph:
+        """The integers that the quantizer makes of it."""
+        return self.stages[self.place].graph
+
+    def compiled(
+        self, trained: Graph, own: Any, scales: Mapping[str, float], told: Ledger, labels: Array
+    ) -> tuple[list[Stage], Ledger]:
+        """All stages, with a trained graph among them, and their ledger. own: the float module whose neurons were trained, too;
+        None where none were. told: what there is to say of the training."""
+        after, names = self.place, self.names
+        if own:
+            trained = with_trained(trained, self.source, own) or trained
+        # What was pruned while training goes out of the graph where the pruning pass stands, if those behind it left the weights.
+        if self.pruner is not None and (moved := _moved_back(self.stages[names.index("prune")].graph, self.source, trained)):
+            moved = with_trained(moved, self.source, own) if own else moved
+            trained, after = (trained, after) if moved is None else (moved, names.index("prune") + 1)
+        ledger = Ledger()
+        ledger.entries = [entry for entry in self.ledger if entry.pass_name not in names[after:]]
+        ledger.pass_name = "recover"
+        _record(ledger, self.source, trained, scales)
+        record(ledger, self.source, trained)
+        if self.pruner is not None:
+            trained = shrink(trained, ledger)
+        ledger.entries += told.entries
+        scales = {name: scale for name, scale in scales.items() if name in trained}
+        rest = run_passes(trained, names[after:], {**self.options, "scales": scales, "labels": labels[:256]}, ledger)
+        return [*self.stages[:after], Stage("recover", trained, 0.0), *rest[1:]], ledger
+
+
+def _task(
+    torch: Any,
+    model: Graph,
+    source: Graph,
+    fixed: Graph,
+    inputs: Mapping[str, Array],
+    labels: Array,
+    ledger: Ledger,
+    settings: _Settings,
+) -> _Task:
+    """What is to be learnt, as the model's graph takes it, the floats that are trained, and their integers."""
+    given, floats, whole = (
+        {name: torch.from_numpy(value) for name, value in recode(model, graph, inputs).items()} for graph in (model, source, fixed)
+    )
+    alike = all(given[name].shape == each[name].shape for name in given for each in (floats, whole))
+    teacher = Teacher(model, comparable(model, source, fixed) if settings.hints and alike else (), _compiler())
+    told_units = {e.what.split(" is in units of ")[0]: e.measured["unit"] for e in ledger if "unit" in e.measured}
+    unit = told_units.get(f"the output {fixed.outputs[0][0]}", 1.0)
+    wanted = torch.from_numpy(labels.astype(np.int64))
+    per_step = labels.ndim == 2 and model.type_of(model.outputs[0][1]).kind != "spike"
+    sharp = _sharpness(torch, teacher.answers(given, settings.batch_size), wanted) if per_step else 0.0
+    return _Task(whole, floats, given, wanted, teacher if settings.distill else None, unit, sharp)
 
 
 @dataclass(frozen=True)
