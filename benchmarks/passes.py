@@ -175,7 +175,7 @@ def time_ratio(build: Any, other: Any, x: Array) -> float:
         compiled = _compiled(graph, (), engine._choices(graph))
         given = checked_inputs(graph, compiled.network, check_inputs(graph, x[:TIMED]))  # merged where steps are
         name = scored_output(graph)
-        port = next(k for k, item in enumerate(compiled.network.ports[: compiled.network.outputs]) if item.name == name)
+        port = compiled.network.output(name)
         margins = cutoff.margins(x.shape[1]) if cutoff else np.array([math.inf])
 
         def run() -> float:

@@ -26,7 +26,7 @@ def whole_margins(margins: Array) -> list[int]:
 def cutoff_header(graph: Graph, network: Network, cutoff: Cutoff | None) -> str:
     """cutoff.h: which output answers, and the lead that suffices after each step. Without a cutoff none does before the last."""
     name = cutoff.output if cutoff is not None else scored_output(graph) if graph.outputs else ""
-    port = next((k for k, item in enumerate(network.ports[: network.outputs]) if item.name == name), 0)
+    port = network.output(name) if name else 0
     table = [_NEVER] if cutoff is None else whole_margins(np.atleast_1d(np.asarray(cutoff.margin, np.float64)))
     told = [str(margin) if margin < _NEVER else "INT64_MAX" for margin in table]
     rows = [", ".join(told[k : k + _WIDTH]) for k in range(0, len(told), _WIDTH)]

@@ -333,9 +333,8 @@ class CBackend:
         self._require(graph)
         network = self._network(graph)
         given = checked_inputs(graph, network, inputs)
-        port = next(k for k, item in enumerate(network.ports[: network.outputs]) if item.name == cutoff.output)
         margins = cutoff.margins(next(iter(given.values())).shape[1])
-        return _compiled(graph, (), self._choices(graph)).decide(given, graph.max_lag, port, margins)
+        return _compiled(graph, (), self._choices(graph)).decide(given, graph.max_lag, network.output(cutoff.output), margins)
 
     def _network(self, graph: Graph) -> Network:
         return _generated(graph, (), self._choices(graph))

@@ -37,11 +37,6 @@ def golden_text(graph: Graph, network: Network, golden: Golden, cutoff: Cutoff |
     return "\n".join(_lines(graph, network, golden, cutoff)) + "\n"
 
 
-def answer_port(network: Network, name: str) -> Port:
-    """The output that a cutoff reads."""
-    return next(port for port in network.ports[: network.outputs] if port.name == name)
-
-
 def _lines(graph: Graph, network: Network, golden: Golden, cutoff: Cutoff | None) -> Iterator[str]:
     yield "spk 1"
     if graph.level == "float":
@@ -55,7 +50,7 @@ def _lines(graph: Graph, network: Network, golden: Golden, cutoff: Cutoff | None
             compared.append(("out" if number < network.outputs else "port", port, table[port.name]))
     early = None
     if cutoff is not None and graph.level != "float" and steps:
-        early = answer_port(network, cutoff.output).lag + steps - 1, cutoff.decide(expected.outputs[cutoff.output])
+        early = network.ports[network.output(cutoff.output)].lag + steps - 1, cutoff.decide(expected.outputs[cutoff.output])
     for sample in range(batch):
         yield "sample"
         for t in range(steps + graph.max_lag if steps else 0):

@@ -105,6 +105,10 @@ class Network:
     memory: list[LayerMemory] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    def output(self, name: str) -> int:
+        """The number of the port that an output has."""
+        return [port.name for port in self.ports[: self.outputs]].index(name)
+
 
 @dataclass
 class StateRow:
