@@ -47,7 +47,9 @@ _AS_WELL: Final = 0.005
 _BIASES, _CONSTANTS = 0.2, 0.3
 #: The largest norm of a gradient where populations feed back to themselves, unless another is asked for.
 _CLIP: Final = 1.0
-#: Samples that epochs are compared on also count with less input where they are fewer than this: more tell enough, and take long.
+#: Epochs are compared on at most so many of the samples that are trained on; and fewer than `_FEW` also count with less input, for
+#: those tell too little: more tell enough, and take long.
+_MOST: Final = 4000
 _FEW: Final = 1000
 #: What the surrogate gradient's greatest width is multiplied with whenever a gradient is not finite.
 _WIDER: Final = 1.5
@@ -99,7 +101,7 @@ def recover(
     temperature: float = 4.0,
     soft: float = 0.7,
     hints: float = 10.0,
-    held_out: float = 0.1,
+    held_out: float = 0.0,
     drop: float = 0.1,
     early: float = 0.0,
     neurons: bool = True,
@@ -113,9 +115,11 @@ def recover(
     layer's mean absolute weight, falling to zero as a cosine. distill: learn from the float network too, with `soft` of the loss
     at `temperature`, the rest from the labels; it sees each batch as the network in training does. hints: the weight of a second
     loss with distill, of populations that have all of their neurons: how far their rates are from the float network's,
-    squared, as a share of what these vary among the samples. held_out: the share of the samples on which the epochs are compared;
-    the best is kept, the state before training included. drop: the share of the input's spikes left out at random while training,
-    against learning few samples by heart; where fewer than 1,000 are held out, epochs are compared with as much left out, too.
+    squared, as a share of what these vary among the samples. The best epoch is kept, the state before training included: of as many
+    as 4,000 samples. held_out: a share of them that is not trained on, but compared on; where the float network has learnt them
+    already, the state before knows what training without them cannot, and would be kept. drop: the share of the input's spikes left
+    out at random while training, against learning few samples by heart; where epochs are compared on fewer than 1,000, as much is
+    left out there, too.
     early: the share of the loss that looks at every step past a fifth of the run, at what the sums say by then, and not at the end
     alone (Deng et al. 2022); for answers that come early, `decide`. gradual: of a build with pruned synapses, prune again while
     training, to a growing share (Zhu and Gupta 2017: 1 - (1 - p)^3 of it) of the weights as they are by then, in networks with
@@ -150,7 +154,7 @@ def recover(
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(samples, generator=generator).numpy()
     kept = max(1, round(held_out * samples)) if held_out else 0
-    train, check = order[kept:], order[:kept] if kept else order
+    train, check = order[kept:], order[: kept or _MOST]
     if gradual is None:
         gradual = not any(entry.what == MADE_GOOD for entry in build.ledger)
     around = _Around.of(build, quantizer, options, gradual and epochs > 0)

@@ -125,7 +125,7 @@ def test_a_tenth_of_the_synapses_is_left_whatever_share_of_the_neurons_goes_whol
 def test_where_test_samples_are_few_there_are_more_seeds() -> None:
     units = passes.units_of(["digits", "spoken"], ["8bits", "pruned"], None, 0)
     assert [unit[:2] for unit in units[:4]] == [("digits", 0), ("spoken", 0), ("digits", 1), ("spoken", 1)]
-    assert len(units) == 3 + 10 and all(rows == ["8bits", "pruned"] for _, _, rows in units)
+    assert sum("pruned" in rows for _, _, rows in units) == 3 + 6 and sum("8bits" in rows for _, _, rows in units) == 3 + 10
     assert passes.units_of(["spoken"], ["pruned"], 2, 10) == [("spoken", 10, ["pruned"]), ("spoken", 11, ["pruned"])]
 
 
