@@ -157,11 +157,13 @@ def tune(
 
     model, example_input, target, options: as for `spikec.compile`; they hold for every trial. data (samples, T, *shape), or a
     mapping by input name; labels (samples,), or (samples, T) where every step has one. held_out: the share of the samples that
-    builds are scored on; the passes are calibrated, and weights trained again, on the rest. output: a folder for the journal of the
-    trials, the front as table (front.txt, front.json) and plot (front.png, front.svg), and a ready build of each point (builds/).
-    budget: limits by name out of FIGURES; min_score: the least score, as a share. trials: how many there shall be in all; a search
-    that is asked for again in the same folder goes on from where it was, and may have another budget. jobs: processes. With one job
-    the same seed gives the same trials, interrupted or not; with more, what is proposed depends on which ended before.
+    builds are scored on; the passes are calibrated, and weights trained again, on the rest. With epochs, give samples that the
+    network has not learnt: of those that it has, a build knows more than after a training without them. output: a folder for the
+    journal of the trials, the front as table (front.txt, front.json) and plot (front.png, front.svg), and a ready build of each
+    point (builds/). budget: limits by name out of FIGURES; min_score: the least score, as a share. trials: how many there shall be
+    in all; a search that is asked for again in the same folder goes on from where it was, and may have another budget. jobs:
+    processes. With one job the same seed gives the same trials, interrupted or not; with more, what is proposed depends on which
+    ended before.
     bits: widths of a weight to try, by default those of the target from 8 down to 3. prune, prune_structured: the largest shares to
     try. cutoffs: losses allowed for an early answer, 0 for none. epochs: lengths of a recovery after compiling, 0 for none.
 
