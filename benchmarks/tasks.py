@@ -449,7 +449,7 @@ TASKS: Final[dict[str, Callable[[int | None], Task]]] = {
     "digits": lambda fold: _trained_here("digits", _digits, fold, [64, 512, 256, 10], 0.9, 40, 2e-3, 0.2, (40, 64, 0.05)),
     "mnist": lambda fold: _trained_here("mnist", _mnist, fold, [784, 256, 10], 0.9, 12, 2e-3, 0.1, (24, 128, 0.05)),
     "spoken": lambda fold: replace(
-        _trained_here("spoken", _fsdd, fold, [96, 512, 256, 10], 0.95, 60, 2e-3, 0.25, (90, 64, 0.05), 1.0, readout=True),
+        _trained_here("spoken", _fsdd, fold, [96, 512, 256, 10], 0.95, 60, 2e-3, 0.25, (40, 64, 0.05), 1.0, readout=True),
         recovery={"soft": 0.9},
         fewer=0.25,
     ),
