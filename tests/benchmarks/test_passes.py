@@ -217,3 +217,13 @@ def test_settings_are_chosen_on_training_samples_alone() -> None:
         assert np.array_equal(held_out.y, held_out.x.ravel() % 3)
         tested += list(held_out.x.ravel())
     assert sorted(tested) == list(range(23))
+
+
+def test_recordings_that_follow_one_another_are_held_out_together() -> None:
+    """Neighbours of what is learnt are as easy; the test samples are the first recordings, which have none on one side."""
+    turn = np.tile(np.arange(5, 50), 4)
+    whole = tasks.Split(np.arange(len(turn)).reshape(-1, 1, 1), np.repeat(np.arange(4), 45), turn)
+    for fold in range(tasks.FOLDS):
+        _, held_out = tasks.fold_of(whole, fold)
+        assert sorted(turn[held_out.x.ravel()]) == sorted(np.tile(np.arange(5 + 9 * fold, 14 + 9 * fold), 4))
+        assert np.array_equal(np.bincount(held_out.y), [9, 9, 9, 9])
