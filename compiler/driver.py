@@ -472,6 +472,14 @@ def _plain(value: Any) -> bool:
     return value is not None and value is not False and isinstance(value, (bool, int, float, str))
 
 
+#: From which share of right answers on samples look as if the network had learnt them, and what is said of early answers then.
+_BY_HEART: Final = 0.995
+_LEARNT: Final = (
+    "; (nearly) all of the calibration data are answered right: if the network has learnt them, it is less sure of others, and more"
+    " than the share asked for is lost there: calibrate on samples that it has not learnt"
+)
+
+
 def _cutoff(graph: Graph, given: Mapping[str, Any], budget: float, ledger: Ledger, target: Target) -> Cutoff:
     """The margin for an early answer, from the last graph on the calibration data."""
     if given["calibrate"] is None:
@@ -505,7 +513,8 @@ def _cutoff(graph: Graph, given: Mapping[str, Any], budget: float, ledger: Ledge
             if found.early
             else "answers are given after the whole run: no lead on the calibration data allows an earlier one"
         )
-        + ("" if labels is not None else " (no labels: as few answers change as may be lost)"),
+        + ("" if labels is not None else " (no labels: as few answers change as may be lost)")
+        + (_LEARNT if found.early and measured.get("accuracy of the whole run", 0.0) >= _BY_HEART else ""),
         asked=f"--cutoff {budget}",
         measured=measured,
     )

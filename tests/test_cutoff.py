@@ -224,6 +224,17 @@ def test_where_nothing_leads_the_ledger_says_that_no_answer_is_early() -> None:
     assert build.decide(data()).mean_steps == 20
 
 
+def test_samples_that_are_all_answered_right_may_have_been_learnt() -> None:
+    """The network is surer of them than of others: answers as early as theirs cost other samples more than the share asked for."""
+    x = data()
+    right = answers(spikec.compile(net(), target="host", bits=8, calibrate=x).run(x).outputs["l2"])
+    wrong = np.where(np.arange(len(x)) < len(x) // 10, (right + 1) % 4, right)
+    for labels, told in ((right, True), (wrong, False), (None, False)):
+        build = spikec.compile(net(), target="host", bits=8, calibrate=x, labels=labels, cutoff=0.1)
+        (entry,) = [e for e in build.ledger if e.pass_name == "cutoff"]
+        assert ("calibrate on samples that it has not learnt" in entry.what) is told
+
+
 def test_bad_options() -> None:
     for options, text in (
         ({"cutoff": 0.1}, "cutoff needs calibration data"),
