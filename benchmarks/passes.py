@@ -61,6 +61,8 @@ ROUNDS, TIMED = 15, 1000
 #: Share of the answers that an early answer, or fewer steps, or simpler neurons may cost on the calibration data; and what an early
 #: answer of fewer neurons may cost, where half a point may go in all.
 BUDGET, BOTH = 0.002, 0.003
+#: What early answers may cost on samples that nothing learns from: they are few, so their draws with less input count with them.
+UNSEEN = 0.004
 PAGE: Final = tasks.ROOT / "docs" / "optimizing.md"
 #: The first seed of those that settings are chosen with.
 VALIDATION: Final = 10
@@ -267,7 +269,11 @@ class Bench:
         given = self.task.unseen or self.task.train
         seen = check_inputs(build.graph(), given.x)
         output, *harder = (build.run(each, "c").outputs[name] for each in chain([seen], drawn(seen)))
-        build.cutoff = calibrate(output, given.y, name, budget, harder)
+        if self.task.unseen:
+            pooled = np.concatenate([output, *harder])
+            build.cutoff = calibrate(pooled, np.tile(given.y, 1 + len(harder)), name, UNSEEN)
+        else:
+            build.cutoff = calibrate(output, given.y, name, budget, harder)
         decision = build.decide(self.task.test.x, "c")
         return decision.answers == self.task.test.y, decision.mean_steps / self.task.test.x.shape[1]
 
@@ -467,6 +473,7 @@ def row_path(bench: Bench, key: str) -> Path:
     settings += "".join(f" {name} {value}" for name, value in task.recovery.items())
     settings += "" if task.whole is None else f" whole {task.whole}"
     settings += f" fewer {task.fewer}" if key == "both" else ""
+    settings += f" unseen {UNSEEN}" if task.unseen and key in ("early", "both") else ""
     told = (*data, bench.graph.fingerprint.encode(), settings.encode(), inspect.getsource(measure).encode())
     return tasks.KEPT / "rows" / f"{task.name}-{bench.seed}-{key}-{_digest(*told)}.npz"
 
