@@ -121,6 +121,7 @@ def _parser() -> _Parser:
     add("--max-bytes", type=int, metavar="N", help="prune, or with --bits mixed choose widths, until the weights take so few bytes")
     add("--fit", metavar="WHAT", help="one-core, 4-cores: as few bits, neurons and synapses less as fit there (needs --calibrate)")
     add("--cutoff", type=float, metavar="SHARE", help="answer early where at most this share of the answers is lost by it (0.002)")
+    add("--cutoff-steps", type=float, metavar="SHARE", help="answer early after at most this share of the steps on average (0.5)")
     add("--steps-to", type=int, metavar="N", help="at most so many steps: several become one, decays adjusted (needs --calibrate)")
     add("--steps-loss", type=float, metavar="SHARE", help="the fewest steps that lose at most this share of the answers")
     add("--windows-loss", type=float, metavar="SHARE", help="per layer the steps without which at most this share is lost (0.002)")
@@ -320,6 +321,7 @@ def _compile(options: argparse.Namespace) -> int:
             strict=options.strict,
             prove_ranges=options.prove_ranges,
             cutoff=options.cutoff,
+            cutoff_steps=options.cutoff_steps,
             max_ram=byte_count("--max-ram", options.max_ram),
             max_flash=byte_count("--max-flash", options.max_flash),
             small=options.small,

@@ -5,7 +5,7 @@ next one by at least `margin`, or at the last. The margin is one number, or one 
 less of a lead. The rule reads nothing but an output, which all engines compute alike, so that the answer and the step are the same
 on every engine; the C engine also stops computing there. The margins are those of the fewest steps that keep the loss on
 calibration data, and its standard error, within a budget, also with a tenth of the input left out (Wu et al. 2025 report 1.64 to
-2.76 times fewer steps with such a rule).
+2.76 times fewer steps with such a rule); or those of the least loss that take no more than a share of the steps.
 """
 
 from __future__ import annotations
@@ -21,20 +21,23 @@ from spikec.diagnostics import CompileError
 from spikec.ir.types import Array
 from spikec.score import answers
 
-#: Where a line of margins ends, as a share of where it begins, and how many beginnings are tried.
+#: Where a line of margins ends, as a share of where it begins, and how many beginnings are tried; halvings of where it may begin.
 _SHARES: Final = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125, 0.0)
 _MARGINS: Final = 64
+_HALVINGS: Final = 40
 
 
 @dataclass(frozen=True)
 class Cutoff:
     """output: whose sums decide. margin: the lead that suffices, in units of the output: one number, or one for each step from the
-    first on, of which the last holds for all that follow. budget: the loss that was allowed.
+    first on, of which the last holds for all that follow. budget: the loss that was allowed; steps: the share of the steps that
+    was, in its stead.
     """
 
     output: str
     margin: float | tuple[float, ...]
-    budget: float
+    budget: float | None
+    steps: float | None = None
 
     def margins(self, steps: int) -> Array:
         """The lead that suffices after each of so many steps (steps,)."""
@@ -51,15 +54,21 @@ class Cutoff:
     def as_json(self) -> dict[str, Any]:
         """As plain data; a margin that nothing reaches is None."""
         told = [None if math.isinf(each) else each for each in np.atleast_1d(self.margin).tolist()]
-        return {"output": self.output, "margin": told if isinstance(self.margin, tuple) else told[0], "budget": self.budget}
+        found = {"output": self.output, "margin": told if isinstance(self.margin, tuple) else told[0], "budget": self.budget}
+        return {**found, "steps": self.steps} if self.steps is not None else found
 
     @classmethod
     def of_json(cls, found: Mapping[str, Any]) -> Cutoff:
         """The same back."""
-        given = found["margin"]
+        given, asked = found["margin"], (found["budget"], found.get("steps"))
         if isinstance(given, list):
-            return cls(found["output"], tuple(math.inf if each is None else each for each in given), found["budget"])
-        return cls(found["output"], math.inf if given is None else given, found["budget"])
+            return cls(found["output"], tuple(math.inf if each is None else each for each in given), *asked)
+        return cls(found["output"], math.inf if given is None else given, *asked)
+
+    @property
+    def asked(self) -> str:
+        """The option that asked for it."""
+        return f"--cutoff {self.budget:g}" if self.steps is None else f"--cutoff-steps {self.steps:g}"
 
     @property
     def early(self) -> bool:
@@ -113,17 +122,8 @@ def calibrate(output: Array, labels: Array | None, name: str, budget: float, har
     """
     if not 0 <= budget < 1:
         raise CompileError("SPK001", f"cutoff is the share of answers that may be lost, from 0 up to but without 1, not {budget}")
-    if labels is not None:
-        harder = [each[labels >= 0] for each in harder]
-        output, labels = output[labels >= 0], labels[labels >= 0]
-    if math.prod(output.shape[2:]) < 2:
-        raise CompileError(
-            "SPK001",
-            f"cutoff answers with the class that leads, and the output {name} has one value: nothing to choose from",
-            fix="leave cutoff out; it is for classifiers with an output for each class",
-        )
+    judged = _judged(output, labels, name, harder)
     steps = output.shape[1]
-    judged = [_Judged.of(each, labels) for each in (output, *harder)]
     leads = judged[0].leads
     known = np.unique(leads[leads > 0])
     if len(known) > _MARGINS:
@@ -141,8 +141,58 @@ def calibrate(output: Array, labels: Array | None, name: str, budget: float, har
                 break
             taken = _steps(leads, margins)
             if (mean := float(taken.mean())) < best[0]:
-                best = (mean, float(margins[0]) if share == 1 else tuple(margins.tolist()))
+                best = (mean, _told(margins))
     return Cutoff(name, best[1], budget)
+
+
+def calibrate_steps(output: Array, labels: Array | None, name: str, share: float, harder: Sequence[Array] = ()) -> Cutoff:
+    """The margins of the least loss with which these samples take at most a share of the steps on average; else as `calibrate`.
+
+    The loss is that on the samples and on all of `harder` together. Of lines of margins that lose as little the one that takes the
+    most steps is chosen: what is left of the share is for the samples that are not here. Raises CompileError SPK001 for a share of
+    less than one step, or more than all.
+    """
+    steps = output.shape[1]
+    if not 1 <= share * steps <= steps:
+        what = f"cutoff_steps is the share of the steps that answers take on average, at most 1 and at least 1/{steps}, not {share}"
+        raise CompileError("SPK001", f"{what}: there are {steps}")
+    judged = _judged(output, labels, name, harder)
+    if share == 1:
+        return Cutoff(name, math.inf, None, share)
+    leads = judged[0].leads
+    whole = bool(np.all(output == np.rint(output)))
+    found: list[tuple[float, float, float | tuple[float, ...]]] = []
+    for end in _SHARES:
+        shape = np.linspace(1, end, steps)
+        # No margin at all takes one step, which is allowed; margins that are larger take as many steps or more.
+        low, high = 0.0, 2.0 * steps * float(leads.max(initial=1.0))
+        for _ in range(_HALVINGS):
+            start = (low + high) / 2
+            taken = _steps(leads, np.ceil(start * shape) if whole else start * shape) + 1
+            low, high = (start, high) if taken.mean() <= share * steps else (low, start)
+        margins = np.ceil(low * shape) if whole else low * shape
+        lost = sum(each.lost(_steps(each.leads, margins)) for each in judged)
+        found.append((lost, -float(_steps(leads, margins).mean()), _told(margins)))
+    return Cutoff(name, min(found, key=lambda each: each[:2])[2], None, share)
+
+
+def _told(margins: Array) -> float | tuple[float, ...]:
+    """Margins (T,) as they are kept: one number where they are equal."""
+    return float(margins[0]) if np.all(margins == margins[0]) else tuple(margins.tolist())
+
+
+def _judged(output: Array, labels: Array | None, name: str, harder: Sequence[Array]) -> list[_Judged]:
+    """Samples with a label, as they are and with less input. Raises CompileError SPK001 for an output of one value."""
+    if labels is not None:
+        harder = [each[labels >= 0] for each in harder]
+        output, labels = output[labels >= 0], labels[labels >= 0]
+    if math.prod(output.shape[2:]) < 2:
+        raise CompileError(
+            "SPK001",
+            f"cutoff answers with the class that leads, and the output {name} has one value: nothing to choose from",
+            fix="leave cutoff out; it is for classifiers with an output for each class",
+        )
+    return [_Judged.of(each, labels) for each in (output, *harder)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +212,15 @@ class _Judged:
 
     def loss(self, taken: Array) -> float:
         """The share of the answers lost by giving them at these steps (samples,), and its standard error."""
+        lost, gained = self._changed(taken)
+        return float(lost - gained + math.sqrt(lost + gained)) / len(taken)
+
+    def lost(self, taken: Array) -> int:
+        """How many answers more are lost than gained by giving them at these steps (samples,)."""
+        lost, gained = self._changed(taken)
+        return lost - gained
+
+    def _changed(self, taken: Array) -> tuple[int, int]:
         early = self.found[np.arange(len(taken)), taken]
         lost = int(np.sum((self.final == self.right) & (early != self.right)))
-        gained = int(np.sum((self.final != self.right) & (early == self.right)))
-        return float(lost - gained + math.sqrt(lost + gained)) / len(taken)
+        return lost, int(np.sum((self.final != self.right) & (early == self.right)))

@@ -17,7 +17,7 @@ from spikec.backend import load_backend
 from spikec.bits import read_bits
 from spikec.build import Build, golden_inputs, load
 from spikec.counts import SYNAPTIC, synapses
-from spikec.cutoff import Cutoff
+from spikec.cutoff import Cutoff, calibrate_steps
 from spikec.cutoff import calibrate as calibrate_cutoff
 from spikec.diagnostics import CompileError
 from spikec.files import check_path
@@ -65,6 +65,8 @@ _SPIKING_OPTIONS: Final = frozenset({"percentile", "fire", "reset", "initial", "
 DEFAULT_TARGET: Final = "loihi2"
 #: Options whose default is "auto"; None means something else there.
 _AUTO: Final = ("time_axis", "batch_axis")
+#: Either asks for early answers.
+_EARLY: Final = ("cutoff", "cutoff_steps")
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]*")
 
 
@@ -73,6 +75,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]*")
     strict="flag",
     prove_ranges="flag",
     cutoff="number",
+    cutoff_steps="number",
     time_axis="whole|string|none",
     batch_axis="whole|string|none",
     input_kind="string",
@@ -91,6 +94,7 @@ def compile(
     strict: bool = False,
     prove_ranges: bool = False,
     cutoff: float | None = None,
+    cutoff_steps: float | None = None,
     max_ram: int | None = None,
     max_flash: int | None = None,
     small: bool = False,
@@ -122,6 +126,8 @@ def compile(
     target that runs floats it asks for integers instead. A number, one a layer ([8, 4, 8], or by name {"fc2": 4}), or "mixed": what
     costs the least within max_bytes (`spikec.bits`).
     small: weights of pruned layers in the fewest bytes of program and memory, not in the least time; a budget of `max_bytes` too.
+    cutoff: the share of the answers that early ones may lose; cutoff_steps: the share of the steps that they may take on average,
+    in its stead (see `spikec.cutoff`).
     max_ram, max_flash: bytes that the emitted C may take, in place of the target's own limits; without flash, constants count as
     RAM. fit: "one-core", or "4-cores": fewer bits, neurons and synapses until the network passes all design rules on so many
     cores, as little as the calibration data allow (`spikec.fit`). spiking: make a network of ReLUs spike (see
@@ -141,7 +147,7 @@ def compile(
     build = _build_of(model)
     chosen, text = (build.target, build.target_text) if build and target is None else find_target(target or DEFAULT_TARGET)
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
-    asked = _Asked(read_bits(bits), strict, prove_ranges, max_ram, max_flash, small, cutoff, spiking, options)
+    asked = _Asked(read_bits(bits), strict, prove_ranges, max_ram, max_flash, small, cutoff, cutoff_steps, spiking, options)
     ledger = Ledger()
     if build is not None:
         asked = asked.after(build, target is None, calibrate is not None, ledger)
@@ -222,7 +228,7 @@ def compile(
         _prove(last, chosen, calibrate)
     if found := list(load_backend(chosen.backend, chosen).check(last)):
         raise CompileError.many(found)
-    early = _cutoff(last, given, asked.cutoff, ledger, chosen) if asked.cutoff is not None else None
+    early = _cutoff(last, given, asked.cutoff, asked.cutoff_steps, ledger, chosen)
     made = Build(stages, ledger, chosen, text, golden_inputs(last, calibrate), asked.told(), origins=origins)
     made.cutoff = early
     return made
@@ -239,8 +245,14 @@ class _Asked:
     max_flash: int | None
     small: bool
     cutoff: float | None
+    cutoff_steps: float | None
     spiking: bool | None
     options: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        if self.cutoff is not None and self.cutoff_steps is not None:
+            what = "cutoff says which share of the answers may be lost, cutoff_steps which share of the steps they take"
+            raise CompileError("SPK001", f"{what}: both are asked for", fix="give one of them: the other is what comes of it")
 
     def after(self, build: Build, same_target: bool, calibrated: bool, ledger: Ledger) -> _Asked:
         """The same for a build that is compiled again: what it was asked for holds where nothing else is said, for its own target.
@@ -252,12 +264,15 @@ class _Asked:
             return replace(self, spiking=True) if self.spiking is None and was_spiking else self  # it still has to spike
         kept = dict(build.options)
         flags = {key: kept.pop(key, False) or getattr(self, key) for key in ("strict", "prove_ranges", "small")}
-        values = {key: kept.pop(key, None) for key in ("bits", "max_ram", "max_flash", "cutoff")}
+        values = {key: kept.pop(key, None) for key in ("bits", "max_ram", "max_flash", *_EARLY)}
+        if any(getattr(self, key) is not None for key in _EARLY):
+            values |= dict.fromkeys(_EARLY)  # one takes the other's place
         values |= {key: own for key in values if (own := getattr(self, key)) is not None}
-        if self.cutoff is None and values["cutoff"] is not None and not calibrated:
-            what = f"the build's cutoff={values['cutoff']} is left out: its margin is chosen anew on calibration data only"
-            ledger.record("", "convention", what)
-            values["cutoff"] = None
+        for key in _EARLY:
+            if getattr(self, key) is None and values[key] is not None and not calibrated:
+                what = f"the build's {key}={values[key]} is left out: its margin is chosen anew on calibration data only"
+                ledger.record("", "convention", what)
+                values[key] = None
         spiking = was_spiking if self.spiking is None else self.spiking
         return replace(self, **flags, **values, spiking=spiking, options={**kept, **self.options})
 
@@ -265,7 +280,7 @@ class _Asked:
         """What a build keeps of it."""
         found = {"bits": self.bits, "strict": self.strict}
         found |= {"prove_ranges": True} if self.prove_ranges else {}
-        found |= {"cutoff": self.cutoff} if self.cutoff is not None else {}
+        found |= {key: asked for key in _EARLY if (asked := getattr(self, key)) is not None}
         found |= {"max_ram": self.max_ram, "max_flash": self.max_flash}
         found |= {"small": True} if self.small else {}
         return {key: value for key, value in {**found, **self.options}.items() if _plain(value)}
@@ -475,24 +490,32 @@ def _plain(value: Any) -> bool:
 #: From which share of right answers on samples look as if the network had learnt them, and what is said of early answers then.
 _BY_HEART: Final = 0.995
 _LEARNT: Final = (
-    "; (nearly) all of the calibration data are answered right: if the network has learnt them, it is less sure of others, and more"
-    " than the share asked for is lost there: calibrate on samples that it has not learnt"
+    "; (nearly) all of the calibration data are answered right: if the network has learnt them, it is less sure of others, and"
+    " loses more there, or takes more steps: calibrate on samples that it has not learnt"
 )
 
 
-def _cutoff(graph: Graph, given: Mapping[str, Any], budget: float, ledger: Ledger, target: Target) -> Cutoff:
-    """The margin for an early answer, from the last graph on the calibration data."""
+def _cutoff(
+    graph: Graph, given: Mapping[str, Any], budget: float | None, share: float | None, ledger: Ledger, target: Target
+) -> Cutoff | None:
+    """The margin for an early answer, from the last graph on the calibration data; None where none is asked for."""
+    if budget is None and share is None:
+        return None
+    option = "cutoff" if share is None else "cutoff_steps"
     if given["calibrate"] is None:
-        raise CompileError("SPK001", "cutoff needs calibration data to choose its margin on", fix="give calibrate (--calibrate)")
+        raise CompileError("SPK001", f"{option} needs calibration data to choose its margin on", fix="give calibrate (--calibrate)")
     labels = given["labels"]
     if labels is not None and labels.ndim == 2:
-        what = "cutoff gives one answer a sample, and these labels ask for one at every step"
-        raise CompileError("SPK001", what, fix="leave cutoff out, or give one label a sample")
+        what = f"{option} gives one answer a sample, and these labels ask for one at every step"
+        raise CompileError("SPK001", what, fix=f"leave {option} out, or give one label a sample")
     name = scored_output(graph)
     inputs = check_inputs(graph, given["calibrate"])
     engine = load_backend("numpy", target)
     output, *harder = (engine.run(graph, each, record=()).outputs[name] for each in chain([inputs], drawn(inputs)))
-    found = calibrate_cutoff(output, labels, name, budget, harder)
+    if budget is not None:
+        found = calibrate_cutoff(output, labels, name, budget, harder)
+    else:
+        found = calibrate_steps(output, labels, name, share or 0.0, harder)
     decided, final = found.decide(output), answers(output)
     measured = {
         "mean steps": decided.mean_steps,
@@ -512,10 +535,12 @@ def _cutoff(graph: Graph, given: Mapping[str, Any], budget: float, ledger: Ledge
             f"answers are given as soon as one class leads by {found.text()}"
             if found.early
             else "answers are given after the whole run: no lead on the calibration data allows an earlier one"
+            if share is None
+            else "answers are given after the whole run"
         )
         + ("" if labels is not None else " (no labels: as few answers change as may be lost)")
         + (_LEARNT if found.early and measured.get("accuracy of the whole run", 0.0) >= _BY_HEART else ""),
-        asked=f"--cutoff {budget}",
+        asked=found.asked,
         measured=measured,
     )
     return found
@@ -524,7 +549,7 @@ def _cutoff(graph: Graph, given: Mapping[str, Any], budget: float, ledger: Ledge
 def decide_early(build: Build, calibrate: Mapping[str, Array], labels: Array | None, budget: float) -> None:
     """Give a build that was changed after compiling a cutoff, calibrated on data as the user has them."""
     given = {"calibrate": calibrate, "labels": labels}
-    build.cutoff = _cutoff(build.graph(), given, budget, build.ledger, build.target)
+    build.cutoff = _cutoff(build.graph(), given, budget, None, build.ledger, build.target)
 
 
 def _labels(labels: Any, calibrate: Mapping[str, Any] | None, graph: Graph) -> Any:

@@ -152,7 +152,7 @@ class _Search:
         self.judge = Judge(graph, data, given.get("labels"), "--fit")
         # Without data passes do not measure anything; the network is traced already.
         traced = ("model", "example_input", "weights", "time_axis", "batch_axis", "steps", "dt", "input_kind", "name")
-        dropped = {*traced, "calibrate", "labels", "cutoff", "on_stage", "dump_ir"}
+        dropped = {*traced, "calibrate", "labels", "cutoff", "cutoff_steps", "on_stage", "dump_ir"}
         self.quick = {key: value for key, value in given.items() if key not in dropped}
         self.last: CompileError | None = None
         self.hardest: Point | None = None
@@ -199,7 +199,9 @@ class _Search:
         """The combination as the calibration data prune it, a little more where that is needed, and what it costs."""
         while point.pruned <= MOST / GRAINS:
             try:
-                build = self.compile(**{**self.given, **point.options(), "on_stage": None, "cutoff": None, "dump_ir": None})
+                build = self.compile(
+                    **{**self.given, **point.options(), **dict.fromkeys(("on_stage", "cutoff", "cutoff_steps", "dump_ir"))}
+                )
             except CompileError as error:
                 if not {d.code for d in error.diagnostics} <= set(CORES):
                     return None

@@ -16,7 +16,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from nets import F, dense, graph, leaky, spikes
 
 import spikec
-from spikec.cutoff import Cutoff, calibrate
+from spikec.cutoff import Cutoff, calibrate, calibrate_steps
 from spikec.diagnostics import CompileError
 from spikec.inputs import drawn, thinned
 from spikec.score import answers
@@ -71,6 +71,67 @@ def test_the_budget_holds_with_less_input_too(output: Any, budget: float, seed: 
     for each in (output, *harder):
         assert np.mean(answers(each) == labels) - np.mean(cutoff.decide(each).answers == labels) <= budget
     assert cutoff.decide(output).mean_steps >= calibrate(output, labels, "o", budget).decide(output).mean_steps
+
+
+@settings(deadline=None)
+@given(
+    OUTPUTS.filter(lambda output: output.shape[2] > 1),
+    st.sampled_from([0.0, 0.3, 0.5, 0.9, 1.0]),
+    st.integers(0, 99),
+    st.booleans(),
+)
+def test_a_share_of_the_steps_is_kept_to_with_the_least_loss(output: Any, share: float, seed: int, with_labels: bool) -> None:
+    """No more steps than asked for; and no constant margin that takes as few loses less, or as little where more steps are left."""
+    steps = output.shape[1]
+    share = max(share, 1 / steps)
+    labels = np.arange(len(output)) % output.shape[2] if with_labels else None
+    harder = [output * (np.random.default_rng(seed).random(output.shape) < 0.8)]
+
+    def lost(margin: Cutoff) -> int:
+        right = [answers(each) if labels is None else labels for each in (output, *harder)]
+        pairs = zip((output, *harder), right, strict=True)
+        return sum(int(np.sum(answers(each) == y) - np.sum(margin.decide(each).answers == y)) for each, y in pairs)
+
+    found = calibrate_steps(output, labels, "o", share, harder)
+    assert found == Cutoff.of_json(json.loads(json.dumps(found.as_json()))) and found.asked == f"--cutoff-steps {share:g}"
+    taken = found.decide(output).mean_steps
+    assert taken <= share * steps
+    fitting = [one for m in range(3 * steps + 1) if (one := Cutoff("o", m, None)).decide(output).mean_steps <= share * steps]
+    most = max(fitting, key=lambda one: one.margin if isinstance(one.margin, int) else 0)
+    assert lost(found) <= lost(most)
+    assert lost(found) < lost(most) or taken >= most.decide(output).mean_steps
+    if share == 1:
+        assert not found.early and taken == steps
+
+
+def test_a_share_of_the_steps_asks_for_a_step() -> None:
+    output = np.zeros((4, 10, 2), np.int64)
+    for share in (0.09, 1.1, -1.0, float("nan")):
+        with pytest.raises(CompileError, match=r"at most 1 and at least 1/10, not .*: there are 10"):
+            calibrate_steps(output, None, "o", share)
+    assert calibrate_steps(output, None, "o", 0.1).decide(output).mean_steps == 1
+
+
+def test_the_fewest_answers_in_half_of_the_steps(tmp_path: Path) -> None:
+    """From the options to the emitted C, and when it is compiled again."""
+    x = data()
+    build = spikec.compile(net(), target="host", bits=8, calibrate=x, cutoff_steps=0.5)
+    (entry,) = [e for e in build.ledger if e.pass_name == "cutoff"]
+    assert entry.asked == "--cutoff-steps 0.5" and 5 < entry.measured["mean steps"] <= 10
+    assert build.decide(x).mean_steps == entry.measured["mean steps"]
+    build.save(tmp_path / "build")
+    assert "from --cutoff-steps 0.5." in (tmp_path / "build" / "c" / "cutoff.h").read_text()
+    kept = spikec.load(tmp_path / "build")
+    assert kept.cutoff == build.cutoff
+    again = spikec.compile(kept, calibrate=x)
+    assert again.cutoff == build.cutoff and again.options["cutoff_steps"] == 0.5
+    other = spikec.compile(kept, calibrate=x, cutoff=0.1)
+    assert other.options["cutoff"] == 0.1 and "cutoff_steps" not in other.options
+    without = spikec.compile(kept)
+    assert without.cutoff is None and any("cutoff_steps=0.5 is left out" in entry.what for entry in without.ledger)
+    whole = spikec.compile(net(), target="host", bits=8, calibrate=x, cutoff_steps=1.0)
+    (entry,) = [e for e in whole.ledger if e.pass_name == "cutoff"]
+    assert entry.what.startswith("answers are given after the whole run (") and whole.decide(x).mean_steps == 20
 
 
 def test_answers_that_hang_on_a_spike_come_later() -> None:
@@ -239,6 +300,9 @@ def test_bad_options() -> None:
     for options, text in (
         ({"cutoff": 0.1}, "cutoff needs calibration data"),
         ({"cutoff": 1.0, "calibrate": data()}, "from 0 up to but without 1"),
+        ({"cutoff_steps": 0.5}, "cutoff_steps needs calibration data"),
+        ({"cutoff_steps": 0.01, "calibrate": data()}, "at least 1/20, not 0.01: there are 20"),
+        ({"cutoff": 0.1, "cutoff_steps": 0.5, "calibrate": data()}, "both are asked for"),
     ):
         with pytest.raises(CompileError, match=text):
             spikec.compile(net(), target="host", bits=8, **options)

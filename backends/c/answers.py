@@ -30,7 +30,7 @@ def cutoff_header(graph: Graph, network: Network, cutoff: Cutoff | None) -> str:
     table = [_NEVER] if cutoff is None else whole_margins(np.atleast_1d(np.asarray(cutoff.margin, np.float64)))
     told = [str(margin) if margin < _NEVER else "INT64_MAX" for margin in table]
     rows = [", ".join(told[k : k + _WIDTH]) for k in range(0, len(told), _WIDTH)]
-    why = "there is no cutoff: answers come with the last step" if cutoff is None else f"from --cutoff {cutoff.budget:g}"
+    why = "there is no cutoff: answers come with the last step" if cutoff is None else f"from {cutoff.asked}"
     return (
         "/* cutoff.h - when an answer is clear: the lead of the largest sum over the next that suffices after each step, the last\n"
         f" * one for all that follow; see answer.h. Written by spikec; {why}. */\n"
