@@ -153,13 +153,13 @@ def calibrate_steps(output: Array, labels: Array | None, name: str, share: float
     less than one step, or more than all.
     """
     steps = output.shape[1]
-    if not 1 <= share * steps <= steps:
+    if not 1 - 1e-9 <= share * steps <= steps:
         what = f"cutoff_steps is the share of the steps that answers take on average, at most 1 and at least 1/{steps}, not {share}"
         raise CompileError("SPK001", f"{what}: there are {steps}")
     judged = _judged(output, labels, name, harder)
+    leads = judged[0].leads
     if share == 1:
         return Cutoff(name, math.inf, None, share)
-    leads = judged[0].leads
     whole = bool(np.all(output == np.rint(output)))
     found: list[tuple[float, float, float | tuple[float, ...]]] = []
     for end in _SHARES:

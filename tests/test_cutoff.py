@@ -110,6 +110,7 @@ def test_a_share_of_the_steps_asks_for_a_step() -> None:
         with pytest.raises(CompileError, match=r"at most 1 and at least 1/10, not .*: there are 10"):
             calibrate_steps(output, None, "o", share)
     assert calibrate_steps(output, None, "o", 0.1).decide(output).mean_steps == 1
+    assert calibrate_steps(np.zeros((4, 49, 2), np.int64), None, "o", 1 / 49).decide(output).mean_steps == 1
 
 
 def test_the_fewest_answers_in_half_of_the_steps(tmp_path: Path) -> None:
