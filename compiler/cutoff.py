@@ -76,10 +76,14 @@ class Cutoff:
         return bool(np.isfinite(np.min(self.margin)))
 
     def text(self) -> str:
-        """The margin in words: "5", or "6 at first and 2 in the end"."""
-        if not isinstance(self.margin, tuple):
-            return f"{self.margin:.6g}"
-        return f"{self.margin[0]:.6g} at first and {self.margin[-1]:.6g} in the end"
+        """When answers are given, in words."""
+        given = np.atleast_1d(self.margin)
+        if not self.early:
+            return "after the whole run"
+        if given[-1] == 0 and np.all(np.isinf(given[:-1])):
+            return f"after step {len(given)}, whatever leads"
+        told = f"{given[0]:.6g}" if len(given) == 1 else f"{given[0]:.6g} at first and {given[-1]:.6g} in the end"
+        return f"as soon as one class leads by {told}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,31 +153,37 @@ def calibrate_steps(output: Array, labels: Array | None, name: str, share: float
     """The margins of the least loss with which these samples take at most a share of the steps on average; else as `calibrate`.
 
     The loss is that on the samples and on all of `harder` together. Of lines of margins that lose as little the one that takes the
-    most steps is chosen: what is left of the share is for the samples that are not here. Raises CompileError SPK001 for a share of
-    less than one step, or more than all.
+    most steps is chosen: what is left of the share is for the samples that are not here. Where answers all given after the last
+    step allowed lose less, or leads are too small for margins, that is the rule. Raises CompileError SPK001 for a share of less
+    than one step, or more than all.
     """
     steps = output.shape[1]
-    if not 1 - 1e-9 <= share * steps <= steps:
+    last = int(share * steps + 1e-9) if math.isfinite(share) else 0
+    if not 1 <= last <= steps:
         what = f"cutoff_steps is the share of the steps that answers take on average, at most 1 and at least 1/{steps}, not {share}"
         raise CompileError("SPK001", f"{what}: there are {steps}")
     judged = _judged(output, labels, name, harder)
-    leads = judged[0].leads
-    if share == 1:
+    if last == steps:
         return Cutoff(name, math.inf, None, share)
+    leads = judged[0].leads
     whole = bool(np.all(output == np.rint(output)))
-    found: list[tuple[float, float, float | tuple[float, ...]]] = []
+
+    def lost(margins: Array) -> int:
+        return sum(each.lost(_steps(each.leads, margins)) for each in judged)
+
+    best: tuple[float, float, float | tuple[float, ...]] = (math.inf, 0.0, 0.0)
     for end in _SHARES:
         shape = np.linspace(1, end, steps)
-        # No margin at all takes one step, which is allowed; margins that are larger take as many steps or more.
-        low, high = 0.0, 2.0 * steps * float(leads.max(initial=1.0))
+        low, high = 0.0, 2.0 * steps * float(leads.max(initial=1.0))  # answers at once, and in the end
         for _ in range(_HALVINGS):
             start = (low + high) / 2
-            taken = _steps(leads, np.ceil(start * shape) if whole else start * shape) + 1
-            low, high = (start, high) if taken.mean() <= share * steps else (low, start)
+            margins = np.ceil(start * shape) if whole else start * shape
+            low, high = (start, high) if _steps(leads, margins).mean() + 1 <= share * steps else (low, start)
         margins = np.ceil(low * shape) if whole else low * shape
-        lost = sum(each.lost(_steps(each.leads, margins)) for each in judged)
-        found.append((lost, -float(_steps(leads, margins).mean()), _told(margins)))
-    return Cutoff(name, min(found, key=lambda each: each[:2])[2], None, share)
+        if margins[0] > 0:
+            best = min(best, (lost(margins), -float(_steps(leads, margins).mean()), _told(margins)), key=lambda each: each[:2])
+    fixed = np.repeat([math.inf, 0.0], [last - 1, 1])
+    return Cutoff(name, _told(fixed) if lost(fixed[np.minimum(np.arange(steps), last - 1)]) < best[0] else best[2], None, share)
 
 
 def _told(margins: Array) -> float | tuple[float, ...]:

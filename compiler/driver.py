@@ -531,13 +531,8 @@ def _cutoff(
     ledger.record(
         graph.output(name).node,
         "approximation",
-        (
-            f"answers are given as soon as one class leads by {found.text()}"
-            if found.early
-            else "answers are given after the whole run: no lead on the calibration data allows an earlier one"
-            if share is None
-            else "answers are given after the whole run"
-        )
+        f"answers are given {found.text()}"
+        + (": no lead on the calibration data allows an earlier one" if not found.early and share is None else "")
         + ("" if labels is not None else " (no labels: as few answers change as may be lost)")
         + (_LEARNT if found.early and measured.get("accuracy of the whole run", 0.0) >= _BY_HEART else ""),
         asked=found.asked,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 from pathlib import Path
@@ -81,7 +82,8 @@ def test_the_budget_holds_with_less_input_too(output: Any, budget: float, seed: 
     st.booleans(),
 )
 def test_a_share_of_the_steps_is_kept_to_with_the_least_loss(output: Any, share: float, seed: int, with_labels: bool) -> None:
-    """No more steps than asked for; and no constant margin that takes as few loses less, or as little where more steps are left."""
+    """No more steps than asked for; and neither a constant margin that takes as few, nor all answers after the last of these steps,
+    lose less, or as little where more steps are taken."""
     steps = output.shape[1]
     share = max(share, 1 / steps)
     labels = np.arange(len(output)) % output.shape[2] if with_labels else None
@@ -98,8 +100,10 @@ def test_a_share_of_the_steps_is_kept_to_with_the_least_loss(output: Any, share:
     assert taken <= share * steps
     fitting = [one for m in range(3 * steps + 1) if (one := Cutoff("o", m, None)).decide(output).mean_steps <= share * steps]
     most = max(fitting, key=lambda one: one.margin if isinstance(one.margin, int) else 0)
-    assert lost(found) <= lost(most)
-    assert lost(found) < lost(most) or taken >= most.decide(output).mean_steps
+    fixed = Cutoff("o", (*(math.inf,) * (int(share * steps + 1e-9) - 1), 0.0), None)
+    assert lost(found) <= lost(fixed)
+    if most.margin:
+        assert lost(found) < lost(most) or (lost(found) == lost(most) and taken >= most.decide(output).mean_steps)
     if share == 1:
         assert not found.early and taken == steps
 
@@ -110,6 +114,7 @@ def test_a_share_of_the_steps_asks_for_a_step() -> None:
         with pytest.raises(CompileError, match=r"at most 1 and at least 1/10, not .*: there are 10"):
             calibrate_steps(output, None, "o", share)
     assert calibrate_steps(output, None, "o", 0.1).decide(output).mean_steps == 1
+    assert calibrate_steps(output, None, "o", 0.57).decide(output).mean_steps == 5, "nothing leads: as late as may be"
     assert calibrate_steps(np.zeros((4, 49, 2), np.int64), None, "o", 1 / 49).decide(output).mean_steps == 1
 
 
@@ -133,6 +138,23 @@ def test_the_fewest_answers_in_half_of_the_steps(tmp_path: Path) -> None:
     whole = spikec.compile(net(), target="host", bits=8, calibrate=x, cutoff_steps=1.0)
     (entry,) = [e for e in whole.ledger if e.pass_name == "cutoff"]
     assert entry.what.startswith("answers are given after the whole run (") and whole.decide(x).mean_steps == 20
+
+
+@pytest.mark.parametrize(("share", "step"), [(0.5, 10), (0.05, 1)])
+def test_where_nothing_leads_answers_come_after_a_step(share: float, step: int, tmp_path: Path) -> None:
+    """A margin of 0 would answer after the first step, whatever was allowed."""
+    x = np.zeros((4, 20, 16), F)
+    build = spikec.compile(net(), target="host", bits=8, calibrate=x, cutoff_steps=share)
+    (entry,) = [e for e in build.ledger if e.pass_name == "cutoff"]
+    assert entry.what.startswith(f"answers are given after step {step}, whatever leads")
+    seen = data()
+    folder = emitted(build, tmp_path / "build")
+    given = told(seen, build.graph().max_lag)
+    done = subprocess.run(["./network", "--answers"], cwd=folder, input=given, capture_output=True, text=True, check=False)
+    program = [int(line.split()[2]) for line in done.stdout.splitlines()]
+    assert program == [step] * len(seen), done.stderr
+    for engine in ("reference", "numpy", "c"):
+        assert (build.decide(seen, engine).steps == step).all()
 
 
 def test_answers_that_hang_on_a_spike_come_later() -> None:
