@@ -159,7 +159,7 @@ def calibrate_steps(output: Array, labels: Array | None, name: str, share: float
     """
     steps = output.shape[1]
     last = int(share * steps + 1e-9) if math.isfinite(share) else 0
-    if not 1 <= last <= steps:
+    if last < 1 or share > 1:
         what = f"cutoff_steps is the share of the steps that answers take on average, at most 1 and at least 1/{steps}, not {share}"
         raise CompileError("SPK001", f"{what}: there are {steps}")
     judged = _judged(output, labels, name, harder)

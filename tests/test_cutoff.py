@@ -110,7 +110,7 @@ def test_a_share_of_the_steps_is_kept_to_with_the_least_loss(output: Any, share:
 
 def test_a_share_of_the_steps_asks_for_a_step() -> None:
     output = np.zeros((4, 10, 2), np.int64)
-    for share in (0.09, 1.1, -1.0, float("nan")):
+    for share in (0.09, 1.01, 1.1, -1.0, float("nan"), float("inf")):
         with pytest.raises(CompileError, match=r"at most 1 and at least 1/10, not .*: there are 10"):
             calibrate_steps(output, None, "o", share)
     assert calibrate_steps(output, None, "o", 0.1).decide(output).mean_steps == 1
